@@ -1,0 +1,280 @@
+"""Agents: named subscribers, what they listen to, and how their handlers are called."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+from .errors import InvalidAgent, InvalidEvent, InvalidPattern, nearest
+from .event import Event, Payload, new_event
+from .retry import Retry
+from .topics import check_pattern, matches
+from .topology import QUEUE_PREFIX
+
+if TYPE_CHECKING:
+    from celery import Celery, Signature
+
+#: What a handler may return: nothing, the payload of the next event, or several of them.
+Result = Payload | list[Payload] | tuple[Payload, ...] | None
+Handler = Callable[..., Any]
+#: What an agent may listen to: a topic pattern, a payload class, or several.
+Subscription = str | type[Payload]
+
+_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+_RATE = re.compile(r"\d+(\.\d+)?(/[smh])?")
+
+
+class Context:
+    """What a handler knows about its delivery, and how it emits further events.
+
+    Attributes:
+        event: the event that is delivered.
+        agent: the agent's name.
+        delivery_id: the id of this delivery, the same on every attempt.
+        attempt: 1 on the first attempt, 2 on the first retry.
+
+    """
+
+    __slots__ = ("_priority", "_source", "agent", "attempt", "delivery_id", "event", "outgoing")
+
+    def __init__(
+        self, event: Event, agent: str, delivery_id: str, attempt: int, source: str, priority: int | None
+    ) -> None:
+        """Take the delivery's facts; the bus calls this."""
+        self.event = event
+        self.agent = agent
+        self.delivery_id = delivery_id
+        self.attempt = attempt
+        self.outgoing: list[Event] = []
+        self._source = source
+        self._priority = priority
+
+    def publish(
+        self,
+        what: Payload | str,
+        data: Any = None,
+        *,
+        priority: int | None = None,
+        subject: str | None = None,
+        targets: tuple[str, ...] = (),
+    ) -> Event:
+        """Emit an event that this one caused; it is sent when the handler has succeeded.
+
+        Arguments:
+            what: a typed payload, or an event type that `data` goes with.
+            priority: 1 (most urgent) to 10; default the agent's, else that of the event handled.
+
+        Raises InvalidEvent at once when the event does not validate.
+
+        """
+        from .event import caused_id
+
+        event = new_event(
+            what,
+            data,
+            source=self._source,
+            cause=self.event,
+            id=caused_id(self.delivery_id, len(self.outgoing)),
+            priority=priority or self._priority,
+            subject=subject,
+            targets=targets,
+        )
+        self.outgoing.append(event)
+        return event
+
+
+@dataclass(eq=False)
+class Agent:
+    """A named subscriber: its handler runs once for every event that one of its patterns matches.
+
+    Attributes:
+        patterns: AMQP topic patterns; none means that only joins, targets and canvases call it.
+        payload: the class that event data is validated into; None passes the data as it is.
+        timeout: seconds an attempt may take; None means no limit.
+        rate_limit: attempts per second, minute or hour in each worker ("10/s", "30/m", "100/h").
+        priority: 1 to 10, the default priority of the events this agent emits.
+
+    """
+
+    name: str
+    handler: Handler
+    patterns: tuple[str, ...] = ()
+    payload: type[Payload] | None = None
+    retry: Retry = field(default_factory=Retry)
+    rate_limit: str | None = None
+    timeout: float | None = None
+    priority: int | None = None
+    wants_event: bool = False
+    wants_context: bool = False
+    is_async: bool = False
+    app: Celery | None = field(default=None, repr=False)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the handler itself, without the bus (for tests and other handlers)."""
+        return self.handler(*args, **kwargs)
+
+    def matches(self, event_type: str) -> bool:
+        """Say whether one of the agent's patterns matches `event_type`."""
+        return any(matches(pattern, event_type) for pattern in self.patterns)
+
+    def s(self, event: Event) -> Signature:
+        """Return the Celery signature that runs this agent on `event`, for chords and chains."""
+        if self.app is None:
+            raise InvalidAgent(f"agent {self.name!r} belongs to no app; declare it with @app.agent(...)")
+        return self.app.tasks[QUEUE_PREFIX + self.name].s(event.__json__())
+
+
+class Agents:
+    """The registry: every agent by name."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self._by_name: dict[str, Agent] = {}
+
+    def add(self, agent: Agent) -> None:
+        """Keep `agent`; raise InvalidAgent when its name is taken by another handler."""
+        taken = self._by_name.get(agent.name)
+        if taken is not None and not _same_function(taken.handler, agent.handler):
+            raise InvalidAgent(
+                f"agent name {agent.name!r} is used twice: by {_where(taken.handler)} and by {_where(agent.handler)}; "
+                "pass name='...' to one of them"
+            )
+        self._by_name[agent.name] = agent
+
+    def __getitem__(self, name: str) -> Agent:
+        """Return the agent called `name`, or raise InvalidAgent with the nearest known name."""
+        try:
+            return self._by_name[name]
+        except KeyError:
+            raise InvalidAgent(self.unknown(name)) from None
+
+    def unknown(self, name: str) -> str:
+        """Return what to tell somebody who named an agent that is not declared."""
+        return f"no agent is called {name!r}; {nearest(name, self._by_name)}"
+
+    def __iter__(self) -> Iterator[Agent]:
+        """Iterate over the agents in the order of their declaration."""
+        return iter(tuple(self._by_name.values()))
+
+    def __len__(self) -> int:
+        """Return how many agents are declared."""
+        return len(self._by_name)
+
+    def __contains__(self, name: object) -> bool:
+        """Say whether an agent has that name."""
+        return name in self._by_name
+
+
+def declare(
+    handler: Handler,
+    *,
+    on: Subscription | Iterable[Subscription] | None = None,
+    name: str | None = None,
+    retry: Retry | int | None = None,
+    rate_limit: str | None = None,
+    timeout: float | None = None,
+    priority: int | None = None,
+) -> Agent:
+    """Check the options and the handler's signature, and return the agent they describe.
+
+    Raises InvalidAgent that says what is wrong and how to mend it.
+    """
+    name = name or getattr(handler, "__name__", "").replace("__", "")
+    if not _NAME.fullmatch(name):
+        raise InvalidAgent(
+            f"{name!r} is not an agent name; use a lower-case letter, then up to 62 letters, digits, '_' and '-'"
+        )
+    if rate_limit is not None and not _RATE.fullmatch(str(rate_limit)):
+        raise InvalidAgent(f"agent {name!r}: rate_limit={rate_limit!r} is not a rate such as '10/s', '30/m' or '100/h'")
+    if timeout is not None and not timeout > 0:
+        raise InvalidAgent(f"agent {name!r}: timeout={timeout!r} must be more than 0 seconds")
+    if priority is not None and not 1 <= priority <= 10:
+        raise InvalidAgent(f"agent {name!r}: priority={priority!r} must be between 1 (most urgent) and 10")
+    annotation, wants_context = _signature(name, handler)
+    return Agent(
+        name=name,
+        handler=handler,
+        patterns=_patterns(name, on),
+        payload=annotation if isinstance(annotation, type) and issubclass(annotation, Payload) else None,
+        retry=_policy(name, retry),
+        rate_limit=rate_limit,
+        timeout=timeout,
+        priority=priority,
+        wants_event=annotation is Event,
+        wants_context=wants_context,
+        is_async=inspect.iscoroutinefunction(handler),
+    )
+
+
+def _policy(name: str, retry: Retry | int | None) -> Retry:
+    if retry is None:
+        return Retry()
+    if isinstance(retry, int) and not isinstance(retry, bool):
+        return Retry(max=retry)
+    if not isinstance(retry, Retry):
+        raise InvalidAgent(f"agent {name!r}: retry={retry!r} is neither a Retry(...) nor a number of retries")
+    return retry
+
+
+def _patterns(name: str, on: Subscription | Iterable[Subscription] | None) -> tuple[str, ...]:
+    if on is None:
+        return ()
+    wanted = [on] if isinstance(on, (str, type)) else list(on)
+    found = []
+    for one in wanted:
+        if isinstance(one, str):
+            try:
+                found.append(check_pattern(one))
+            except InvalidPattern as exc:
+                raise InvalidPattern(f"agent {name!r}: {exc}") from None
+        elif isinstance(one, type) and issubclass(one, Payload) and one.event_type:
+            found.append(one.event_type)
+        else:
+            raise InvalidAgent(f"agent {name!r}: on={one!r} is neither a topic pattern nor a Payload class with a type")
+    return tuple(dict.fromkeys(found))
+
+
+def _signature(name: str, handler: Handler) -> tuple[Any, bool]:
+    """Return the annotation of the handler's payload and whether it takes a Context."""
+    hint = f"agent {name!r}: write `def {name}(payload: SomePayload)` or `(payload: SomePayload, ctx: Context)`"
+    if not callable(handler):
+        raise InvalidAgent(f"{hint}; {handler!r} is not a function")
+    parameters = list(inspect.signature(handler).parameters.values())
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    if not 1 <= len(parameters) <= 2 or any(p.kind not in positional for p in parameters):
+        raise InvalidAgent(f"{hint}; it takes ({', '.join(map(str, parameters))})")
+    try:
+        hints = get_type_hints(handler)
+    except NameError as exc:
+        raise InvalidAgent(f"{hint}; an annotation cannot be resolved where the agent is declared: {exc}") from exc
+    if len(parameters) == 2 and hints.get(parameters[1].name, Context) is not Context:
+        raise InvalidAgent(f"{hint}; its second parameter {parameters[1].name!r} is not annotated as Context")
+    return hints.get(parameters[0].name, Any), len(parameters) == 2
+
+
+def _same_function(one: Handler, other: Handler) -> bool:
+    # A module that is imported again (autoreload, `python -m`) declares the same agents anew.
+    return one is other or (_where(one) == _where(other) and "?" not in _where(one))
+
+
+def _where(handler: Handler) -> str:
+    code = getattr(handler, "__code__", None)
+    place = f"{code.co_filename}:{code.co_firstlineno}" if code else "?"
+    return f"{getattr(handler, '__qualname__', repr(handler))} ({place})"
+
+
+def returned_payloads(name: str, result: object) -> tuple[Payload, ...]:
+    """Return what a handler returned as payloads to publish; raise InvalidEvent for anything else."""
+    if result is None:
+        return ()
+    payloads = result if isinstance(result, (list, tuple)) else (result,)
+    for payload in payloads:
+        if not isinstance(payload, Payload):
+            raise InvalidEvent(
+                f"agent {name!r} returned a {type(payload).__name__}; return None, a Payload or a list of Payloads, "
+                "or call ctx.publish('event.type', data)"
+            )
+    return tuple(payloads)

@@ -1,0 +1,330 @@
+"""The application: a Celery app with an event bus in it. All wiring happens in one constructor."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Never
+
+from celery import Celery
+from celery.canvas import Signature
+from celery.signals import beat_init
+
+from . import agent as agents_module
+from . import brokers, topology
+from .agent import Agent, Agents, Handler, Subscription
+from .config import Settings
+from .emit import Emit, EmitFailed, emit
+from .errors import InvalidAgent, InvalidEvent, nearest
+from .event import Event, Payload, new_event
+from .publisher import Publisher
+from .retry import Retry
+from .schedule import SCHEDULED, PublishScheduled, as_schedule
+
+if TYPE_CHECKING:
+    from celery.schedules import BaseSchedule
+
+    from .runner import EventLoop
+
+#: What publish_many() takes: a typed payload, (event type, data), or an event as it is.
+Publishable = Payload | tuple[str, Any] | Event
+
+_AGENT_OPTIONS = ("on", "name", "retry", "rate_limit", "timeout", "priority")
+
+
+class Pipeline:
+    """An event bus on a Celery app.
+
+    `Pipeline("shop")` builds the Celery app, `Pipeline(celery_app)` adds the bus to one that exists. Either can be
+    given to the celery command (`celery -A shop worker`): what is not the bus's own is the Celery app's.
+    """
+
+    def __init__(self, app: str | Celery = "pipeline", **settings: Any) -> None:
+        """Wire everything; nothing is connected, and no agent is imported, before it is needed.
+
+        Arguments:
+            app: the name of the application, or its Celery app.
+            settings: fields of Settings that win over the environment and the settings file.
+
+        Raises ConfigError when a setting is wrong.
+
+        """
+        self.settings = Settings.load(**settings)
+        brokers.register()
+        self.celery: Celery = app if isinstance(app, Celery) else self._build(app)
+        self.celery.pipeline = self
+        self.celery.add_defaults({"worker_consumer": "pipeline.consumer:AgentConsumer"})
+        self.source = f"/{self.celery.main or 'pipeline'}"
+        self.agents = Agents()
+        self.schedules: dict[str, tuple[BaseSchedule, Payload | str, Any]] = {}
+        self.publisher = Publisher(self.celery, self.settings)
+        self._loop: EventLoop | None = None
+        for task in (Emit, EmitFailed, PublishScheduled):
+            self._add_task(type(task.__name__, (task,), {"pipeline": self, "__module__": task.__module__}))
+        self._add_queue(topology.emit_queue())
+
+    def _build(self, name: str) -> Celery:
+        settings = self.settings
+        url = settings.effective_broker_url
+        options: dict[str, Any] = {}
+        if url.startswith(("amqp", "pyamqp")):
+            options = {"confirm_publish": settings.confirm}
+        elif url.startswith(("redis", "sentinel")):
+            options = {"visibility_timeout": settings.redis_visibility_timeout}
+        celery = Celery(name)
+        celery.conf.update(
+            broker_url=url,
+            broker_transport_options=options,
+            broker_connection_retry_on_startup=True,
+            result_backend=settings.effective_result_backend,
+            beat_schedule_filename=str(settings.directory / "beat-schedule"),
+            imports=settings.agents,
+        )
+        beat_init.connect(self._make_directory, weak=False)
+        return celery
+
+    def _make_directory(self, **_: Any) -> None:
+        self.settings.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def __getattr__(self, name: str) -> Any:
+        """Pass on what the celery command, Flower and extensions expect of a Celery app."""
+        if name.startswith("__") or "celery" not in self.__dict__:
+            raise AttributeError(name)
+        return getattr(self.celery, name)
+
+    # -- declaring
+
+    def agent(
+        self,
+        *,
+        on: Subscription | Iterable[Subscription] | None = None,
+        name: str | None = None,
+        retry: Retry | int | None = None,
+        rate_limit: str | None = None,
+        timeout: float | None = None,
+        priority: int | None = None,
+        **unknown: Never,
+    ) -> Callable[[Handler], Agent]:
+        """Declare the decorated function as an agent.
+
+        Arguments:
+            on: what it listens to: a topic pattern, a Payload class, or several; none for agents that joins call.
+            name: its name, also its queue's (`agent.<name>`); default the function's.
+            retry: a Retry, or the number of retries; default 3, after 1, 2 and 4 seconds.
+            rate_limit: attempts per second, minute or hour in each worker process, such as "30/m".
+            timeout: seconds an attempt may take; async handlers are cancelled, sync ones stopped by the prefork pool.
+            priority: 1 (most urgent) to 10, for the events it emits; default that of the event it handles.
+
+        Raises InvalidAgent or InvalidPattern that says what is wrong.
+
+        """
+        for option in unknown:
+            raise InvalidAgent(f"@agent has no option {option!r}; {nearest(option, _AGENT_OPTIONS)}")
+
+        def decorate(handler: Handler) -> Agent:
+            return self._add(
+                agents_module.declare(
+                    handler, on=on, name=name, retry=retry, rate_limit=rate_limit, timeout=timeout, priority=priority
+                )
+            )
+
+        return decorate
+
+    def join(
+        self,
+        name: str,
+        *,
+        on: Subscription | Iterable[Subscription],
+        agents: Iterable[Agent],
+        emits: str | type[Payload],
+        fails: str | None = None,
+    ) -> Agent:
+        """Run several agents on each event as one chord, and publish one event with all their results.
+
+        Arguments:
+            name: the join's name; it is an agent like any other, with a queue of its own.
+            agents: the members; what they return is their result.
+            emits: the type of the event that follows, with data `{"original": ..., "results": {agent: result}}`.
+            fails: the type of the event when a member is dead, with data `{"original": ..., "error": ...}`;
+                default `emits` with its last word replaced by `failed`.
+
+        Raises InvalidAgent or InvalidEvent that says what is wrong.
+
+        """
+        from .join import starter
+
+        return self._add(agents_module.declare(starter(self, name, agents, emits, fails), on=on, name=name))
+
+    def schedule(self, name: str, when: Any, what: Payload | str, data: Any = None) -> None:
+        """Let `celery beat` publish an event on a crontab or interval.
+
+        Arguments:
+            name: the schedule's name; with the due time it determines the event's id.
+            when: a `celery.schedules.crontab`, a timedelta, or seconds (1 or more).
+            what: the payload, or the event type that `data` goes with.
+
+        Raises InvalidAgent or InvalidEvent that says what is wrong.
+
+        """
+        if name in self.schedules:
+            raise InvalidAgent(f"schedule {name!r} is declared twice")
+        new_event(what, data, source=self.source)  # so that a wrong one fails here, not at seven in the morning
+        self.schedules[name] = (as_schedule(name, when), what, data)
+        self.celery.add_periodic_task(self.schedules[name][0], Signature(SCHEDULED, args=(name,)), name=name)
+
+    def autodiscover(self, *packages: str) -> None:
+        """Let workers and beat import the module `agents` of each package; publishers never do."""
+        self.celery.autodiscover_tasks(packages, related_name="agents")
+
+    def emit(self, event_type: str, *, cause: Event | None = None) -> Signature:
+        """Return the Celery signature that publishes what it is given as an event (see pipeline.emit)."""
+        return emit(event_type, cause=cause).clone(app=self.celery)
+
+    def _add(self, agent: Agent) -> Agent:
+        self.agents.add(agent)
+        agent.app = self.celery
+        self._add_queue(topology.agent_queue(agent.name, agent.patterns))
+        self._add_task(self._task_class(agent))
+        return agent
+
+    def _task_class(self, agent: Agent) -> type[Any]:
+        from .delivery import HARD_LIMIT_GRACE, DeliveryTask
+
+        return type(
+            agent.name,
+            (DeliveryTask,),
+            {
+                "__module__": agent.handler.__module__,
+                "__doc__": agent.handler.__doc__,
+                "name": topology.QUEUE_PREFIX + agent.name,
+                "queue": topology.QUEUE_PREFIX + agent.name,
+                "agent": agent,
+                "pipeline": self,
+                "rate_limit": agent.rate_limit,
+                "soft_time_limit": agent.timeout,
+                "time_limit": agent.timeout and agent.timeout + HARD_LIMIT_GRACE,
+                "max_retries": agent.retry.max,
+                "default_retry_delay": agent.retry.base,
+            },
+        )
+
+    def _add_task(self, task: type[Any]) -> None:
+        """Register a task now, or when Celery finalizes its app: until then its settings may still change."""
+
+        def register(**_: Any) -> None:
+            self.celery.register_task(task())
+
+        if self.celery.finalized:
+            register()
+        else:
+            self.celery.on_after_finalize.connect(register, weak=False)
+
+    def _add_queue(self, queue: topology.AgentQueue) -> None:
+        """Let workers consume a queue, beside those that Celery is configured with."""
+
+        def add(**_: Any) -> None:
+            self.celery.amqp.queues.select_add(queue)
+
+        if self.celery.configured:
+            add()
+        else:
+            self.celery.on_after_configure.connect(add, weak=False)
+
+    # -- publishing
+
+    def publish(
+        self,
+        what: Publishable | str,
+        data: Any = None,
+        *,
+        priority: int | None = None,
+        correlation_id: str | None = None,
+        subject: str | None = None,
+        targets: tuple[str, ...] = (),
+        timeout: float | None = None,
+    ) -> Event:
+        """Publish one event and return it; the broker has it when this returns.
+
+        Arguments:
+            what: a typed payload, or an event type that `data` goes with.
+            data: any JSON value.
+            priority: 1 (most urgent) to 10; default 5.
+            correlation_id: joins the event to others; default its own id.
+            targets: names of the only agents that may receive it.
+            timeout: seconds to wait for the broker; default the setting `publish_timeout`.
+
+        Raises InvalidEvent that names the wrong field, EventTooLarge, or BrokerUnavailable within `timeout`.
+
+        """
+        if isinstance(what, tuple):
+            raise InvalidEvent("payload: publish() takes a type and data as two arguments; publish_many() takes pairs")
+        event = what
+        if not isinstance(event, Event):
+            event = new_event(
+                event,
+                data,
+                source=self.source,
+                priority=priority,
+                correlation_id=correlation_id,
+                subject=subject,
+                targets=targets,
+            )
+        self.publisher.send([event], timeout=timeout)
+        return event
+
+    def publish_many(self, items: Iterable[Publishable], *, timeout: float | None = None) -> list[Event]:
+        """Publish several events in order with many confirms in flight, and return them.
+
+        Arguments:
+            items: typed payloads, (event type, data) pairs, or events.
+            timeout: seconds to wait for the broker to take all of them.
+
+        Raises InvalidEvent before any is sent, and BrokerUnavailable when some may not have been taken; publishing
+        the returned events again would be safe, because ids stay, so build them first if you want to.
+
+        """
+        events = [self._event(item) for item in items]
+        self.publisher.send(events, timeout=timeout)
+        return events
+
+    async def apublish(self, what: Publishable | str, data: Any = None, **options: Any) -> Event:
+        """Publish one event from async code without blocking its event loop; arguments and errors as publish()."""
+        return await asyncio.to_thread(self.publish, what, data, **options)
+
+    def _event(self, item: Publishable) -> Event:
+        if isinstance(item, Event):
+            return item
+        what, data = item if isinstance(item, tuple) else (item, None)
+        return new_event(what, data, source=self.source)
+
+    # -- for the other rooms
+
+    @property
+    def loop(self) -> EventLoop:
+        """The event loop on which this process runs async handlers."""
+        if self._loop is None:
+            from .runner import EventLoop
+
+            self._loop = EventLoop()
+        return self._loop
+
+    def source_of(self, agent: Agent) -> str:
+        """Return the CloudEvents source of the events that an agent emits."""
+        return f"{self.source}/agent/{agent.name}"
+
+    def close(self) -> None:
+        """Close the connections that publishing opened; the next publish opens new ones."""
+        self.publisher.close()
+
+
+@lru_cache(maxsize=1)
+def default_app() -> Pipeline:
+    """Return the one app that `celery -A pipeline` and the `pipeline` command use, made from the settings.
+
+    Without any agents configured it has those of the briefing example.
+    """
+    app = Pipeline("pipeline")
+    if not app.settings.agents:
+        app.celery.conf.update(imports=("pipeline.examples.briefing",))
+    return app

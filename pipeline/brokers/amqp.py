@@ -1,0 +1,106 @@
+"""RabbitMQ: Kombu's AMQP transport, refusing compressed messages, and publishing with many confirms in flight."""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import Any
+
+from kombu.exceptions import OperationalError
+from kombu.transport import pyamqp
+
+from .compression import RefusesCompression
+
+
+class Message(RefusesCompression, pyamqp.Message):  # type: ignore[misc]  # kombu's classes are untyped
+    """A message from RabbitMQ."""
+
+
+class Channel(pyamqp.Channel):  # type: ignore[misc]
+    """A channel that can publish many messages and wait for all their confirms together."""
+
+    Message = Message
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Start without confirms; the first confirmed batch asks for them."""
+        super().__init__(*args, **kwargs)
+        self._confirming = False
+        self._published = 0
+        self._unconfirmed: set[int] = set()
+        self._refused: set[int] = set()
+
+    def publish_many(self, messages: list[tuple[Any, str, str]], timeout: float, *, confirm: bool = True) -> None:
+        """Send (message, exchange, routing key) several times, then wait until the broker has taken all.
+
+        Arguments:
+            timeout: seconds to wait for the confirms.
+
+        Raises socket.timeout when confirms are missing, and BatchRefused when the broker refused messages.
+
+        """
+        if not confirm:
+            for message, exchange, routing_key in messages:
+                self._basic_publish(message, exchange, routing_key)
+            return
+        self._select_confirms()
+        first = self._published + 1
+        for message, exchange, routing_key in messages:
+            self._published += 1
+            self._unconfirmed.add(self._published)
+            self._basic_publish(message, exchange, routing_key)
+        self._await_confirms(monotonic() + timeout)
+        if self._refused:
+            refused, self._refused = sorted(tag - first for tag in self._refused), set()
+            raise BatchRefused(refused)
+
+    def _select_confirms(self) -> None:
+        if not self._confirming:
+            self._confirming = True
+            self.events["basic_ack"].add(self._on_confirm)
+            self.events["basic_nack"].add(self._on_refusal)
+            self.confirm_select()
+            self._confirm_selected = True
+
+    def _await_confirms(self, deadline: float) -> None:
+        while self._unconfirmed:
+            left = deadline - monotonic()
+            if left <= 0:
+                raise TimeoutError(f"{len(self._unconfirmed)} messages are not confirmed")
+            self.connection.drain_events(timeout=left)
+
+    def _settled(self, tag: int, multiple: bool) -> set[int]:
+        tags = {t for t in self._unconfirmed if t <= tag} if multiple else {tag}
+        self._unconfirmed -= tags
+        return tags
+
+    def _on_confirm(self, tag: int, multiple: bool) -> None:
+        self._settled(tag, multiple)
+
+    def _on_refusal(self, tag: int, multiple: bool) -> None:
+        self._refused |= self._settled(tag, multiple)
+
+
+class BatchRefused(OperationalError):  # type: ignore[misc]
+    """The broker refused the messages at `positions` of a batch."""
+
+    def __init__(self, positions: list[int]) -> None:
+        """Keep the positions (0 is the batch's first message)."""
+        super().__init__(f"the broker refused {len(positions)} messages")
+        self.positions = positions
+
+
+class Connection(pyamqp.Connection):  # type: ignore[misc]
+    """A connection with such channels."""
+
+    Channel = Channel
+
+
+class Transport(pyamqp.Transport):  # type: ignore[misc]
+    """The transport behind amqp:// and pyamqp://."""
+
+    Connection = Connection
+
+
+class SSLTransport(pyamqp.SSLTransport):  # type: ignore[misc]
+    """The transport behind amqps://."""
+
+    Connection = Connection

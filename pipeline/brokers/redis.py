@@ -1,0 +1,126 @@
+"""Redis: Kombu's transport with one address per copy, atomic fan-out, AMQP's topic rules and dead letters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kombu.transport import redis as kombu_redis
+from kombu.transport import virtual
+from kombu.transport.virtual.exchange import TopicExchange
+from kombu.utils.json import dumps
+from kombu.utils.uuid import uuid
+
+from ..topics import matches
+from .compression import RefusesCompression
+
+
+class Message(RefusesCompression, virtual.Message):  # type: ignore[misc]  # kombu's classes are untyped
+    """A message from Redis."""
+
+
+class AmqpTopics(TopicExchange):  # type: ignore[misc]
+    """A topic exchange in which `#` stands for zero words too, as in AMQP."""
+
+    def lookup(self, table: Any, exchange: str, routing_key: str, default: str | None) -> set[str]:
+        """Return the queues whose binding matches."""
+        return {queue for pattern, _, queue in table if matches(pattern, routing_key)}
+
+
+class QoS(kombu_redis.QoS):  # type: ignore[misc]
+    """Acknowledgements in which a rejected message goes to the dead letters."""
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        """Put the message back, or move it to its queue's dead letters in one step."""
+        if requeue:
+            super().reject(delivery_tag, requeue=True)
+            return
+        message = self._delivered.get(delivery_tag)
+        dead = message and self.channel.dead_letters.get(message.delivery_info["routing_key"])
+        if not dead:
+            super().reject(delivery_tag)
+            return
+        with self.pipe_or_acquire() as pipe:
+            pipe.lpush(dead, dumps(message._raw))
+            self._remove_from_indices(delivery_tag, pipe).execute()
+        virtual.QoS.ack(self, delivery_tag)
+
+
+class Channel(kombu_redis.Channel):  # type: ignore[misc]
+    """A channel whose copies of one message share nothing (TRAPS: one tag for all copies loses and duplicates)."""
+
+    Message = Message
+    QoS = QoS
+    exchange_types = {**kombu_redis.Channel.exchange_types, "topic": AmqpTopics}
+    #: Every event priority gets a list of its own.
+    priority_steps = list(range(10))
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Know no dead-letter queues until queues are declared."""
+        #: queue -> where its rejected messages go, and how long it may get; filled by declarations on this channel.
+        self.dead_letters: dict[str, str] = {}
+        self.max_lengths: dict[str, int] = {}
+        super().__init__(*args, **kwargs)
+
+    def _new_queue(self, queue: str, auto_delete: bool = False, **kwargs: Any) -> None:
+        super()._new_queue(queue, auto_delete=auto_delete, **kwargs)
+        arguments = kwargs.get("arguments") or {}
+        if "x-dead-letter-routing-key" in arguments:
+            self.dead_letters[queue] = arguments["x-dead-letter-routing-key"]
+        if "x-max-length" in arguments:
+            self.max_lengths[queue] = arguments["x-max-length"]
+
+    def _lookup(self, exchange: str, routing_key: str, default: str | None = None) -> Any:
+        """Find the queues; what no binding matches goes to the alternate exchange."""
+        found = super()._lookup(exchange, routing_key, default)
+        if found or not exchange:
+            return found
+        declared = self.state.exchanges.get(exchange) or {}
+        alternate = (declared.get("arguments") or {}).get("alternate-exchange")
+        return super()._lookup(alternate, routing_key, default) if alternate else found
+
+    def basic_publish(self, message: dict[str, Any], exchange: str, routing_key: str, **kwargs: Any) -> Any:
+        """Publish one message: all its copies at once."""
+        if kwargs.get("_publish_batch") is not None or self.typeof(exchange).type == "fanout":
+            return super().basic_publish(message, exchange, routing_key, **kwargs)
+        return self.publish_many([(message, exchange, routing_key)])
+
+    def publish_many(self, messages: list[tuple[dict[str, Any], str, str]]) -> None:
+        """Push all copies of (message, exchange, routing key) tuples in one MULTI: all of them or none."""
+        with self.conn_or_acquire() as client, client.pipeline(transaction=True) as pipe:
+            for message, exchange, routing_key in messages:
+                self._inplace_augment_message(message, exchange, routing_key)
+                for queue in self._lookup(exchange, routing_key):
+                    key = self._q_for_pri(queue, self._get_message_priority(message, reverse=False))
+                    pipe.lpush(key, dumps(message))
+                    if queue in self.max_lengths:
+                        pipe.ltrim(key, 0, self.max_lengths[queue] - 1)
+                    if queue in self._expires:
+                        pipe.pexpire(key, self._expires[queue])
+            pipe.execute()
+
+    def _get(self, queue: str, timeout: float | None = None) -> dict[str, Any]:
+        return addressed(super()._get(queue), queue)
+
+
+class Transport(kombu_redis.Transport):  # type: ignore[misc]
+    """The transport behind redis:// and rediss://."""
+
+    Channel = Channel
+
+    def _deliver(self, message: dict[str, Any], queue: str) -> None:
+        super()._deliver(addressed(message, queue), queue)
+
+
+def addressed(message: dict[str, Any], queue: str) -> dict[str, Any]:
+    """Give a copy that was taken from `queue` a delivery tag of its own, and that queue as its only address.
+
+    As published, all copies share one tag, so that one agent's ack deletes another's safety copy; and they name the
+    topic exchange, so that what a dead worker held would go to every agent again.
+    """
+    message["properties"]["delivery_tag"] = uuid()
+    message["properties"]["delivery_info"] = {
+        "exchange": "",
+        "routing_key": queue,
+        "redelivered": bool(message["properties"].get("delivery_info", {}).get("redelivered")),
+    }
+    return message

@@ -1,0 +1,153 @@
+"""Room 2: what a worker takes from an agent's queue becomes that agent's own Celery task, without another hop."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+from billiard.exceptions import TimeLimitExceeded
+from celery.utils.log import get_logger
+from celery.worker.consumer import Consumer
+from celery.worker.request import Request
+
+from . import topology
+from .agent import Agent
+from .event import delivery_id
+from .poison import check_event, check_task
+
+if TYPE_CHECKING:
+    from .app import Pipeline
+
+logger = get_logger(__name__)
+
+
+class DeliveryRequest(Request):  # type: ignore[misc]  # celery's classes are untyped
+    """A delivery in the worker's main process: a hard time limit counts as a failed attempt, not as the end."""
+
+    def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> None:
+        """After a hard time limit try again, on this agent's queue only, or set aside after the last attempt."""
+        if isinstance(exc_info.exception, TimeLimitExceeded):
+            if self._context.retries < self.task.max_retries and self._retry_worker_lost(exc_info.exception, exc_info):
+                return
+            self.reject(requeue=False)  # before Celery, which would requeue it for ever
+        super().on_failure(exc_info, send_failed_event, return_ok)
+
+    def on_timeout(self, soft: bool, timeout: float) -> None:
+        """Report a time limit; the pool has called on_failure() before, which decided what follows."""
+        if soft or self._context.retries >= self.task.max_retries:
+            super().on_timeout(soft, timeout)
+        else:
+            logger.warning("%s[%s] was killed after %g s and is tried again", self.name, self.id, timeout)
+
+
+class AgentConsumer(Consumer):  # type: ignore[misc]
+    """Celery's consumer, which also understands events; set as `worker_consumer`."""
+
+    pipeline: Pipeline
+
+    class Blueprint(Consumer.Blueprint):  # type: ignore[misc]
+        """Celery's steps but native delayed delivery, which would widen every agent's bindings."""
+
+        default_steps = [step for step in Consumer.Blueprint.default_steps if "delayed_delivery" not in step]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Find the bus that belongs to the worker's app and the agents whose queues are consumed."""
+        super().__init__(*args, **kwargs)
+        self.pipeline = self.app.pipeline
+        self._queues_by_tag: dict[str, str] = {}
+        queues = self.app.amqp.queues
+        for name in queues.consume_from:
+            agent = topology.agent_of(name)
+            if agent is not None and agent not in self.pipeline.agents:
+                raise SystemExit(f"-Q {name}: {self.pipeline.agents.unknown(agent)}")
+        queues.select_add(topology.emit_queue())
+
+    def call_soon_ack(self, p: Any, *args: Any, **kwargs: Any) -> Any:
+        """Ack at once in the event loop's own thread: deferred, the ack waits behind a poll that may sleep."""
+        if self.hub and threading.get_ident() == getattr(self.hub, "_loop_thread", None):
+            p(*args, **kwargs)
+            return p
+        return super().call_soon_ack(p, *args, **kwargs)
+
+    def on_decode_error(self, message: Any, exc: Exception) -> None:
+        """Set aside what cannot be decoded; Celery would ack it."""
+        self.set_aside(message, exc)
+
+    def set_aside(self, message: Any, reason: object) -> None:
+        """Reject a message into its queue's dead letters, with a line in the log that says why."""
+        logger.error("set aside a message from %s: %s", self.queue_of(message) or "an unknown queue", reason)
+        message.reject_log_error(logger, self.connection_errors)
+
+    def queue_of(self, message: Any) -> str | None:
+        """Return the queue that a message was taken from."""
+        info = message.delivery_info or {}
+        tag = info.get("consumer_tag")
+        if tag is None:  # our Redis and embedded transports address every copy to its queue
+            return info.get("routing_key")
+        if tag not in self._queues_by_tag and self.task_consumer:
+            self._queues_by_tag = {known: queue for queue, known in self.task_consumer._active_tags.items()}
+        return self._queues_by_tag.get(tag)
+
+    def create_task_handler(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the callback for every message: events become tasks, tasks are checked, the rest is set aside."""
+        run = super().create_task_handler(*args, **kwargs)
+        agents, limit = self.pipeline.agents, self.pipeline.settings.max_event_bytes
+
+        def on_message(message: Any) -> None:
+            queue = self.queue_of(message)
+            name = queue and topology.agent_of(queue)
+            try:
+                if not name or "task" in message.headers:
+                    check_task(message)
+                else:
+                    event = check_event(message, limit)
+                    agent = agents[name]
+                    if not is_for(agent, event):
+                        message.ack_log_error(logger, self.connection_errors)
+                        return
+                    to_task_message(message, event, agent, str(queue))
+            except Exception as exc:  # whatever a stranger's message provokes must not reach the main process
+                self.set_aside(message, exc)
+                return
+            run(message)
+
+        return on_message
+
+
+def is_for(agent: Agent, event: dict[str, Any]) -> bool:
+    """Say whether the agent wants the event: targets name it, or a pattern matches (old bindings may linger)."""
+    targets = event.get("targets")
+    if targets:
+        return agent.name in targets.split(",")
+    return agent.matches(event["type"])
+
+
+def to_task_message(message: Any, event: dict[str, Any], agent: Agent, queue: str) -> None:
+    """Turn an event's message into a task message of Celery's protocol 2, in place, without decoding the body.
+
+    Celery takes a message without content type as already decoded: the body stays text until the delivery reads it,
+    once, in the process that runs the handler.
+    """
+    id = delivery_id(event["id"], agent.name)
+    task = topology.QUEUE_PREFIX + agent.name
+    message.headers = {
+        "lang": "py",
+        "task": task,
+        "id": id,
+        "root_id": event.get("correlationid") or event["id"],
+        "parent_id": event.get("causationid"),
+        "group": None,
+        "retries": 0,
+        "eta": None,
+        "expires": None,
+        "timelimit": (None, None),
+        "argsrepr": f"({event['type']} {event['id']})",
+        "kwargsrepr": "{}",
+        "ignore_result": True,
+    }
+    redelivered = (message.delivery_info or {}).get("redelivered", False)
+    message.delivery_info = {**message.delivery_info, "exchange": "", "routing_key": queue, "redelivered": redelivered}
+    body = message.body
+    text = body if isinstance(body, str) else bytes(body).decode("utf-8")
+    message.body = message._decoded_cache = ((text,), {}, {})
+    message.content_type = message.content_encoding = None

@@ -1,0 +1,1 @@
+"""The embedded broker: AMQP's exchanges and queues in one SQLite file, for one machine."""

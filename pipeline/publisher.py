@@ -1,0 +1,196 @@
+"""Room 1: publish an event. One message to the topic exchange, whoever listens; confirmed, and bounded in time."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from time import monotonic, sleep
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from kombu.exceptions import KombuError, OperationalError
+
+from . import brokers, topology
+from .errors import BrokerUnavailable, EmbeddedBrokerBusy, EmbeddedBrokerError, EventTooLarge
+from .event import CONTENT_TYPE, Event
+
+if TYPE_CHECKING:
+    from celery import Celery
+    from kombu import Connection
+
+    from .config import Settings
+
+#: Seconds between two attempts to reach a broker that does not answer.
+RECONNECT_INTERVAL = 0.2
+#: Idle links that are kept for the next publish.
+MAX_IDLE = 10
+PERSISTENT = 2
+
+
+class Encoded(NamedTuple):
+    """An event ready for the wire."""
+
+    event: Event
+    body: bytes
+
+
+class Link:
+    """A broker connection with one channel on which `events` is declared."""
+
+    def __init__(self, connection: Connection) -> None:
+        """Connect; raise what the transport raises when that fails."""
+        self.used = False
+        self.connection = connection
+        self.channel = connection.channel()
+        self.driver: str = connection.transport.driver_type
+        topology.declare_events(self.channel)
+
+    def send(self, batch: Sequence[Encoded], *, confirm: bool, deadline: float) -> None:
+        """Publish all events of `batch`, and with `confirm` wait until the broker has them."""
+        messages = [(self._message(each), topology.EVENTS, each.event.type) for each in batch]
+        # An idle connection may have died unnoticed: half of the time is left for a new one.
+        timeout = max((deadline - monotonic()) * (0.5 if self.used else 1.0), 0.05)
+        self.used = True
+        if self.driver == "amqp":
+            self.channel.publish_many(messages, timeout, confirm=confirm)
+        else:
+            self.channel.publish_many(messages)  # has them when it returns
+
+    def _message(self, encoded: Encoded) -> Any:
+        event = encoded.event
+        return self.channel.prepare_message(
+            encoded.body,
+            priority=brokers.wire_priority(event.priority, self.driver),
+            content_type=CONTENT_TYPE,
+            content_encoding="utf-8",
+            headers=wire_headers(event),
+            properties={"delivery_mode": PERSISTENT, "message_id": event.id, "type": event.type},
+        )
+
+    def close(self) -> None:
+        """Close the connection, whatever state it is in."""
+        with contextlib.suppress(Exception):
+            self.connection.close()
+
+
+def wire_headers(event: Event) -> dict[str, str]:
+    """Return what a worker needs to know before it decodes the body."""
+    headers = {"id": event.id, "type": event.type, "correlationid": event.correlation_id}
+    if event.causation_id:
+        headers["causationid"] = event.causation_id
+    if event.targets:
+        headers["targets"] = ",".join(event.targets)
+    return headers
+
+
+class Publisher:
+    """Sends events from any thread of any process; links are opened when needed and used again."""
+
+    def __init__(self, celery: Celery, settings: Settings) -> None:
+        """Take the app whose broker is used; connects to nothing yet."""
+        self._celery = celery
+        self._settings = settings
+        self._reset()
+
+    def _reset(self) -> None:
+        self._pid = os.getpid()
+        self._idle: deque[Link] = deque()
+
+    def send(self, events: Sequence[Event], *, timeout: float | None = None) -> None:
+        """Publish events in order.
+
+        Arguments:
+            timeout: seconds until BrokerUnavailable is raised; default the setting `publish_timeout`.
+
+        Raises EventTooLarge or InvalidEvent before anything is sent, and BrokerUnavailable when the broker does not
+        take the events in time. After that some of them may have been taken all the same; publishing the same
+        events again is safe, because their ids stay.
+
+        """
+        batch = [self._encode(event) for event in events]
+        limit = self._settings.publish_timeout if timeout is None else timeout
+        deadline = monotonic() + limit
+        while batch:
+            try:
+                with self._link(deadline) as link:
+                    link.send(batch, confirm=self._settings.confirm, deadline=deadline)
+                return
+            except self._recoverable as exc:
+                hopeless = isinstance(exc, EmbeddedBrokerError) and not isinstance(exc, EmbeddedBrokerBusy)
+                if hopeless or monotonic() + RECONNECT_INTERVAL >= deadline:
+                    raise self._unavailable(limit, exc) from exc
+                sleep(RECONNECT_INTERVAL)
+
+    def _encode(self, event: Event) -> Encoded:
+        body = event.encode()
+        limit = self._settings.max_event_bytes
+        if len(body) > limit:
+            raise EventTooLarge(
+                f"data: event {event.type!r} takes {len(body):,} bytes, the limit is {limit:,}; "
+                "put large content elsewhere and publish its address, or raise PIPELINE_MAX_EVENT_BYTES"
+            )
+        return Encoded(event, body)
+
+    @contextlib.contextmanager
+    def _link(self, deadline: float) -> Iterator[Link]:
+        """Lend an idle link or a new one; a link that failed is closed, and its idle siblings with it."""
+        if self._pid != os.getpid():
+            _inherited.append(self._idle)
+            self._reset()
+        link = self._take() or self._connect(deadline)
+        try:
+            yield link
+        except BaseException:
+            link.close()
+            self.close()
+            raise
+        if len(self._idle) < MAX_IDLE:
+            self._idle.append(link)
+        else:
+            link.close()
+
+    def _take(self) -> Link | None:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return None
+
+    def _connect(self, deadline: float) -> Link:
+        left = max(deadline - monotonic(), 0.05)
+        # Without these a broker that is stopped, not gone, would hold the caller for ever.
+        bounds = {
+            "amqp": {"read_timeout": left, "write_timeout": left},
+            "redis": {"socket_timeout": left, "socket_connect_timeout": left},
+        }
+        driver = self._celery.connection_for_write().transport.driver_type
+        connection = self._celery.connection_for_write(connect_timeout=left, transport_options=bounds.get(driver, {}))
+        try:
+            connection.connect()
+            return Link(connection)
+        except BaseException:
+            with contextlib.suppress(Exception):
+                connection.close()
+            raise
+
+    @property
+    def _recoverable(self) -> tuple[type[BaseException], ...]:
+        connection = self._celery.connection_for_write()
+        own = (OperationalError, KombuError, EmbeddedBrokerError, OSError)
+        return (*own, *connection.connection_errors, *connection.channel_errors)
+
+    def _unavailable(self, seconds: float, exc: BaseException) -> BrokerUnavailable:
+        url = self._celery.connection_for_write().as_uri()
+        return BrokerUnavailable(
+            f"the broker {url} did not take the event within {seconds:g} s ({type(exc).__name__}: {exc}); "
+            "start it or set PIPELINE_BROKER_URL, and run `pipeline doctor` to see what is wrong"
+        )
+
+    def close(self) -> None:
+        """Close all idle links."""
+        while link := self._take():
+            link.close()
+
+
+#: Links that came with a fork; closing or collecting them here would disturb the parent's sockets.
+_inherited: list[deque[Link]] = []
