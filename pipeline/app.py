@@ -63,6 +63,7 @@ class Pipeline:
         for task in (Emit, EmitFailed, PublishScheduled):
             self._add_task(type(task.__name__, (task,), {"pipeline": self, "__module__": task.__module__}))
         self._add_queue(topology.emit_queue())
+        self._when_configured(self._add_routes)
 
     def _build(self, name: str) -> Celery:
         settings = self.settings
@@ -71,7 +72,13 @@ class Pipeline:
         if url.startswith(("amqp", "pyamqp")):
             options = {"confirm_publish": settings.confirm}
         elif url.startswith(("redis", "sentinel")):
-            options = {"visibility_timeout": settings.redis_visibility_timeout}
+            timeout = settings.redis_visibility_timeout
+            options = {
+                "visibility_timeout": timeout,
+                # Kombu's defaults look for what dead workers held only every 100 seconds.
+                "unacked_restore_interval": min(max(timeout / 10, 0.5), 10),
+                "unacked_restore_throttle": 1,
+            }
         celery = Celery(name)
         celery.conf.update(
             broker_url=url,
@@ -198,7 +205,6 @@ class Pipeline:
                 "__module__": agent.handler.__module__,
                 "__doc__": agent.handler.__doc__,
                 "name": topology.QUEUE_PREFIX + agent.name,
-                "queue": topology.QUEUE_PREFIX + agent.name,
                 "agent": agent,
                 "pipeline": self,
                 "rate_limit": agent.rate_limit,
@@ -223,13 +229,22 @@ class Pipeline:
     def _add_queue(self, queue: topology.AgentQueue) -> None:
         """Let workers consume a queue, beside those that Celery is configured with."""
 
-        def add(**_: Any) -> None:
-            self.celery.amqp.queues.select_add(queue)
+        self._when_configured(lambda: self.celery.amqp.queues.select_add(queue))
 
+    def _add_routes(self) -> None:
+        """Send the bus's own tasks to their queues, whoever sends them, before the user's routes are asked."""
+        routes = self.celery.conf.task_routes or ()
+        self.celery.conf.task_routes = (
+            topology.route_task,
+            *(routes if isinstance(routes, (list, tuple)) else (routes,)),
+        )
+
+    def _when_configured(self, action: Callable[[], object]) -> None:
+        """Do `action` now, or when Celery reads its configuration: it may still be incomplete."""
         if self.celery.configured:
-            add()
+            action()
         else:
-            self.celery.on_after_configure.connect(add, weak=False)
+            self.celery.on_after_configure.connect(lambda **_: action(), weak=False)
 
     # -- publishing
 

@@ -14,8 +14,8 @@ from .event import Event, caused_id, new_event
 if TYPE_CHECKING:
     from .app import Pipeline
 
-EMIT = "pipeline.emit"
-EMIT_FAILED = "pipeline.emit_failed"
+EMIT = topology.EMIT_TASK
+EMIT_FAILED = topology.EMIT_FAILED_TASK
 
 
 class EmitTask(Task):  # type: ignore[misc]  # celery's classes are untyped
@@ -25,7 +25,6 @@ class EmitTask(Task):  # type: ignore[misc]  # celery's classes are untyped
     acks_late = True
     acks_on_failure_or_timeout = False
     ignore_result = True
-    queue = topology.EMIT
     autoretry_for = (BrokerUnavailable,)
     retry_backoff = True
     max_retries = None

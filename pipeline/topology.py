@@ -18,6 +18,8 @@ QUEUE_PREFIX = "agent."
 DEAD_SUFFIX = ".dead"
 #: The queue of the tasks that end chords in events; every worker consumes it.
 EMIT = "agents.emit"
+EMIT_TASK = "pipeline.emit"
+EMIT_FAILED_TASK = "pipeline.emit_failed"
 
 #: Priorities 1..10 become 9..0 on brokers where the higher number goes first.
 MAX_PRIORITY = 9
@@ -87,6 +89,13 @@ def declare_events(channel: Any) -> None:
     """Declare what a publisher needs on `channel`: the topic exchange, and where unrouted events go."""
     unrouted_queue(channel).declare()
     events_exchange(channel).declare()
+
+
+def route_task(name: str, *_: Any, **__: Any) -> dict[str, str] | None:
+    """Return the queue of a task of the bus, in the form of Celery's `task_routes`; None for the user's tasks."""
+    if name.startswith(QUEUE_PREFIX):
+        return {"queue": name}
+    return {"queue": EMIT} if name in (EMIT_TASK, EMIT_FAILED_TASK) else None
 
 
 def agent_of(queue: str) -> str | None:
