@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
+from amqp.exceptions import ResourceLocked
 from billiard.exceptions import TimeLimitExceeded
 from celery.utils.log import get_logger
 from celery.worker.consumer import Consumer
@@ -61,6 +62,22 @@ class AgentConsumer(Consumer):  # type: ignore[misc]
             if agent is not None and agent not in self.pipeline.agents:
                 raise SystemExit(f"-Q {name}: {self.pipeline.agents.unknown(agent)}")
         queues.select_add(topology.emit_queue())
+
+    def start(self) -> None:
+        """Run until the worker ends; refuse a node name that another worker has, instead of stealing its commands."""
+        try:
+            if self.app.connection_for_read().transport.driver_type == "redis":
+                self._refuse_a_taken_name()  # Redis has no exclusive queues, so the name's owner is asked
+            super().start()
+        except ResourceLocked as exc:
+            raise SystemExit(self._name_is_taken()) from exc
+
+    def _refuse_a_taken_name(self) -> None:
+        if self.app.control.ping(destination=[self.hostname], timeout=0.5):
+            raise SystemExit(self._name_is_taken())
+
+    def _name_is_taken(self) -> str:
+        return f"another worker is called {self.hostname}; give each its own name, such as `-n two@%h`"
 
     def call_soon_ack(self, p: Any, *args: Any, **kwargs: Any) -> Any:
         """Ack at once in the event loop's own thread: deferred, the ack waits behind a poll that may sleep."""

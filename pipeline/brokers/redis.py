@@ -35,7 +35,7 @@ class QoS(kombu_redis.QoS):  # type: ignore[misc]
             super().reject(delivery_tag, requeue=True)
             return
         message = self._delivered.get(delivery_tag)
-        dead = message and self.channel.dead_letters.get(message.delivery_info["routing_key"])
+        dead = message and self.channel.connection.dead_letters.get(message.delivery_info["routing_key"])
         if not dead:
             super().reject(delivery_tag)
             return
@@ -54,20 +54,13 @@ class Channel(kombu_redis.Channel):  # type: ignore[misc]
     #: Every event priority gets a list of its own.
     priority_steps = list(range(10))
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Know no dead-letter queues until queues are declared."""
-        #: queue -> where its rejected messages go, and how long it may get; filled by declarations on this channel.
-        self.dead_letters: dict[str, str] = {}
-        self.max_lengths: dict[str, int] = {}
-        super().__init__(*args, **kwargs)
-
     def _new_queue(self, queue: str, auto_delete: bool = False, **kwargs: Any) -> None:
         super()._new_queue(queue, auto_delete=auto_delete, **kwargs)
         arguments = kwargs.get("arguments") or {}
         if "x-dead-letter-routing-key" in arguments:
-            self.dead_letters[queue] = arguments["x-dead-letter-routing-key"]
+            self.connection.dead_letters[queue] = arguments["x-dead-letter-routing-key"]
         if "x-max-length" in arguments:
-            self.max_lengths[queue] = arguments["x-max-length"]
+            self.connection.max_lengths[queue] = arguments["x-max-length"]
 
     def _lookup(self, exchange: str, routing_key: str, default: str | None = None) -> Any:
         """Find the queues; what no binding matches goes to the alternate exchange."""
@@ -92,8 +85,8 @@ class Channel(kombu_redis.Channel):  # type: ignore[misc]
                 for queue in self._lookup(exchange, routing_key):
                     key = self._q_for_pri(queue, self._get_message_priority(message, reverse=False))
                     pipe.lpush(key, dumps(message))
-                    if queue in self.max_lengths:
-                        pipe.ltrim(key, 0, self.max_lengths[queue] - 1)
+                    if queue in self.connection.max_lengths:
+                        pipe.ltrim(key, 0, self.connection.max_lengths[queue] - 1)
                     if queue in self._expires:
                         pipe.pexpire(key, self._expires[queue])
             pipe.execute()
@@ -106,6 +99,13 @@ class Transport(kombu_redis.Transport):  # type: ignore[misc]
     """The transport behind redis:// and rediss://."""
 
     Channel = Channel
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Know no queues until they are declared."""
+        super().__init__(*args, **kwargs)
+        #: queue -> where its rejected messages go, and how long it may get; every consumer declares its queues.
+        self.dead_letters: dict[str, str] = {}
+        self.max_lengths: dict[str, int] = {}
 
     def _deliver(self, message: dict[str, Any], queue: str) -> None:
         super()._deliver(addressed(message, queue), queue)

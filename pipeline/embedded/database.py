@@ -6,6 +6,7 @@ import contextlib
 import os
 import sqlite3
 import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ BUSY_TIMEOUT = 30.0
 
 
 class Database:
-    """One connection, usable from all threads of the process that opened it."""
+    """One connection, usable from all threads of its process; no open connection ever crosses a fork."""
 
     def __init__(self, path: Path, schema: str, format: int, *, synchronous: str = "normal") -> None:
         """Open or create the file.
@@ -29,25 +30,34 @@ class Database:
             synchronous: "normal" survives a killed process, "full" a power cut too.
 
         Raises EmbeddedBrokerError when the file is no usable database.
-
         """
         self.path = path
         self.pid = os.getpid()
         self.mutex = threading.RLock()
+        self._schema = schema
+        self._format = format
+        self._synchronous = "FULL" if synchronous == "full" else "NORMAL"
+        self._db: sqlite3.Connection | None = None
         with self.errors():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
-            self._prepare(schema, format, synchronous)
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._connection()
+        _close_at_fork(self)
 
-    def _prepare(self, schema: str, format: int, synchronous: str) -> None:
-        found = self._db.execute("PRAGMA user_version").fetchone()[0]
-        if found > format:
-            raise EmbeddedBrokerError(f"{self.path} was written by a newer version (format {found}, known {format})")
-        self._db.execute(f"PRAGMA synchronous = {'FULL' if synchronous == 'full' else 'NORMAL'}")
-        self._db.execute("PRAGMA wal_autocheckpoint = 4000")
-        if found < format:
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.executescript(f"BEGIN IMMEDIATE; {schema} PRAGMA user_version = {format}; COMMIT;")
+    def _connection(self) -> sqlite3.Connection:
+        if self._db is None:
+            self._db = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
+            self._prepare(self._db)
+        return self._db
+
+    def _prepare(self, db: sqlite3.Connection) -> None:
+        found = db.execute("PRAGMA user_version").fetchone()[0]
+        if found > self._format:
+            raise EmbeddedBrokerError(f"{self.path} was written by a newer version ({found}, known {self._format})")
+        db.execute(f"PRAGMA synchronous = {self._synchronous}")
+        db.execute("PRAGMA wal_autocheckpoint = 4000")
+        if found < self._format:
+            db.execute("PRAGMA journal_mode = WAL")
+            db.executescript(f"BEGIN IMMEDIATE; {self._schema} PRAGMA user_version = {self._format}; COMMIT;")
 
     @contextlib.contextmanager
     def errors(self) -> Iterator[None]:
@@ -74,29 +84,49 @@ class Database:
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """Write in one transaction, which takes the file's write lock at once."""
         with self.mutex, self.errors():
-            self._db.execute("BEGIN IMMEDIATE")
+            db = self._connection()
+            db.execute("BEGIN IMMEDIATE")
             try:
-                yield self._db
-                self._db.execute("COMMIT")
+                yield db
+                db.execute("COMMIT")
             except BaseException:
                 # After a full disk SQLite has rolled back by itself; a second ROLLBACK would hide the cause.
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
                 raise
 
     def read(self, query: str, row: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
         """Return all rows of a query."""
         with self.mutex, self.errors():
-            return self._db.execute(query, row).fetchall()
+            return self._connection().execute(query, row).fetchall()
 
     def close(self) -> None:
-        """Close the file, unless the connection came with a fork."""
-        if os.getpid() == self.pid:
-            self._db.close()
-        else:
-            # A forked child that closes its parent's connection could drop the parent's file locks.
-            _inherited.append(self)
+        """Close the file; using the database again opens it again."""
+        with self.mutex:
+            if self._db is not None:
+                self._db.close()
+                self._db = None
 
 
-#: Connections that came with a fork; keeping them here keeps the garbage collector from closing them.
-_inherited: list[Database] = []
+# SQLite keeps its file locks in a table of the process. A forked child inherits the table but not the locks, and writes
+# without any (sqlite.org/howtocorrupt.html, 2.6). So every connection is closed before a fork, and opened again later.
+_open: weakref.WeakSet[Database] = weakref.WeakSet()
+_hooked: list[bool] = []
+
+
+def _close_at_fork(database: Database) -> None:
+    _open.add(database)
+    if not _hooked:
+        _hooked.append(True)
+        os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
+
+
+def _before_fork() -> None:
+    for database in list(_open):
+        database.mutex.acquire()
+        database.close()
+
+
+def _after_fork() -> None:
+    for database in list(_open):
+        database.mutex.release()

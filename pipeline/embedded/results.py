@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from time import time
 from typing import Any
@@ -63,9 +62,7 @@ class ResultBackend(KeyValueStoreBackend):  # type: ignore[misc]  # celery's cla
     @property
     def database(self) -> Database:
         """The open file of this process."""
-        if self._database is None or self._database.pid != os.getpid():
-            if self._database is not None:
-                self._database.close()
+        if self._database is None:
             self._database = Database(self._path, _SCHEMA, FORMAT)
         return self._database
 

@@ -98,6 +98,11 @@ class Store:
         with self._topology_change() as db:
             db.execute("INSERT OR REPLACE INTO queues VALUES (?, ?, ?)", row)
 
+    def held_by_another(self, queue: str) -> bool:
+        """Say whether the queue goes with another process that is alive."""
+        rows = self._database.read("SELECT owner FROM queues WHERE name=? AND owner NOT IN (0, ?)", (queue, self._owner))
+        return any(owners_of(self.path).is_alive(owner) for (owner,) in rows)
+
     def bind(self, exchange: str, routing_key: str, queue: str) -> None:
         """Route the exchange's messages that match `routing_key` to `queue`."""
         row = (exchange, routing_key, queue)
@@ -322,7 +327,7 @@ class Store:
     def close(self) -> None:
         """Settle acks, give back what is still claimed, and close the file."""
         try:
-            if not self.inherited:
+            if not self.inherited:  # what a forked child inherits is its parent's to settle
                 self.settle()
                 self._disown()
         finally:

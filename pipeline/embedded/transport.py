@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import orjson
+from amqp.exceptions import ResourceLocked
 from amqp.protocol import queue_declare_ok_t
 from kombu.exceptions import ChannelError
 from kombu.transport import virtual
@@ -118,6 +119,8 @@ class Channel(virtual.Channel):  # type: ignore[misc]
     ) -> Any:
         """Declare a queue; with `passive`, raise ChannelError when it is missing."""
         queue = queue or f"amq.gen-{uuid()}"
+        if exclusive and self.store.held_by_another(queue):
+            raise ResourceLocked(f"queue {queue!r} is exclusive to another process", (50, 10), "Queue.declare", "405")
         if not passive:
             self.store.declare_queue(queue, arguments or {}, auto_delete=bool(auto_delete or exclusive))
         elif not self.store.exists(queue):

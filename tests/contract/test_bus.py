@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +16,7 @@ from pipeline import Event, Pipeline, emit
 from pipeline.event import caused_id, delivery_id, new_event
 
 from tests.apps import contract_app
-from tests.harness import Broker, Worker
+from tests.harness import Broker, Worker, run
 from tests.servers import wait_for
 
 StartWorker = Callable[..., Worker]
@@ -343,6 +344,17 @@ def test_an_event_that_always_kills_its_pool_process_is_set_aside(
     broker.journal.wait(3, id=event.id)
     assert one.process is not None
     assert one.process.poll() is None
+
+
+def test_a_second_worker_with_the_same_node_name_ends_and_says_so(broker: Broker, worker: StartWorker) -> None:
+    first = worker(name="same")
+    second = run([sys.executable, "-m", "celery", "-A", "contract_app", "worker", "-P", "solo", "-n", "same@test"], broker)
+    assert second.returncode == 1
+    assert "another worker is called same@test; give each its own name" in second.stderr
+    assert first.process is not None
+    assert first.process.poll() is None
+    ping = run([sys.executable, "-m", "celery", "-A", "contract_app", "inspect", "ping"], broker)
+    assert "pong" in ping.stdout
 
 
 @pytest.mark.parametrize("pool", ["solo", "threads", "prefork"])

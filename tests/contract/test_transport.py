@@ -1,0 +1,304 @@
+"""What every transport has to do, seen through Kombu, without workers."""
+
+from __future__ import annotations
+
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from kombu import Connection, Consumer, Exchange, Queue
+from pipeline import BrokerUnavailable, Pipeline, brokers, topics, topology
+
+from tests.harness import Broker, run
+from tests.servers import Server, wait_for
+
+TOPIC = Exchange("test.topic", type="topic", durable=True)
+DIRECT = Exchange("test.direct", type="direct", durable=True)
+DEAD = Queue("test.dead", Exchange("test.dead", type="direct", durable=True), routing_key="test.dead", durable=True)
+
+
+@pytest.fixture
+def connect(broker: Broker) -> Iterator[Callable[[], Connection]]:
+    """Open connections that are closed with the test, after what the test declared is deleted."""
+    brokers.register()
+    opened: list[Connection] = []
+
+    def connect() -> Connection:
+        opened.append(Connection(broker.url, transport_options={"visibility_timeout": 2} if broker.name == "redis" else {}))
+        return opened[-1].connect() and opened[-1]
+
+    yield connect
+    for one in opened:
+        one.release()
+    with Connection(broker.url) as connection:
+        channel = connection.channel()
+        for name in (*(f"q{n}" for n in range(40)), "test.dead"):
+            channel.queue_delete(name)
+
+
+def queue(name: str, *patterns: str, exchange: Exchange = TOPIC) -> Queue:
+    arguments = {"x-max-priority": 9, "x-dead-letter-exchange": "test.dead", "x-dead-letter-routing-key": "test.dead"}
+    found = Queue(name, exchange, routing_key=patterns[0] if patterns else name, durable=True, queue_arguments=arguments)
+    return found
+
+
+def declare(connection: Connection, *queues: Queue) -> None:
+    channel = connection.default_channel
+    DEAD(channel).declare()
+    for one in queues:
+        one(channel).declare()
+
+
+def publish(connection: Connection, body: str, key: str, exchange: Exchange = TOPIC, priority: int = 0) -> None:
+    connection.Producer().publish(body, exchange=exchange, routing_key=key, priority=priority, delivery_mode=2)
+
+
+@contextmanager
+def consuming(connection: Connection, *queues: Queue, prefetch: int = 0) -> Iterator[list[Any]]:
+    """Collect messages, unacknowledged, in the order of their arrival."""
+    messages: list[Any] = []
+    channel = connection.channel()
+    with Consumer(channel, queues, on_message=messages.append, auto_declare=False, prefetch_count=prefetch or None):
+        yield messages
+    channel.close()
+
+
+def drain(connection: Connection, seconds: float = 0.3) -> None:
+    """Take what comes until nothing comes for `seconds`."""
+    try:
+        while True:
+            connection.drain_events(timeout=seconds)
+    except (TimeoutError, socket.timeout):
+        pass
+
+
+def bound_to_events(connection: Connection) -> Queue:
+    """Return a durable queue that gets the bus's load.# events."""
+    topology.declare_events(connection.default_channel)
+    one = Queue("q1", durable=True)
+    one(connection.default_channel).declare()
+    one(connection.default_channel).bind_to(Exchange("events", type="topic", no_declare=True), "load.#")
+    return one
+
+
+def bodies(messages: list[Any]) -> list[str]:
+    return [message.payload for message in messages]
+
+
+PATTERNS = ["#", "*", "a", "a.*", "*.a", "a.#", "#.a", "a.#.b", "a.*.b", "*.*", "#.#", "#.*", "*.#", "a.b.#", "#.b.#", "*.#.*"]
+TYPES = ["a", "b", "a.a", "a.b", "b.a", "a.b.c", "a.c.b", "b.b.b", "a.x.y.b", "x.y.z.a", "ab", "a-b.a_b"]
+
+
+def test_topic_patterns_mean_what_amqp_says(connect: Callable[[], Connection]) -> None:
+    connection = connect()
+    queues = [queue(f"q{n}", pattern) for n, pattern in enumerate(PATTERNS)]
+    declare(connection, *queues)
+    for event_type in TYPES:
+        publish(connection, event_type, event_type)
+    for pattern, one in zip(PATTERNS, queues, strict=True):
+        with consuming(connection, one) as messages:
+            drain(connection, 0.15)
+            got = sorted(bodies(messages))
+            for message in messages:
+                message.ack()
+        assert got == sorted(t for t in TYPES if topics.matches(pattern, t)), pattern
+
+
+def test_a_queue_bound_twice_gets_one_copy(connect: Callable[[], Connection]) -> None:
+    connection = connect()
+    one = queue("q1", "a.*")
+    declare(connection, one)
+    one(connection.default_channel).bind_to(TOPIC, "#")
+    publish(connection, "once", "a.b")
+    with consuming(connection, one) as messages:
+        drain(connection)
+        assert bodies(messages) == ["once"]
+
+
+def test_what_is_not_acknowledged_comes_back_to_its_own_queue_only(connect: Callable[[], Connection]) -> None:
+    first, second = connect(), connect()
+    one, two = queue("q1", "#"), queue("q2", "#")
+    declare(first, one, two)
+    publish(first, "event", "a.b")
+    with consuming(first, one) as messages:
+        drain(first)
+        assert len(messages) == 1
+    with consuming(second, two) as copies:
+        drain(second)
+        copies[0].ack()
+        drain(second, 0.1)
+    first.release()
+    third = connect()
+    declare(third, one, two)
+    with consuming(third, one, two) as again:
+        wait_for(lambda: drain(third, 0.1) or again, "the redelivery")
+        drain(third)
+        assert bodies(again) == ["event"]
+        assert again[0].delivery_info["redelivered"]
+
+
+def test_a_rejected_message_goes_to_the_dead_letters_and_a_requeued_one_comes_back(
+    connect: Callable[[], Connection],
+) -> None:
+    connection = connect()
+    one = queue("q1", "#")
+    declare(connection, one)
+    publish(connection, "bad", "a")
+    publish(connection, "later", "b")
+    with consuming(connection, one) as messages:
+        wait_for(lambda: drain(connection, 0.1) or len(messages) >= 2, "both messages")
+        messages[0].reject()
+        messages[1].requeue()
+        wait_for(lambda: drain(connection, 0.1) or len(messages) >= 3, "the requeued message")
+        assert bodies(messages) == ["bad", "later", "later"]
+        messages[2].ack()
+    with consuming(connection, DEAD) as dead:
+        drain(connection)
+        assert bodies(dead) == ["bad"]
+        dead[0].ack()
+
+
+def test_the_prefetch_limit_holds_and_an_ack_makes_room(connect: Callable[[], Connection]) -> None:
+    connection = connect()
+    one = queue("q1", "#")
+    declare(connection, one)
+    for n in range(5):
+        publish(connection, str(n), "a")
+    with consuming(connection, one, prefetch=2) as messages:
+        drain(connection)
+        assert bodies(messages) == ["0", "1"]
+        messages[0].ack()
+        wait_for(lambda: drain(connection, 0.1) or len(messages) == 3, "the third message")
+        drain(connection)
+        assert bodies(messages) == ["0", "1", "2"]
+
+
+def test_a_fanout_exchange_copies_to_everybody(connect: Callable[[], Connection], broker: Broker) -> None:
+    connections = [connect(), connect(), connect()]
+    news = Exchange("test.news", type="fanout", durable=False, auto_delete=True)
+    queues = [Queue(f"news{n}", news, auto_delete=True, durable=False) for n in range(2)]
+    received: list[Any] = []
+    consumers = []
+    for connection, one in zip(connections, queues, strict=False):
+        consumers.append(Consumer(connection.channel(), one, on_message=received.append, no_ack=True))
+        consumers[-1].consume()
+        drain(connection, 0.1)  # Redis subscribes when it first listens
+    connections[2].Producer().publish("news", exchange=news, declare=[news])
+    wait_for(lambda: [drain(c, 0.05) for c in connections[:2]] and len(received) == 2, "both copies")
+    assert bodies(received) == ["news", "news"]
+    for consumer in consumers:
+        consumer.cancel()
+
+
+def test_higher_wire_priority_is_served_as_the_bus_maps_it(connect: Callable[[], Connection]) -> None:
+    connection = connect()
+    one = queue("q1", "#")
+    declare(connection, one)
+    driver = connection.transport.driver_type
+    for priority in (5, 10, 1, 7, 2):
+        publish(connection, str(priority), "a", priority=brokers.wire_priority(priority, driver))
+    with consuming(connection, one, prefetch=1) as messages:
+        for n in range(1, 6):
+            wait_for(lambda n=n: drain(connection, 0.05) or len(messages) == n, "the next message")
+            messages[-1].ack()
+    assert bodies(messages) == ["1", "2", "5", "7", "10"]
+
+
+def test_many_threads_publish_at_once_and_nothing_is_lost(bus: Pipeline, connect: Callable[[], Connection]) -> None:
+    connection = connect()
+
+    def work(thread: int) -> None:
+        for n in range(25):
+            bus.publish("load.test", {"id": thread * 25 + n})
+
+    one = bound_to_events(connection)
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(10)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with consuming(connection, one) as messages:
+        drain(connection)
+    assert len({m.headers["id"] for m in messages}) == len(messages) == 250
+
+
+PUBLISH_AND_DIE = """
+import os, signal, sys
+from pipeline import Pipeline
+app = Pipeline("dying")
+for event in app.publish_many([("load.test", {"n": n}) for n in range(200)]):
+    print(event.id)
+print(app.publish("load.test", {}).id, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_publish_accepted_survives_the_death_of_the_publisher(
+    bus: Pipeline, broker: Broker, connect: Callable[[], Connection]
+) -> None:
+    connection = connect()
+    one = bound_to_events(connection)
+    done = run([sys.executable, "-c", PUBLISH_AND_DIE], broker)
+    assert done.returncode == -9, done.stderr
+    with consuming(connection, one) as messages:
+        drain(connection)
+    assert {m.headers["id"] for m in messages} == set(done.stdout.split())
+    assert len(messages) == 201
+
+
+def restartable(broker: Broker) -> Server:
+    if broker.server is None:
+        pytest.skip("the embedded broker has no server that could go away")
+    return broker.server
+
+
+def test_a_broker_that_restarts_while_a_hundred_publishers_publish_loses_nothing(
+    bus: Pipeline, broker: Broker, connect: Callable[[], Connection]
+) -> None:
+    server = restartable(broker)
+    connection = connect()
+    one = bound_to_events(connection)
+    connection.release()
+    accepted: list[str] = []
+    go_on = threading.Event()
+
+    def work() -> None:
+        for n in range(6):
+            accepted.append(bus.publish("load.test", {"n": n}, timeout=60).id)
+            if n == 2:
+                go_on.wait()
+
+    threads = [threading.Thread(target=work) for _ in range(100)]
+    for thread in threads:
+        thread.start()
+    wait_for(lambda: len(accepted) >= 150, "the publishers to be busy")
+    server.kill()
+    go_on.set()
+    server.start()
+    for thread in threads:
+        thread.join()
+    assert len(accepted) == 600
+    final = connect()
+    with consuming(final, one) as messages:
+        drain(final, 0.5)
+    assert set(accepted) <= {m.headers["id"] for m in messages}
+
+
+def test_a_broker_that_does_not_answer_fails_in_bounded_time_and_says_what_to_do(
+    bus: Pipeline, broker: Broker
+) -> None:
+    server = restartable(broker)
+    bus.publish("load.test", {})
+    server.pause()
+    try:
+        with pytest.raises(BrokerUnavailable, match="did not take the event within 1 s.*pipeline doctor"):
+            bus.publish("load.test", {}, timeout=1)
+        with pytest.raises(BrokerUnavailable):
+            bus.publish_many([("load.test", {})] * 3, timeout=1)
+    finally:
+        server.resume()
+    bus.publish("load.test", {}, timeout=30)
