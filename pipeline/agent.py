@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, get_type_hints
+
+from pydantic import TypeAdapter
+from pydantic.errors import PydanticUserError
 
 from .errors import InvalidAgent, InvalidEvent, InvalidPattern, nearest
 from .event import Event, Payload, new_event
@@ -78,7 +82,7 @@ class Context:
             source=self._source,
             cause=self.event,
             id=caused_id(self.delivery_id, len(self.outgoing)),
-            priority=priority or self._priority,
+            priority=self._priority if priority is None else priority,
             subject=subject,
             targets=targets,
         )
@@ -92,7 +96,7 @@ class Agent:
 
     Attributes:
         patterns: AMQP topic patterns; none means that only joins, targets and canvases call it.
-        payload: the class that event data is validated into; None passes the data as it is.
+        payload: the type that event data is validated into (a Payload class as a rule); None passes the data as it is.
         timeout: seconds an attempt may take; None means no limit.
         rate_limit: attempts per second, minute or hour in each worker ("10/s", "30/m", "100/h").
         priority: 1 to 10, the default priority of the events this agent emits.
@@ -102,7 +106,7 @@ class Agent:
     name: str
     handler: Handler
     patterns: tuple[str, ...] = ()
-    payload: type[Payload] | None = None
+    payload: Any = None
     retry: Retry = field(default_factory=Retry)
     rate_limit: str | None = None
     timeout: float | None = None
@@ -137,7 +141,7 @@ class Agents:
     def add(self, agent: Agent) -> None:
         """Keep `agent`; raise InvalidAgent when its name is taken by another handler."""
         taken = self._by_name.get(agent.name)
-        if taken is not None and not _same_function(taken.handler, agent.handler):
+        if taken is not None and not _same(taken, agent):
             raise InvalidAgent(
                 f"agent name {agent.name!r} is used twice: by {_where(taken.handler)} and by {_where(agent.handler)}; "
                 "pass name='...' to one of them"
@@ -182,31 +186,49 @@ def declare(
 
     Raises InvalidAgent that says what is wrong and how to mend it.
     """
-    name = name or getattr(handler, "__name__", "").replace("__", "")
+    name = name or str(getattr(handler, "__name__", ""))
     if not _NAME.fullmatch(name):
         raise InvalidAgent(
-            f"{name!r} is not an agent name; use a lower-case letter, then up to 62 letters, digits, '_' and '-'"
+            f"{name!r} is not an agent name; use a lower-case letter, then up to 62 letters, digits, '_' and '-', "
+            "and pass name='...' where the handler has no such name"
         )
     if rate_limit is not None and not _RATE.fullmatch(str(rate_limit)):
         raise InvalidAgent(f"agent {name!r}: rate_limit={rate_limit!r} is not a rate such as '10/s', '30/m' or '100/h'")
-    if timeout is not None and not timeout > 0:
+    if timeout is not None and not (isinstance(timeout, (int, float)) and timeout > 0):
         raise InvalidAgent(f"agent {name!r}: timeout={timeout!r} must be more than 0 seconds")
-    if priority is not None and not 1 <= priority <= 10:
+    if priority is not None and not (isinstance(priority, int) and 1 <= priority <= 10):
         raise InvalidAgent(f"agent {name!r}: priority={priority!r} must be between 1 (most urgent) and 10")
     annotation, wants_context = _signature(name, handler)
     return Agent(
         name=name,
         handler=handler,
         patterns=_patterns(name, on),
-        payload=annotation if isinstance(annotation, type) and issubclass(annotation, Payload) else None,
+        payload=_payload(name, annotation),
         retry=_policy(name, retry),
         rate_limit=rate_limit,
         timeout=timeout,
         priority=priority,
         wants_event=annotation is Event,
         wants_context=wants_context,
-        is_async=inspect.iscoroutinefunction(handler),
+        is_async=_is_async(handler),
     )
+
+
+def _is_async(handler: Handler) -> bool:
+    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(type(handler).__call__)
+
+
+def _payload(name: str, annotation: Any) -> Any:
+    """Return what the data is validated into: any type that pydantic knows."""
+    if annotation in (Any, object, Event):
+        return None
+    try:
+        TypeAdapter(annotation)
+    except PydanticUserError as exc:
+        raise InvalidAgent(
+            f"agent {name!r}: event data cannot be validated into {annotation!r}; use a Payload class"
+        ) from exc
+    return annotation
 
 
 def _policy(name: str, retry: Retry | int | None) -> Retry:
@@ -222,7 +244,7 @@ def _policy(name: str, retry: Retry | int | None) -> Retry:
 def _patterns(name: str, on: Subscription | Iterable[Subscription] | None) -> tuple[str, ...]:
     if on is None:
         return ()
-    wanted = [on] if isinstance(on, (str, type)) else list(on)
+    wanted = list(on) if isinstance(on, Iterable) and not isinstance(on, (str, type)) else [on]
     found = []
     for one in wanted:
         if isinstance(one, str):
@@ -242,22 +264,34 @@ def _signature(name: str, handler: Handler) -> tuple[Any, bool]:
     hint = f"agent {name!r}: write `def {name}(payload: SomePayload)` or `(payload: SomePayload, ctx: Context)`"
     if not callable(handler):
         raise InvalidAgent(f"{hint}; {handler!r} is not a function")
+    if inspect.isgeneratorfunction(handler) or inspect.isasyncgenfunction(handler):
+        raise InvalidAgent(f"{hint}; a generator would never run, call ctx.publish() instead of yield")
     parameters = list(inspect.signature(handler).parameters.values())
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     if not 1 <= len(parameters) <= 2 or any(p.kind not in positional for p in parameters):
         raise InvalidAgent(f"{hint}; it takes ({', '.join(map(str, parameters))})")
-    try:
-        hints = get_type_hints(handler)
-    except NameError as exc:
-        raise InvalidAgent(f"{hint}; an annotation cannot be resolved where the agent is declared: {exc}") from exc
+    hints = _hints(hint, handler)
+    if hints.get(parameters[0].name) is Context:
+        raise InvalidAgent(f"{hint}; the payload comes first")
     if len(parameters) == 2 and hints.get(parameters[1].name, Context) is not Context:
         raise InvalidAgent(f"{hint}; its second parameter {parameters[1].name!r} is not annotated as Context")
     return hints.get(parameters[0].name, Any), len(parameters) == 2
 
 
-def _same_function(one: Handler, other: Handler) -> bool:
+def _hints(hint: str, handler: Handler) -> dict[str, Any]:
+    function: Any = handler.func if isinstance(handler, functools.partial) else handler
+    if not inspect.isroutine(function):
+        function = type(function).__call__
+    try:
+        return get_type_hints(function)
+    except NameError as exc:
+        raise InvalidAgent(f"{hint}; an annotation cannot be resolved where the agent is declared: {exc}") from exc
+
+
+def _same(one: Agent, other: Agent) -> bool:
     # A module that is imported again (autoreload, `python -m`) declares the same agents anew.
-    return one is other or (_where(one) == _where(other) and "?" not in _where(one))
+    place = _where(one.handler)
+    return "?" not in place and place == _where(other.handler) and one.patterns == other.patterns
 
 
 def _where(handler: Handler) -> str:

@@ -15,7 +15,7 @@ from . import agent as agents_module
 from . import brokers, topology
 from .agent import Agent, Agents, Handler, Subscription
 from .config import Settings
-from .emit import Emit, EmitFailed, emit
+from .emit import EMIT, EMIT_FAILED, Emit, EmitFailed, emit
 from .errors import InvalidAgent, InvalidEvent, nearest
 from .event import Event, Payload, new_event
 from .publisher import Publisher
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 #: What publish_many() takes: a typed payload, (event type, data), or an event as it is.
 Publishable = Payload | tuple[str, Any] | Event
 
+#: The setting `worker_consumer` as long as nobody has changed it.
+CELERYS_CONSUMER = "celery.worker.consumer:Consumer"
 _AGENT_OPTIONS = ("on", "name", "retry", "rate_limit", "timeout", "priority")
 
 
@@ -54,16 +56,17 @@ class Pipeline:
         brokers.register()
         self.celery: Celery = app if isinstance(app, Celery) else self._build(app)
         self.celery.pipeline = self
-        self.celery.add_defaults({"worker_consumer": "pipeline.consumer:AgentConsumer"})
         self.source = f"/{self.celery.main or 'pipeline'}"
         self.agents = Agents()
         self.schedules: dict[str, tuple[BaseSchedule, Payload | str, Any]] = {}
         self.publisher = Publisher(self.celery, self.settings)
         self._loop: EventLoop | None = None
+        self._queues = [topology.emit_queue()]
+        self.celery.on_after_configure.connect(self._configure, weak=False)
+        if self.celery.configured:
+            self._configure()
         for task in (Emit, EmitFailed, PublishScheduled):
             self._add_task(type(task.__name__, (task,), {"pipeline": self, "__module__": task.__module__}))
-        self._add_queue(topology.emit_queue())
-        self._when_configured(self._add_routes)
 
     def _build(self, name: str) -> Celery:
         settings = self.settings
@@ -71,7 +74,7 @@ class Pipeline:
         options: dict[str, Any] = {}
         if url.startswith(("amqp", "pyamqp")):
             options = {"confirm_publish": settings.confirm}
-        elif url.startswith(("redis", "sentinel")):
+        elif url.startswith("redis"):
             timeout = settings.redis_visibility_timeout
             options = {
                 "visibility_timeout": timeout,
@@ -228,23 +231,34 @@ class Pipeline:
 
     def _add_queue(self, queue: topology.AgentQueue) -> None:
         """Let workers consume a queue, beside those that Celery is configured with."""
-
-        self._when_configured(lambda: self.celery.amqp.queues.select_add(queue))
-
-    def _add_routes(self) -> None:
-        """Send the bus's own tasks to their queues, whoever sends them, before the user's routes are asked."""
-        routes = self.celery.conf.task_routes or ()
-        self.celery.conf.task_routes = (
-            topology.route_task,
-            *(routes if isinstance(routes, (list, tuple)) else (routes,)),
-        )
-
-    def _when_configured(self, action: Callable[[], object]) -> None:
-        """Do `action` now, or when Celery reads its configuration: it may still be incomplete."""
+        self._queues = [known for known in self._queues if known.name != queue.name] + [queue]
         if self.celery.configured:
-            action()
+            self._configure()
+
+    def _configure(self, **_: Any) -> None:
+        """Add to Celery's configuration what the bus needs; run whenever Celery has read it, so it may run again."""
+        conf = self.celery.conf
+        if conf.worker_consumer == CELERYS_CONSUMER:
+            conf.worker_consumer = "pipeline.consumer:AgentConsumer"
+        routes = conf.task_routes or ()
+        routes = routes if isinstance(routes, (list, tuple)) else (routes,)
+        if self._route not in routes:
+            conf.task_routes = (self._route, *routes)
+        amqp = self.celery.amqp
+        if "queues" in amqp.__dict__:
+            for queue in self._queues:
+                amqp.queues.select_add(queue)
         else:
-            self.celery.on_after_configure.connect(lambda **_: action(), weak=False)
+            # Not through amqp.queues: what reads the configuration may be about to build them.
+            known = {**amqp.Queues(conf.task_queues), **{queue.name: queue for queue in self._queues}}
+            conf.task_queues = list(known.values())
+
+    def _route(self, name: str, *_: Any, **__: Any) -> dict[str, str] | None:
+        """Send the bus's own tasks to their queues, whoever sends them, before the user's routes are asked."""
+        agent = topology.agent_of(name)
+        if agent is not None and agent in self.agents:
+            return {"queue": name}
+        return {"queue": topology.EMIT} if name in (EMIT, EMIT_FAILED) else None
 
     # -- publishing
 

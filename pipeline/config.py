@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,7 +17,7 @@ from .errors import ConfigError, nearest
 PREFIX = "PIPELINE_"
 #: Where settings are looked for, in the working directory, unless PIPELINE_CONFIG names a file.
 FILES = ("pipeline.toml", "config/pipeline.toml")
-SCHEMES = ("sqlite", "amqp", "amqps", "pyamqp", "redis", "rediss", "sentinel", "memory")
+SCHEMES = ("sqlite", "amqp", "amqps", "pyamqp", "redis", "rediss")
 
 
 class Settings(BaseSettings):
@@ -71,7 +73,7 @@ class Settings(BaseSettings):
         path = config_file()
         from_file = _read(path) if path else {}
         _refuse_unknown(from_file, known, str(path))
-        _refuse_unknown(_from_environment(), known, "the environment", PREFIX)
+        _refuse_unknown(_misspelt_in_environment(known), known, "the environment", PREFIX)
         _refuse_unknown(arguments, known, "the arguments")
         values = {k: v for k, v in from_file.items() if PREFIX + k.upper() not in os.environ}
         try:
@@ -109,10 +111,10 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} cannot be read: {exc}") from exc
 
 
-def _from_environment() -> dict[str, str]:
-    skip = {"CONFIG"}
-    names = (name.removeprefix(PREFIX) for name in os.environ if name.startswith(PREFIX))
-    return {name.lower(): "" for name in names if name not in skip}
+def _misspelt_in_environment(known: set[str]) -> dict[str, str]:
+    """Return the PIPELINE_* variables that are nearly settings; other programs have theirs under the same prefix."""
+    names = {name.removeprefix(PREFIX).lower(): "" for name in os.environ if name.startswith(PREFIX)}
+    return {name: "" for name in names if name not in {*known, "config"} and get_close_matches(name, known, cutoff=0.7)}
 
 
 def _refuse_unknown(values: dict[str, Any], known: set[str], where: str, prefix: str = "") -> None:
@@ -124,4 +126,5 @@ def _refuse_unknown(values: dict[str, Any], known: set[str], where: str, prefix:
 
 def _explain(error: Any) -> str:
     field = ".".join(map(str, error["loc"]))
-    return f"{field} = {error['input']!r}: {error['msg'].removeprefix('Value error, ')}"
+    value = re.sub(r"://[^@/]*@", "://**@", repr(error["input"]))
+    return f"{field} = {value}: {error['msg'].removeprefix('Value error, ')}"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING, Any, cast
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 import orjson
 from celery import Task
 from celery.exceptions import Reject
 from celery.utils.log import get_task_logger
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from .agent import Agent, Context, returned_payloads
 from .errors import BrokerUnavailable, InvalidEvent
@@ -100,11 +101,11 @@ class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
 
     def _again(self, delay: float, error: Exception) -> BaseException:
         try:
-            again = self.retry(exc=error, countdown=delay, max_retries=None, throw=False)
-            return cast("BaseException", again)
+            outcome: BaseException = self.retry(exc=error, countdown=delay, max_retries=None, throw=False)
         except Reject as exc:
             # Celery drops a retry that it cannot publish; back in the queue it is merely early.
-            return Reject(exc.reason, requeue=True)
+            outcome = Reject(exc.reason, requeue=True)
+        return outcome
 
 
 def decode(message: str | dict[str, Any]) -> Event:
@@ -125,15 +126,20 @@ def payload_of(agent: Agent, event: Event) -> Any:
     if agent.payload is None:
         return event.data
     try:
-        return agent.payload.model_validate(event.data)
+        return _validator(agent.payload).validate_python(event.data)
     except ValidationError as exc:
         raise InvalidEvent(explain(exc, f"{event.type} for agent {agent.name!r}")) from exc
+
+
+@lru_cache(maxsize=1024)
+def _validator(payload: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(payload)
 
 
 def plain(result: Any) -> Any:
     """Return a handler's result as JSON-compatible data."""
     if isinstance(result, Payload):
-        return result.model_dump(mode="json")
+        return result.model_dump(mode="json", by_alias=True, round_trip=True)
     if isinstance(result, (list, tuple)):
         return [plain(one) for one in result]
     return result

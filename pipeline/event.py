@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -9,7 +10,7 @@ from typing import Any, ClassVar, Self
 from uuid import UUID, uuid4, uuid5
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from .errors import InvalidEvent
 from .topics import check_type
@@ -25,22 +26,25 @@ _SEMVER = re.compile(r"\d+\.\d+\.\d+")
 class Payload(BaseModel):
     """Base of typed payloads: `class UserQuery(Payload, type="user.query", version="1.0.0")`.
 
-    Without `type=` the class is abstract and cannot be published.
+    A class that neither has nor inherits a `type=` cannot be published.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     event_type: ClassVar[str] = ""
     schema_version: ClassVar[str] = "1.0.0"
 
-    def __init_subclass__(cls, type: str | None = None, version: str = "1.0.0", **kwargs: Any) -> None:
-        """Check and keep the class's event type and schema version."""
+    def __init_subclass__(cls, type: str | None = None, version: str | None = None, **kwargs: Any) -> None:
+        """Check and keep the class's event type and schema version; what is not given is inherited."""
         super().__init_subclass__(**kwargs)
+        for name in ("event_type", "schema_version"):
+            if name in inspect.get_annotations(cls):
+                raise InvalidEvent(f"{cls.__name__}.{name}: a payload cannot have a field of that name; rename it")
         if type is not None:
             cls.event_type = check_type(type)
-        if not _SEMVER.fullmatch(version):
+        if version is not None and not _SEMVER.fullmatch(version):
             raise InvalidEvent(f"version: {version!r} of {cls.__name__} is not a semantic version such as '1.0.0'")
-        cls.schema_version = version
+        cls.schema_version = version or cls.schema_version
 
 
 class Event(BaseModel):
@@ -61,10 +65,12 @@ class Event(BaseModel):
     id: str = Field(min_length=1, max_length=255)
     type: str
     source: str = Field(min_length=1)
-    time: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    time: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC))
     datacontenttype: str = "application/json"
-    subject: str | None = None
+    subject: str | None = Field(default=None, min_length=1)
     data: Any = None
+    #: CloudEvents allows binary data; this bus carries JSON only.
+    data_base64: None = None
     correlation_id: str = Field(default="", alias="correlationid")
     causation_id: str | None = Field(default=None, alias="causationid")
     schema_version: str = Field(default="1.0.0", alias="schemaversion")
@@ -216,4 +222,4 @@ def _content(what: Payload | str, data: Any) -> tuple[str, str, Any]:
         raise InvalidEvent(f"payload: {type(what).__name__} has no event type; declare it with type='...'")
     if data is not None:
         raise InvalidEvent("data: a typed payload already is the data; pass one of the two")
-    return what.event_type, what.schema_version, what.model_dump(mode="json")
+    return what.event_type, what.schema_version, what.model_dump(mode="json", by_alias=True, round_trip=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from kombu.exceptions import KombuError, OperationalError
 
 from . import brokers, topology
-from .errors import BrokerUnavailable, EmbeddedBrokerBusy, EmbeddedBrokerError, EventTooLarge
+from .errors import BrokerUnavailable, ConfigError, EmbeddedBrokerBusy, EmbeddedBrokerError, EventTooLarge
 from .event import CONTENT_TYPE, Event
 
 if TYPE_CHECKING:
@@ -44,6 +44,8 @@ class Link:
         self.connection = connection
         self.channel = connection.channel()
         self.driver: str = connection.transport.driver_type
+        if not hasattr(self.channel, "publish_many"):
+            raise ConfigError(f"the bus does not work on {self.driver!r} brokers; use sqlite://, amqp:// or redis://")
         topology.declare_events(self.channel)
 
     def send(self, batch: Sequence[Encoded], *, confirm: bool, deadline: float) -> None:
@@ -52,10 +54,7 @@ class Link:
         # An idle connection may have died unnoticed: half of the time is left for a new one.
         timeout = max((deadline - monotonic()) * (0.5 if self.used else 1.0), 0.05)
         self.used = True
-        if self.driver == "amqp":
-            self.channel.publish_many(messages, timeout, confirm=confirm)
-        else:
-            self.channel.publish_many(messages)  # has them when it returns
+        self.channel.publish_many(messages, timeout, confirm=confirm)
 
     def _message(self, encoded: Encoded) -> Any:
         event = encoded.event
@@ -166,7 +165,7 @@ class Publisher:
         driver = self._celery.connection_for_write().transport.driver_type
         connection = self._celery.connection_for_write(connect_timeout=left, transport_options=bounds.get(driver, {}))
         try:
-            connection.connect()
+            connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0, interval_max=0)
             return Link(connection)
         except BaseException:
             with contextlib.suppress(Exception):

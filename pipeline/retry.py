@@ -31,6 +31,8 @@ class Retry:
 
     def __post_init__(self) -> None:
         """Raise InvalidAgent when a number is out of its range."""
+        if not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in self.give_up_on):
+            raise InvalidAgent(f"Retry(give_up_on={self.give_up_on!r}): need error classes, such as (ValueError,)")
         if not 0 <= self.max <= 1000:
             raise InvalidAgent(f"Retry(max={self.max}): retries must be between 0 and 1000")
         if not 0 <= self.base <= self.cap:

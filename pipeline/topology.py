@@ -91,13 +91,6 @@ def declare_events(channel: Any) -> None:
     events_exchange(channel).declare()
 
 
-def route_task(name: str, *_: Any, **__: Any) -> dict[str, str] | None:
-    """Return the queue of a task of the bus, in the form of Celery's `task_routes`; None for the user's tasks."""
-    if name.startswith(QUEUE_PREFIX):
-        return {"queue": name}
-    return {"queue": EMIT} if name in (EMIT_TASK, EMIT_FAILED_TASK) else None
-
-
 def agent_of(queue: str) -> str | None:
     """Return the name of the agent that `queue` belongs to, or None for other queues."""
     if queue.startswith(QUEUE_PREFIX) and not queue.endswith(DEAD_SUFFIX):

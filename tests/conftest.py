@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from pipeline import Pipeline
 
+from pipeline import Pipeline
 from tests.harness import Broker, Worker
 from tests.servers import RabbitMQ, Redis, Server, ServerMissingError
 
@@ -33,7 +33,7 @@ def _broker_of(item: pytest.Item, default: str) -> str:
 
 @pytest.fixture(scope="session")
 def servers() -> Iterator[Callable[[str], Server]]:
-    """Start each server when the first test asks for it; skip, or fail where TESTS_REQUIRE names it, when it is missing."""
+    """Start each server when a test first asks for it; a missing one skips, or fails where TESTS_REQUIRE names it."""
     running: dict[str, Server] = {}
 
     def get(name: str) -> Server:

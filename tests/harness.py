@@ -132,7 +132,9 @@ class Worker:
             self.process.wait(timeout=20)
 
 
-def run(command: list[str], broker: Broker, *, seconds: float = 60, **environment: str) -> subprocess.CompletedProcess[str]:
+def run(
+    command: list[str], broker: Broker, *, seconds: float = 60, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Run a command of the product against a broker and return its end."""
     return subprocess.run(
         command, env=broker.environment(**environment), cwd=broker.directory, capture_output=True, text=True,

@@ -10,8 +10,12 @@ from kombu.transport.virtual.exchange import TopicExchange
 from kombu.utils.json import dumps
 from kombu.utils.uuid import uuid
 
+from ..errors import ConfigError
 from ..topics import matches
 from .compression import RefusesCompression
+
+if kombu_redis.redis is None:
+    raise ConfigError("redis:// needs the redis package; install it with `pip install 'pipeline[redis]'`")
 
 
 class Message(RefusesCompression, virtual.Message):  # type: ignore[misc]  # kombu's classes are untyped
@@ -77,8 +81,13 @@ class Channel(kombu_redis.Channel):  # type: ignore[misc]
             return super().basic_publish(message, exchange, routing_key, **kwargs)
         return self.publish_many([(message, exchange, routing_key)])
 
-    def publish_many(self, messages: list[tuple[dict[str, Any], str, str]]) -> None:
-        """Push all copies of (message, exchange, routing key) tuples in one MULTI: all of them or none."""
+    def publish_many(
+        self, messages: list[tuple[dict[str, Any], str, str]], timeout: float = 0, *, confirm: bool = True
+    ) -> None:
+        """Push all copies of (message, exchange, routing key) tuples in one MULTI: all of them or none.
+
+        How long it waits is the connection's `socket_timeout`, and Redis always confirms.
+        """
         with self.conn_or_acquire() as client, client.pipeline(transaction=True) as pipe:
             for message, exchange, routing_key in messages:
                 self._inplace_augment_message(message, exchange, routing_key)

@@ -7,6 +7,7 @@ import os
 import sqlite3
 import threading
 import weakref
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,14 +31,17 @@ class Database:
             synchronous: "normal" survives a killed process, "full" a power cut too.
 
         Raises EmbeddedBrokerError when the file is no usable database.
+
         """
         self.path = path
         self.pid = os.getpid()
         self.mutex = threading.RLock()
         self._schema = schema
         self._format = format
+        self._kind = zlib.crc32(schema.encode()) & 0x7FFFFFFF
         self._synchronous = "FULL" if synchronous == "full" else "NORMAL"
         self._db: sqlite3.Connection | None = None
+        self._patience = BUSY_TIMEOUT
         with self.errors():
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._connection()
@@ -45,19 +49,30 @@ class Database:
 
     def _connection(self) -> sqlite3.Connection:
         if self._db is None:
-            self._db = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
+            self._db = sqlite3.connect(self.path, timeout=self._patience, isolation_level=None, check_same_thread=False)
             self._prepare(self._db)
         return self._db
 
     def _prepare(self, db: sqlite3.Connection) -> None:
-        found = db.execute("PRAGMA user_version").fetchone()[0]
+        (kind,), (found,) = (db.execute(f"PRAGMA {name}").fetchone() for name in ("application_id", "user_version"))
+        if kind not in (0, self._kind):
+            raise EmbeddedBrokerError(f"{self.path} is in use for something else: broker and results need a file each")
         if found > self._format:
             raise EmbeddedBrokerError(f"{self.path} was written by a newer version ({found}, known {self._format})")
         db.execute(f"PRAGMA synchronous = {self._synchronous}")
         db.execute("PRAGMA wal_autocheckpoint = 4000")
         if found < self._format:
             db.execute("PRAGMA journal_mode = WAL")
-            db.executescript(f"BEGIN IMMEDIATE; {self._schema} PRAGMA user_version = {self._format}; COMMIT;")
+            db.executescript(
+                f"BEGIN IMMEDIATE; {self._schema} PRAGMA application_id = {self._kind}; "
+                f"PRAGMA user_version = {self._format}; COMMIT;"
+            )
+
+    def be_patient(self, seconds: float) -> None:
+        """Change how long this connection waits for the file's lock."""
+        if seconds != self._patience:
+            self.read(f"PRAGMA busy_timeout = {max(1, int(seconds * 1000))}")
+            self._patience = seconds
 
     @contextlib.contextmanager
     def errors(self) -> Iterator[None]:
@@ -67,7 +82,9 @@ class Database:
         except sqlite3.OperationalError as exc:
             text = str(exc)
             if "locked" in text or "busy" in text:
-                raise EmbeddedBrokerBusy(f"{self.path} was locked for {BUSY_TIMEOUT:g} s by another process") from exc
+                raise EmbeddedBrokerBusy(
+                    f"{self.path} was locked for {self._patience:.3g} s by another process"
+                ) from exc
             if "full" in text or "disk I/O" in text:
                 raise EmbeddedBrokerBusy(f"{self.path} cannot grow ({exc}): free space on its disk") from exc
             raise EmbeddedBrokerError(f"{self.path} cannot be used ({exc}): check its directory's permissions") from exc
@@ -85,8 +102,9 @@ class Database:
         """Write in one transaction, which takes the file's write lock at once."""
         with self.mutex, self.errors():
             db = self._connection()
-            db.execute("BEGIN IMMEDIATE")
             try:
+                # Inside the try: a signal's exception may surface right after the lock was taken.
+                db.execute("BEGIN IMMEDIATE")
                 yield db
                 db.execute("COMMIT")
             except BaseException:

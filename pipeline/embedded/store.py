@@ -6,13 +6,14 @@ import contextlib
 import json
 import os
 import sqlite3
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..topics import matches
-from .database import Database
+from .database import BUSY_TIMEOUT, Database
 from .owners import owners_of
 
 FORMAT = 1
@@ -63,11 +64,12 @@ class Store:
 
     def __init__(self, path: Path, *, synchronous: str = "normal") -> None:
         """Open or create the file at `path`; raise EmbeddedBrokerError when it is no usable database."""
-        self.path = path
-        self._database = Database(path, _SCHEMA, FORMAT, synchronous=synchronous)
+        self.path = Path(os.path.realpath(path))  # one name for the file, whatever the working directory becomes
+        self._database = Database(self.path, _SCHEMA, FORMAT, synchronous=synchronous)
         self._transaction = self._database.transaction
         self._owner = 0
         self._acked: list[int] = []
+        self._inserts: Counter[str] = Counter()
         self._version = -1
         self._exchanges: dict[str, tuple[str, dict[str, Any]]] = {}
         self._queues: dict[str, dict[str, Any]] = {}
@@ -100,7 +102,9 @@ class Store:
 
     def held_by_another(self, queue: str) -> bool:
         """Say whether the queue goes with another process that is alive."""
-        rows = self._database.read("SELECT owner FROM queues WHERE name=? AND owner NOT IN (0, ?)", (queue, self._owner))
+        rows = self._database.read(
+            "SELECT owner FROM queues WHERE name=? AND owner NOT IN (0, ?)", (queue, self._owner)
+        )
         return any(owners_of(self.path).is_alive(owner) for (owner,) in rows)
 
     def bind(self, exchange: str, routing_key: str, queue: str) -> None:
@@ -174,7 +178,7 @@ class Store:
     def _find_route(self, exchange: str, routing_key: str) -> tuple[str, ...]:
         """Return the queues that get a message, each once; what nobody gets goes to the alternate exchange."""
         if not exchange:
-            return (routing_key,)
+            return (routing_key,) if routing_key in self._queues else ()
         kind, arguments = self._exchanges.get(exchange, ("direct", {}))
         bound = self._bindings.get(exchange, ())
         if kind == "fanout":
@@ -188,8 +192,12 @@ class Store:
 
     # -- messages ------------------------------------------------------------------------------------------------------
 
-    def publish(self, messages: Iterable[Outgoing]) -> None:
-        """Copy each message to every queue it is routed to, all in one transaction."""
+    def publish(self, messages: Iterable[Outgoing], timeout: float = BUSY_TIMEOUT) -> None:
+        """Copy each message to every queue it is routed to, all in one transaction.
+
+        Raises EmbeddedBrokerBusy when the file is locked for `timeout` seconds or its disk is full.
+        """
+        self._database.be_patient(timeout)
         with self._transaction() as db:
             self._refresh(db)
             rows = [
@@ -197,22 +205,23 @@ class Store:
                 for m in messages
                 for queue in self._route(m.exchange, m.routing_key)
             ]
-            last = 0
             for row in rows:
-                last = db.execute(_INSERT, row).lastrowid or 0
-            if last % TRIM_EVERY < len(rows):
-                self._trim(db, {row[0] for row in rows})
+                db.execute(_INSERT, row)
+            for queue in {row[0] for row in rows}:
+                self._trim(db, queue)
 
-    def _trim(self, db: sqlite3.Connection, queues: set[str]) -> None:
-        """Drop the oldest waiting messages of queues that are longer than their `x-max-length`."""
-        for queue in queues:
-            limit = self._queues.get(queue, {}).get("x-max-length")
-            if limit is not None:
-                db.execute(
-                    "DELETE FROM messages WHERE id IN (SELECT id FROM messages WHERE queue=? AND owner=0 "
-                    "ORDER BY id DESC LIMIT -1 OFFSET ?)",
-                    (queue, limit),
-                )
+    def _trim(self, db: sqlite3.Connection, queue: str) -> None:
+        """Now and then drop the oldest waiting messages of a queue that is longer than its `x-max-length`."""
+        limit = self._queues.get(queue, {}).get("x-max-length")
+        if limit is None:
+            return
+        if self._inserts[queue] % TRIM_EVERY == 0:
+            db.execute(
+                "DELETE FROM messages WHERE id IN (SELECT id FROM messages WHERE queue=? AND owner=0 "
+                "ORDER BY id DESC LIMIT -1 OFFSET ?)",
+                (queue, limit),
+            )
+        self._inserts[queue] += 1
 
     def claim(self, queues: Sequence[str], limit: int) -> list[Claimed]:
         """Take up to `limit` waiting messages, most urgent first within a queue, and settle earlier acks."""
@@ -220,8 +229,7 @@ class Store:
         taken: list[Claimed] = []
         if not self._acked and not self._anything_in(queues):
             return taken  # without taking the write lock from those who have something to write
-        with self._transaction() as db:
-            self._settle(db)
+        with self._settling() as db:
             for queue in queues:
                 if limit <= len(taken):
                     break
@@ -247,16 +255,17 @@ class Store:
     def settle(self) -> None:
         """Write the acks that are still in memory."""
         if self._acked:
-            with self._transaction() as db:
-                self._settle(db)
+            with self._settling():
+                pass
 
-    def _settle(self, db: sqlite3.Connection) -> None:
-        acked, self._acked = self._acked, []
-        try:
+    @contextlib.contextmanager
+    def _settling(self) -> Iterator[sqlite3.Connection]:
+        """Write the acks together with what else the transaction does; forget them only when it is committed."""
+        acked = self._acked[:]  # other threads may append meanwhile
+        with self._transaction() as db:
             db.executemany("DELETE FROM messages WHERE id=? AND owner=?", [(id, self._owner) for id in acked])
-        except BaseException:
-            self._acked = acked + self._acked
-            raise
+            yield db
+        del self._acked[: len(acked)]
 
     def requeue(self, id: int) -> None:
         """Put a claimed message back where it was."""

@@ -166,9 +166,11 @@ class Channel(virtual.Channel):  # type: ignore[misc]
         """Publish one message; it is in the file when this returns."""
         self.store.publish([self._outgoing(message, exchange, routing_key)])
 
-    def publish_many(self, messages: list[tuple[dict[str, Any], str, str]]) -> None:
-        """Publish (message, exchange, routing key) several times in one transaction."""
-        self.store.publish(self._outgoing(*each) for each in messages)
+    def publish_many(
+        self, messages: list[tuple[dict[str, Any], str, str]], timeout: float, *, confirm: bool = True
+    ) -> None:
+        """Publish (message, exchange, routing key) several times in one transaction, within `timeout` seconds."""
+        self.store.publish((self._outgoing(*each) for each in messages), timeout)
 
     @staticmethod
     def _outgoing(message: dict[str, Any], exchange: str, routing_key: str) -> Outgoing:
@@ -304,10 +306,11 @@ class Transport(virtual.Transport):  # type: ignore[misc]
     def _pump_all(self) -> bool:
         return any([channel.pump() for channel in tuple(self.channels) if channel._consumers])
 
-    def _reap_now_and_then(self) -> None:
-        if monotonic() - self._reaped >= REAP_INTERVAL:
-            self._reaped = monotonic()
-            self.store.reap()
+    def _reap_now_and_then(self) -> bool:
+        if monotonic() - self._reaped < REAP_INTERVAL:
+            return False
+        self._reaped = monotonic()
+        return self.store.reap() > 0
 
     # -- with the worker's event loop
 
@@ -341,8 +344,7 @@ class Transport(virtual.Transport):  # type: ignore[misc]
                 self._bell[1].send(b"\0")
 
     def _on_timer(self) -> None:
-        self._reap_now_and_then()
-        if self.store.changed():
+        if self._reap_now_and_then() or self.store.changed():
             self.wake()
 
     def _on_bell(self, *_: Any) -> None:

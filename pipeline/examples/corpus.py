@@ -9,14 +9,16 @@ import sys
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
+from string import ascii_letters
 
 from .search import Passage
 
-#: Of no use to a reader, or large: the rest of the standard library's source is parsed, never imported.
-SKIPPED = frozenset(
-    "antigravity curses ctypes distutils encodings ensurepip idlelib imp lib2to3 msilib nturl2path opcode pydoc "
-    "pydoc_data sre_compile sre_constants sre_parse test this tkinter turtle turtledemo venv wsgiref xdrlib".split()
-)
+_OF_NO_USE = """
+antigravity curses ctypes distutils encodings ensurepip idlelib imp lib2to3 msilib nturl2path opcode pydoc pydoc_data
+sre_compile sre_constants sre_parse test this tkinter turtle turtledemo util venv wsgiref xdrlib
+"""
+#: Parts of the standard library that are left out; the source of the rest is parsed, never imported.
+SKIPPED = frozenset(_OF_NO_USE.split())
 #: Modules written in C, harmless to import, whose docstrings no source file holds; with the name they are known by.
 COMPILED = {
     "builtins": "",
@@ -32,7 +34,7 @@ COMPILED = {
 #: Docstrings beyond this many characters are manuals; their beginning says what the thing is.
 LONGEST = 4000
 #: Characters after which a section of the reference is continued in another passage.
-PART = 500
+PART = 900
 
 _ASIDES = re.compile(r"^( *)See also:\n(?:\n|\1 +.*\n?)*|^-\[ Footnotes \]-\n(?:.*\n?)*", re.MULTILINE)
 _UNDERLINE = re.compile(r"^(.+)\n([*=\-~^\"])\2+\n", re.MULTILINE)
@@ -152,9 +154,9 @@ def _is_error(value: object) -> bool:
 
 def _passage(title: str, docstring: object) -> Iterator[Passage]:
     if isinstance(docstring, str):
-        prose = clean("\n".join(prose_of(docstring[:LONGEST])))
+        prose = "\n".join(prose_of(clean(docstring[:LONGEST])))
         if prose:
-            yield Passage(title, prose, prose.partition(". ")[0])
+            yield Passage(title, prose, re.split(r"\.\s", prose, maxsplit=1)[0])
 
 
 def prose_of(text: str) -> list[str]:
@@ -180,11 +182,11 @@ def _blocks(text: str) -> Iterator[str]:
 def _finished(block: str) -> str:
     """Return a block without what only leads over to an example: a last sentence that has no end, or a colon."""
     end = max(block.rfind(mark) for mark in (". ", ".) ", "! ", "? "))
-    return block if block.rstrip(_CLOSING)[-1:] in (".", "!", "?") else block[: end + 1]
+    return block if block.rstrip(_CLOSING)[-1:] in (".", "!", "?") else block[: end + 1].rstrip()
 
 
 def _is_prose(block: str) -> bool:
-    letters = sum(map(block.count, " abcdefghijklmnopqrstuvwxyz"))
+    letters = sum(map(block.count, ascii_letters + " "))
     return (
         len(block) > 20
         and (block[0] in _OPENING or block[0].isupper())

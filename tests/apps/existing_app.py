@@ -8,6 +8,7 @@ from typing import Any
 from celery import Celery
 from contract_app import journal  # type: ignore[import-not-found]
 from kombu import Queue
+
 from pipeline import Context, Pipeline
 
 celery = Celery("existing")

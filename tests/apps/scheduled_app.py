@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from contract_app import journal  # type: ignore[import-not-found]
+
 from pipeline import Context, Pipeline
 
 app = Pipeline("scheduled")

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from celery import chord
 from kombu import Queue
+
 from pipeline import Event, Pipeline, emit
 from pipeline.event import caused_id, delivery_id, new_event
-
 from tests.apps import contract_app
 from tests.harness import Broker, Worker, run
 from tests.servers import wait_for
@@ -59,7 +59,9 @@ def test_one_event_reaches_every_agent_whose_pattern_matches_once(
     last = bus.publish("task.created", {"n": 5}, priority=10)
     broker.journal.wait(3, id=last.id)
     by_agent = {
-        name: [line["data"]["n"] for line in sorted(broker.journal.lines(agent=name), key=lambda line: line["data"]["n"])]
+        name: [
+            line["data"]["n"] for line in sorted(broker.journal.lines(agent=name), key=lambda line: line["data"]["n"])
+        ]
         for name in ("alpha", "beta", "gamma")
     }
     assert by_agent == {"alpha": [1, 5], "beta": [1, 2, 3, 4, 5], "gamma": [1, 5]}
@@ -194,7 +196,7 @@ def poison(broker: Broker) -> dict[str, dict[str, Any]]:
     plain = {"content_type": "application/json", "content_encoding": "utf-8"}
     event = {"content_type": "application/cloudevents+json", "content_encoding": "utf-8"}
     far = "9999-01-01T00:00:00+00:00"
-    found = {
+    return {
         "an empty object": {**plain, "body": b"{}"},
         "an empty list": {**plain, "body": b"[]"},
         "a task without id": {**plain, "headers": {"task": "agent.alpha"}, "body": good},
@@ -212,7 +214,6 @@ def poison(broker: Broker) -> dict[str, dict[str, Any]]:
         "a large event": {**event, "headers": {"id": "1", "type": "task.created"}, "body": b" " * 300_000},
         "a gzip bomb": {**event, "headers": {"compression": "application/x-gzip"}, "body": gzip.compress(bytes(10**7))},
     }  # fmt: skip
-    return found
 
 
 def test_poison_is_set_aside_and_the_worker_lives(bus: Pipeline, broker: Broker, worker: StartWorker) -> None:
@@ -348,7 +349,9 @@ def test_an_event_that_always_kills_its_pool_process_is_set_aside(
 
 def test_a_second_worker_with_the_same_node_name_ends_and_says_so(broker: Broker, worker: StartWorker) -> None:
     first = worker(name="same")
-    second = run([sys.executable, "-m", "celery", "-A", "contract_app", "worker", "-P", "solo", "-n", "same@test"], broker)
+    second = run(
+        [sys.executable, "-m", "celery", "-A", "contract_app", "worker", "-P", "solo", "-n", "same@test"], broker
+    )
     assert second.returncode == 1
     assert "another worker is called same@test; give each its own name" in second.stderr
     assert first.process is not None

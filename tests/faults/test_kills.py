@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable
 
 import pytest
-from pipeline import Pipeline
 
+from pipeline import Pipeline
 from tests.harness import Broker, Worker
 from tests.servers import wait_for
 

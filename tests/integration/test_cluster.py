@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from pipeline import Pipeline
 from pytest_celery.api.broker import CeleryBrokerCluster, CeleryTestBroker
 from pytest_celery.api.setup import CeleryTestSetup
 from pytest_celery.api.worker import CeleryTestWorker, CeleryWorkerCluster
@@ -16,6 +15,7 @@ from pytest_celery.vendors.rabbitmq.container import RabbitMQContainer
 from pytest_celery.vendors.redis.container import RedisContainer
 from pytest_celery.vendors.worker.container import CeleryWorkerContainer
 
+from pipeline import Pipeline
 from tests.harness import Broker, Worker
 from tests.servers import wait_for
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from pipeline import Pipeline
 
+from pipeline import Pipeline
 from tests.harness import Broker, Worker, run
 
 StartWorker = Callable[..., Worker]

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from pipeline import Pipeline
 
+from pipeline import Pipeline
 from tests.harness import Broker, Worker
 from tests.servers import free_port, wait_for
 
@@ -24,7 +24,11 @@ def flower(broker: Broker) -> Iterator[Callable[[str], Any]]:
     command = [sys.executable, "-m", "celery", "-A", "contract_app", "flower", "--address=127.0.0.1", f"--port={port}"]
     with (broker.directory / "flower.log").open("wb") as log:
         process = subprocess.Popen(
-            command, env=broker.environment(FLOWER_UNAUTHENTICATED_API="true"), cwd=broker.directory, stdout=log, stderr=log
+            command,
+            env=broker.environment(FLOWER_UNAUTHENTICATED_API="true"),
+            cwd=broker.directory,
+            stdout=log,
+            stderr=log,
         )
 
     def get(path: str) -> Any:

@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
-from pipeline import BrokerUnavailable, EventTooLarge, InvalidEvent, Payload, Pipeline
 
+from pipeline import BrokerUnavailable, EventTooLarge, InvalidEvent, Payload, Pipeline
 from tests.harness import Broker, run
 from tests.servers import Server, free_port, wait_for
 

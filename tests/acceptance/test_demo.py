@@ -1,0 +1,158 @@
+"""`pipeline demo`, as a user runs it: a real worker, real messages, and nothing left running."""
+
+import email
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from email.message import EmailMessage
+from email.policy import default
+from pathlib import Path
+
+import pytest
+
+from pipeline import Event
+
+COMMAND = [sys.executable, "-m", "pipeline.cli", "demo"]
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    own = {"HOME": str(tmp_path), "USER": "ada", "TMPDIR": str(tmp_path)}
+    return {**{k: v for k, v in os.environ.items() if not k.startswith(("PIPELINE_", "BRIEFING_"))}, **own}
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.chdir(tmp_path)
+    yield
+    assert workers_in(tmp_path) == []
+
+
+def workers_in(directory: Path) -> list[str]:
+    """Return the worker processes whose state is in `directory`."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            variables = (process / "environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if any(v.startswith(f"PIPELINE_DIRECTORY={directory}".encode()) for v in variables):
+            found.append((process / "cmdline").read_text())
+    return found
+
+
+def read(path: Path) -> EmailMessage:
+    message = email.message_from_bytes(path.read_bytes(), policy=default)
+    assert isinstance(message, EmailMessage)
+    return message
+
+
+def test_the_demo_answers_questions_and_shows_what_caused_what(tmp_path: Path, environment: dict[str, str]) -> None:
+    found = subprocess.run(COMMAND, capture_output=True, text=True, env=environment, timeout=90, check=False)
+    assert (found.returncode, found.stderr) == (0, "")
+    directory = next(tmp_path.glob("pipeline-demo-*"))
+
+    # Each answer begins with prose about the question.
+    assert "A context manager is an object that defines the" in found.stdout
+    assert "may be wrapped by one or more" in found.stdout
+    assert "csv: CSV parsing and writing." in found.stdout
+
+    # The tree shows causes by indentation.
+    tree = found.stdout[found.stdout.index("user.query  ") :]
+    for kind in ("├── user.notified", "├── research.found", "└── research.complete", "    └── email.sent"):
+        assert tree.count(f"\n{kind}  +") >= 3
+
+    # The messages lie where the output says, and are well formed.
+    paths = [line.split()[1] for line in found.stdout.splitlines() if line.startswith("message ")]
+    assert len(set(paths)) == 3
+    subjects = set()
+    for path in paths:
+        message = read(Path(path))
+        assert message.defects == []
+        assert message["To"] == "ada@example.org"
+        assert {part.get_content_type() for part in message.walk()} == {
+            "multipart/alternative", "text/plain", "text/html",
+        }  # fmt: skip
+        subjects.add(message["Subject"])
+    assert "Your briefing: How do context managers work?" in subjects
+
+    # The audit log has every event once, and every cause before or beside its effects.
+    lines = (directory / "briefing" / "audit.jsonl").read_bytes().splitlines()
+    events = {event.id: event for event in map(Event.decode, lines)}
+    assert len(lines) == len(events) == 3 * 6
+    assert all(event.causation_id in events for event in events.values() if event.type != "user.query")
+    assert str(directory / "briefing" / "audit.jsonl") in found.stdout
+
+
+def test_the_demo_tells_its_story_as_json(tmp_path: Path, environment: dict[str, str]) -> None:
+    command = [*COMMAND, "What is a lambda?", "--directory", "here", "--json"]
+    found = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=90, check=False)
+    story = json.loads(found.stdout)["questions"][0]
+    assert story["answer"].startswith("Lambdas: Lambda expressions")
+    assert {event["correlationid"] for event in story["events"]} == {story["correlation_id"]}
+    assert Path(story["message"]).is_relative_to(tmp_path / "here")
+
+    # A second run in the same directory keeps to its own events.
+    again = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=90, check=False)
+    assert json.loads(again.stdout)["questions"][0]["correlation_id"] != story["correlation_id"]
+    assert len(list((tmp_path / "here" / "briefing" / "outbox").glob("*.eml"))) == 2
+
+
+def test_a_worker_that_cannot_start_shows_the_end_of_its_log(tmp_path: Path, environment: dict[str, str]) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\nif 'celery' in sys.orig_argv: raise SystemExit('there is no coffee')\n"
+    )
+    environment["PYTHONPATH"] = str(tmp_path)
+    found = subprocess.run([*COMMAND, "Why?"], capture_output=True, text=True, env=environment, timeout=60, check=False)
+    assert found.returncode == 1
+    assert found.stderr.startswith("pipeline: the worker stopped with exit code 1. The end of ")
+    assert "there is no coffee" in found.stderr
+
+
+def test_a_demo_that_takes_too_long_says_what_is_missing(tmp_path: Path, environment: dict[str, str]) -> None:
+    # Somebody else holds the lock under which the library's index is built.
+    holder = (
+        "import fcntl, sys; from pathlib import Path; from pipeline.examples import briefing\n"
+        "index = briefing.index('library'); path = index.path.with_suffix('.lock')\n"
+        "path.parent.mkdir(parents=True); lock = path.open('w'); fcntl.flock(lock, fcntl.LOCK_EX)\n"
+        "print('held', flush=True); sys.stdin.read()"
+    )
+    state = {**environment, "BRIEFING_STATE": str(tmp_path / "here" / "briefing")}
+    with subprocess.Popen(
+        [sys.executable, "-c", holder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=state
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        command = [*COMMAND, "What is a lambda?", "--directory", "here", "--timeout", "4"]
+        found = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, check=False)
+        process.communicate("")
+    assert found.returncode == 1
+    assert "out of time: 'What is a lambda?' lacks email.sent, research.complete, research.found" in found.stderr
+    assert "worker.log" in found.stderr
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_demo_that_is_interrupted_stops_its_worker(
+    tmp_path: Path, environment: dict[str, str], number: signal.Signals, code: int
+) -> None:
+    with subprocess.Popen(
+        COMMAND, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**environment, "PYTHONUNBUFFERED": "1"}
+    ) as running:
+        deadline = time.monotonic() + 30
+        while not workers_in(tmp_path) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        running.send_signal(number)
+        _, said = running.communicate(timeout=30)
+    assert running.returncode == code
+    assert said == ""
+
+
+def test_a_bad_question_is_named(environment: dict[str, str]) -> None:
+    found = subprocess.run([*COMMAND, ""], capture_output=True, text=True, env=environment, timeout=60, check=False)
+    assert found.returncode in (1, 2)
+    assert "question" in found.stderr.lower()
+    assert "Traceback" not in found.stderr
