@@ -95,7 +95,7 @@ class Agent:
     """A named subscriber: its handler runs once for every event that one of its patterns matches.
 
     Attributes:
-        patterns: AMQP topic patterns; none means that only joins, targets and canvases call it.
+        patterns: AMQP topic patterns; none means that only joins and canvases call it.
         payload: the type that event data is validated into (a Payload class as a rule); None passes the data as it is.
         timeout: seconds an attempt may take; None means no limit.
         rate_limit: attempts per second, minute or hour in each worker ("10/s", "30/m", "100/h").

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Never
 
 from celery import Celery
 from celery.canvas import Signature
-from celery.signals import beat_init
+from celery.signals import import_modules
 
 from . import agent as agents_module
 from . import brokers, topology
@@ -87,14 +87,17 @@ class Pipeline:
             broker_url=url,
             broker_transport_options=options,
             broker_connection_retry_on_startup=True,
+            # After a lost connection RabbitMQ may hold the worker's exclusive queue for a while: try again.
+            broker_channel_error_retry=True,
             result_backend=settings.effective_result_backend,
             beat_schedule_filename=str(settings.directory / "beat-schedule"),
             imports=settings.agents,
         )
-        beat_init.connect(self._make_directory, weak=False)
+        import_modules.connect(self._make_directory, sender=celery, weak=False)
         return celery
 
     def _make_directory(self, **_: Any) -> None:
+        """Create the state directory when a worker or beat starts; publishers need none."""
         self.settings.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def __getattr__(self, name: str) -> Any:
@@ -189,7 +192,7 @@ class Pipeline:
 
     def emit(self, event_type: str, *, cause: Event | None = None) -> Signature:
         """Return the Celery signature that publishes what it is given as an event (see pipeline.emit)."""
-        return emit(event_type, cause=cause).clone(app=self.celery)
+        return emit(event_type, cause=cause, app=self.celery)
 
     def _add(self, agent: Agent) -> Agent:
         self.agents.add(agent)

@@ -65,19 +65,23 @@ class AgentConsumer(Consumer):  # type: ignore[misc]
 
     def start(self) -> None:
         """Run until the worker ends; refuse a node name that another worker has, instead of stealing its commands."""
+        with self.app.connection_for_read() as connection:
+            self.ensure_connected(connection)
+            if self._name_is_taken(connection):
+                raise SystemExit(f"another worker is called {self.hostname}; give each its own name, as in `-n two@%h`")
+        super().start()
+
+    def _name_is_taken(self, connection: Any) -> bool:
+        if connection.transport.driver_type == "redis":  # which has no exclusive queues, so the name's owner is asked
+            return bool(self.app.control.ping(destination=[self.hostname], timeout=0.5))
+        mailbox = self.app.control.mailbox.get_queue(self.hostname)
         try:
-            if self.app.connection_for_read().transport.driver_type == "redis":
-                self._refuse_a_taken_name()  # Redis has no exclusive queues, so the name's owner is asked
-            super().start()
-        except ResourceLocked as exc:
-            raise SystemExit(self._name_is_taken()) from exc
-
-    def _refuse_a_taken_name(self) -> None:
-        if self.app.control.ping(destination=[self.hostname], timeout=0.5):
-            raise SystemExit(self._name_is_taken())
-
-    def _name_is_taken(self) -> str:
-        return f"another worker is called {self.hostname}; give each its own name, such as `-n two@%h`"
+            mailbox(connection.default_channel).queue_declare(passive=True)
+        except ResourceLocked:
+            return True
+        except connection.channel_errors:
+            return False  # no worker of that name has been here
+        return False
 
     def call_soon_ack(self, p: Any, *args: Any, **kwargs: Any) -> Any:
         """Ack at once in the event loop's own thread: deferred, the ack waits behind a poll that may sleep."""

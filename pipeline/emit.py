@@ -12,6 +12,8 @@ from .errors import BrokerUnavailable
 from .event import Event, caused_id, new_event
 
 if TYPE_CHECKING:
+    from celery import Celery
+
     from .app import Pipeline
 
 EMIT = topology.EMIT_TASK
@@ -73,12 +75,13 @@ class EmitFailed(EmitTask):
         self.publish(event_type, data, cause, request.id)
 
 
-def emit(event_type: str, *, cause: Event | None = None) -> Signature:
+def emit(event_type: str, *, cause: Event | None = None, app: Celery | None = None) -> Signature:
     """Return the Celery signature that publishes what it is given as an event: `chord([...], emit("a.done"))`.
 
     Arguments:
         event_type: the type of the event; a dict is its data, anything else `{"result": ...}` or `{"results": [...]}`.
         cause: the event whose correlation and priority are inherited; default the correlation of the Celery task.
+        app: the Celery app that sends it; default Celery's current one.
 
     """
-    return Signature(EMIT, kwargs={"event_type": event_type, "cause": cause.__json__() if cause else None})
+    return Signature(EMIT, kwargs={"event_type": event_type, "cause": cause.__json__() if cause else None}, app=app)

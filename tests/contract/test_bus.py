@@ -360,6 +360,23 @@ def test_a_second_worker_with_the_same_node_name_ends_and_says_so(broker: Broker
     assert "pong" in ping.stdout
 
 
+@pytest.mark.parametrize("pool", ["solo", "prefork"])
+def test_a_worker_goes_on_when_its_broker_was_restarted(
+    bus: Pipeline, broker: Broker, worker: StartWorker, pool: str
+) -> None:
+    if broker.server is None:
+        pytest.skip("the embedded broker has no server that could go away")
+    one = worker(pool=pool)
+    first = bus.publish("task.created", {"n": 1})
+    broker.journal.wait(3, id=first.id)
+    broker.server.kill()
+    wait_for(lambda: "Trying again in" in one.output(), "the worker to notice")
+    broker.server.start()
+    second = bus.publish("task.created", {"n": 2}, timeout=30)
+    broker.journal.wait(3, id=second.id, seconds=60)
+    assert broker.journal.count(agent="beta", id=second.id) == {second.id: 1}
+
+
 @pytest.mark.parametrize("pool", ["solo", "threads", "prefork"])
 def test_every_pool_runs_agents_and_plain_tasks_side_by_side(
     bus: Pipeline, broker: Broker, worker: StartWorker, pool: str

@@ -319,7 +319,7 @@ def test_the_doctor_reports_a_damaged_file(run: Run, tmp_path: Path, name: str) 
 
 
 def test_the_doctor_reports_a_worker_consumer_that_takes_no_events(run: Run, shop: str) -> None:
-    load_app(shop).celery.conf.worker_consumer = "celery.worker.consumer:Consumer"
+    load_app(shop).celery.conf.worker_consumer = "celery.worker.consumer.consumer:Consumer"
     found = checks(run("doctor", "--json"))
     assert found["consumer"]["status"] == "fail"
     assert "AgentConsumer" in found["consumer"]["mend"]

@@ -1,0 +1,81 @@
+# Every command a developer needs; `make` alone lists them. Works with GNU make 3.81 and later.
+# Nothing is installed outside .venv, except by `make setup-servers`, which is there to install servers.
+
+PYTHONS ?= python3.13 python3.12 python3.11 python3
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+# A virtual environment whose Python has gone (upgraded, moved) is made anew; make looks at the marks before that.
+$(shell test -x $(BIN)/python || rm -f $(VENV)/.installed $(VENV)/.installed-dev)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench faults setup-servers env clean
+
+help: ## List the commands (this text)
+	@echo "usage: make COMMAND [ARGS='...']"
+	@echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' Makefile
+
+demo: $(VENV)/.installed ## Set everything up in .venv and run the demo; ARGS goes to `pipeline demo`
+	@echo "Running: pipeline demo $(ARGS)"
+	@$(BIN)/pipeline demo $(ARGS)
+
+test: $(VENV)/.installed-dev ## Run the tests; ARGS goes to pytest; a missing server skips its tests, with the reason
+	@$(BIN)/python -m pytest -rs $(ARGS)
+
+lint: $(VENV)/.installed-dev ## Check style, format and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+bench: $(VENV)/.installed-dev ## Measure this machine; ARGS goes to the benchmark
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+faults: $(VENV)/.installed-dev ## Run the long fault tests: killed workers, killed brokers; ARGS goes to pytest
+	@$(BIN)/python -m pytest -rs -m faults $(ARGS)
+
+setup-servers: ## Install RabbitMQ and Redis with the system's package manager (needs root or sudo; brew does not)
+	@bash .ci/setup-servers
+
+env: .env ## Write .env with random passwords for docker-compose.yml; an existing one is kept
+	@echo ".env is there; read it for the names and passwords"
+
+clean: ## Delete .venv, caches and the embedded broker's state (.pipeline)
+	rm -rf $(VENV) .pipeline .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# -- what the commands above stand on
+
+# A python may be on the PATH and still not run (a version manager's shim), be too old, or lack venv: each is tried.
+$(BIN)/python:
+	@rm -rf $(VENV); \
+	for python in $(PYTHONS); do \
+	    if "$$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then \
+	        echo "Making a virtual environment in $(VENV) with $$("$$python" --version)"; \
+	        "$$python" -m venv $(VENV) && exit 0; \
+	        rm -rf $(VENV); exit 1; \
+	    fi; \
+	done; \
+	echo "error: none of '$(PYTHONS)' is a Python 3.11 or later with its venv module." >&2; \
+	echo "Install one (Debian, Ubuntu: apt install python3 python3-venv), or name yours: make PYTHONS=/path/to/python3" >&2; \
+	exit 1
+
+$(VENV)/.installed: $(BIN)/python pyproject.toml
+	@echo "Installing pipeline and what it needs into $(VENV) (the first time takes a minute or so)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: $(BIN)/python pyproject.toml
+	@echo "Installing pipeline and the developers' tools into $(VENV) (the first time takes a minute or two)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@ $(VENV)/.installed
+
+.env:
+	@umask 077; while IFS= read -r line; do \
+	    case "$$line" in \
+	        *_PASSWORD=) echo "$$line$$(od -An -N24 -tx1 /dev/urandom | tr -d ' \n')" ;; \
+	        *) echo "$$line" ;; \
+	    esac; \
+	done < .env.example > .env.new && mv .env.new .env
+	@echo "Wrote .env with random passwords, readable by you only"
