@@ -14,6 +14,7 @@ from pydantic.errors import PydanticUserError
 
 from .errors import InvalidAgent, InvalidEvent, InvalidPattern, nearest
 from .event import Event, Payload, new_event
+from .ids import caused_id
 from .retry import Retry
 from .topics import check_pattern, matches
 from .topology import QUEUE_PREFIX
@@ -74,8 +75,6 @@ class Context:
         Raises InvalidEvent at once when the event does not validate.
 
         """
-        from .event import caused_id
-
         event = new_event(
             what,
             data,

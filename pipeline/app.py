@@ -213,6 +213,7 @@ class Pipeline:
                 "name": topology.QUEUE_PREFIX + agent.name,
                 "agent": agent,
                 "pipeline": self,
+                "source": f"{self.source}/agent/{agent.name}",
                 "rate_limit": agent.rate_limit,
                 "soft_time_limit": agent.timeout,
                 "time_limit": agent.timeout and agent.timeout + HARD_LIMIT_GRACE,
@@ -340,10 +341,6 @@ class Pipeline:
 
             self._loop = EventLoop()
         return self._loop
-
-    def source_of(self, agent: Agent) -> str:
-        """Return the CloudEvents source of the events that an agent emits."""
-        return f"{self.source}/agent/{agent.name}"
 
     def close(self) -> None:
         """Close the connections that publishing opened; the next publish opens new ones."""

@@ -13,7 +13,7 @@ from celery.worker.request import Request
 
 from . import topology
 from .agent import Agent
-from .event import delivery_id
+from .ids import delivery_id
 from .poison import check_event, check_task
 
 if TYPE_CHECKING:

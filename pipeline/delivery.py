@@ -14,7 +14,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from .agent import Agent, Context, returned_payloads
 from .errors import BrokerUnavailable, InvalidEvent
-from .event import Event, Payload, delivery_id, explain
+from .event import Event, Payload, explain
+from .ids import delivery_id
 from .retry import Again, Dead, decide
 from .runner import call
 
@@ -40,44 +41,46 @@ class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
 
     agent: Agent
     pipeline: Pipeline
+    #: The CloudEvents source of the events that the agent emits.
+    source: str
 
     def run(self, message: str | dict[str, Any]) -> Any:
         """Deliver one event: as JSON text from the bus, or decoded when Celery's canvas calls the agent."""
+        request = self.request
         event = decode(message)
-        context = self._context(event)
+        context = self._context(event, request)
         try:
             result = call(self.agent, arguments(self.agent, event, context), self.pipeline.loop)
-            answer = self._collect(context, result)
+            answer = self._collect(context, result, request)
         except Exception as exc:
             raise self._after_failure(context, exc) from exc
         self._flush(context)
         return answer
 
-    def _context(self, event: Event) -> Context:
+    def _context(self, event: Event, request: Any) -> Context:
         agent = self.agent
         return Context(
             event=event,
             agent=agent.name,
-            delivery_id=delivery_id(event.id, agent.name),
-            attempt=self.request.retries + 1,
-            source=self.pipeline.source_of(agent),
+            # Canvases may choose the task's id, the consumer derived it.
+            delivery_id=request.id if request.ignore_result else delivery_id(event.id, agent.name),
+            attempt=request.retries + 1,
+            source=self.source,
             priority=agent.priority,
         )
 
-    def _collect(self, context: Context, result: Any) -> Any:
+    def _collect(self, context: Context, result: Any, request: Any) -> Any:
         """Take what the handler returned: the next events, or for a canvas the result that its chord waits for."""
-        if self._in_canvas:
+        if not request.ignore_result:
             return plain(result)
         for payload in returned_payloads(self.agent.name, result):
             context.publish(payload)
         return None
 
-    @property
-    def _in_canvas(self) -> bool:
-        return not self.request.ignore_result
-
     def _flush(self, context: Context) -> None:
         """Send what the handler emitted; only then the delivery is done."""
+        if not context.outgoing:
+            return
         try:
             self.pipeline.publisher.send(context.outgoing)
         except BrokerUnavailable as exc:

@@ -9,7 +9,8 @@ from celery.canvas import Signature
 
 from . import topology
 from .errors import BrokerUnavailable
-from .event import Event, caused_id, new_event
+from .event import Event, new_event
+from .ids import caused_id
 
 if TYPE_CHECKING:
     from celery import Celery

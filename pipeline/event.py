@@ -5,20 +5,17 @@ from __future__ import annotations
 import inspect
 import re
 from datetime import UTC, datetime
-from functools import lru_cache
 from typing import Any, ClassVar, Self
-from uuid import UUID, uuid4, uuid5
 
 import orjson
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from .errors import InvalidEvent
+from .ids import new_id
 from .topics import check_type
 
 CONTENT_TYPE = "application/cloudevents+json"
 DEFAULT_PRIORITY = 5
-#: Namespace of the ids that are derived from event ids which are not UUIDs themselves.
-FOREIGN_IDS = uuid5(UUID(int=0), "pipeline/foreign-event-id")
 
 _SEMVER = re.compile(r"\d+\.\d+\.\d+")
 
@@ -142,29 +139,6 @@ class Event(BaseModel):
         """Let Celery's serializer carry an event as a task argument."""
         plain: dict[str, Any] = orjson.loads(self.encode())
         return plain
-
-
-def new_id() -> str:
-    """Return a fresh event id."""
-    return str(uuid4())
-
-
-def delivery_id(event_id: str, agent: str) -> str:
-    """Return the id of the delivery of one event to one agent: `uuid5(event id, agent)`."""
-    return str(uuid5(_namespace(event_id), agent))
-
-
-def caused_id(delivery: str, position: int) -> str:
-    """Return the id of the event that a delivery emits at `position` (0, 1, ...)."""
-    return str(uuid5(UUID(delivery), str(position)))
-
-
-@lru_cache(maxsize=1024)
-def _namespace(event_id: str) -> UUID:
-    try:
-        return UUID(event_id)
-    except ValueError:
-        return uuid5(FOREIGN_IDS, event_id)
 
 
 def explain(error: ValidationError, what: str) -> str:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
-from uuid import UUID, uuid5
 
 from celery import chord, group
 
 from .agent import Agent, Context
 from .emit import EMIT, EMIT_FAILED
 from .errors import InvalidAgent
-from .event import Event, Payload, caused_id, delivery_id
+from .event import Event, Payload
+from .ids import caused_id, delivery_id, derived_id
 from .topics import check_type
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def starter(
         header = group(
             [agent.s(event).set(task_id=delivery_id(event.id, agent.name)) for agent in members],
             app=pipeline.celery,
-            task_id=str(uuid5(UUID(ctx.delivery_id), "members")),
+            task_id=derived_id(ctx.delivery_id, "members"),
         )
         chord(header, body, app=pipeline.celery).apply_async(task_id=caused_id(ctx.delivery_id, 0))
 

@@ -19,6 +19,7 @@ from kombu.utils.uuid import uuid
 
 from ..brokers.compression import RefusesCompression
 from ..errors import ConfigError, EmbeddedBrokerBusy
+from .database import BUSY_TIMEOUT
 from .store import Claimed, Outgoing, Store
 
 #: Seconds between two looks at the file's change counter; half of it is the mean latency of an idle worker.
@@ -167,7 +168,7 @@ class Channel(virtual.Channel):  # type: ignore[misc]
         self.store.publish([self._outgoing(message, exchange, routing_key)])
 
     def publish_many(
-        self, messages: list[tuple[dict[str, Any], str, str]], timeout: float, *, confirm: bool = True
+        self, messages: list[tuple[dict[str, Any], str, str]], timeout: float = BUSY_TIMEOUT, *, confirm: bool = True
     ) -> None:
         """Publish (message, exchange, routing key) several times in one transaction, within `timeout` seconds."""
         self.store.publish((self._outgoing(*each) for each in messages), timeout)

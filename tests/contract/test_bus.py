@@ -14,7 +14,8 @@ from celery import chord
 from kombu import Queue
 
 from pipeline import Event, Pipeline, emit
-from pipeline.event import caused_id, delivery_id, new_event
+from pipeline.event import new_event
+from pipeline.ids import caused_id, delivery_id
 from tests.apps import contract_app
 from tests.harness import Broker, Worker, run
 from tests.servers import wait_for

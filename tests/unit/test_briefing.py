@@ -18,10 +18,11 @@ from aiosmtpd.controller import Controller
 
 from pipeline import ConfigError, Context, Event, InvalidEvent
 from pipeline.delivery import payload_of
-from pipeline.event import delivery_id, new_event
+from pipeline.event import new_event
 from pipeline.examples import briefing, corpus, mail
 from pipeline.examples.briefing import ResearchComplete, ResearchFailed, UserQuery
 from pipeline.examples.search import Index, Passage, words_of
+from pipeline.ids import delivery_id
 
 ZOO = [Passage(f"animal{n}", f"The animal of number {n} eats.") for n in range(30)]
 ZOO.append(Passage("zebra", "A zebra is an animal.", "zebra"))

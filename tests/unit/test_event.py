@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from pipeline import Event, InvalidEvent, Payload
-from pipeline.event import caused_id, delivery_id, explain, new_event
+from pipeline.event import explain, new_event
+from pipeline.ids import caused_id, delivery_id
 
 
 class UserQuery(Payload, type="user.query", version="1.2.0"):
