@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -99,3 +100,24 @@ def test_an_existing_celery_app_gets_the_bus_in_five_lines(bus: Pipeline, broker
     bus.publish("order.placed", {"n": 1})
     broker.journal.wait(1, agent="added")
     assert bus.celery.send_task("existing.double", (21,), queue="mine").get(timeout=20) == 42
+
+
+def test_a_worker_discovers_the_agents_of_a_package(bus: Pipeline, broker: Broker, worker: StartWorker) -> None:
+    worker(app="discovering_app")
+    bus.publish("found.it", {"n": 1})
+    broker.journal.wait(1, agent="found")
+
+
+def test_ctrl_c_ends_a_worker_cleanly_and_gives_back_what_it_had(
+    bus: Pipeline, broker: Broker, worker: StartWorker
+) -> None:
+    one = worker(concurrency=1)
+    bus.publish_many([("extra.only", {"n": n, "beta": "sleep 0.05"}) for n in range(20)])
+    broker.journal.wait(2, agent="beta")
+    assert one.process is not None
+    one.process.send_signal(signal.SIGINT)
+    assert one.process.wait(timeout=20) == 1  # Celery's own code for Ctrl-C
+    assert "Traceback" not in one.output()
+    worker(name="next", concurrency=1)
+    broker.journal.wait(20, agent="beta")
+    assert set(broker.journal.count(agent="beta").values()) == {1}
