@@ -97,6 +97,7 @@ class Agent:
         patterns: AMQP topic patterns; none means that only joins and canvases call it.
         payload: the type that event data is validated into (a Payload class as a rule); None passes the data as it is.
         timeout: seconds an attempt may take; None means no limit.
+        max_concurrent: deliveries that each worker runs at once; None means as many as its pool has room for.
         rate_limit: attempts per second, minute or hour in each worker ("10/s", "30/m", "100/h").
         priority: 1 to 10, the default priority of the events this agent emits.
 
@@ -109,6 +110,7 @@ class Agent:
     retry: Retry = field(default_factory=Retry)
     rate_limit: str | None = None
     timeout: float | None = None
+    max_concurrent: int | None = None
     priority: int | None = None
     wants_event: bool = False
     wants_context: bool = False
@@ -179,6 +181,7 @@ def declare(
     retry: Retry | int | None = None,
     rate_limit: str | None = None,
     timeout: float | None = None,
+    max_concurrent: int | None = None,
     priority: int | None = None,
 ) -> Agent:
     """Check the options and the handler's signature, and return the agent they describe.
@@ -195,6 +198,8 @@ def declare(
         raise InvalidAgent(f"agent {name!r}: rate_limit={rate_limit!r} is not a rate such as '10/s', '30/m' or '100/h'")
     if timeout is not None and not (isinstance(timeout, (int, float)) and timeout > 0):
         raise InvalidAgent(f"agent {name!r}: timeout={timeout!r} must be more than 0 seconds")
+    if max_concurrent is not None and not (isinstance(max_concurrent, int) and max_concurrent >= 1):
+        raise InvalidAgent(f"agent {name!r}: max_concurrent={max_concurrent!r} must be 1 or more")
     if priority is not None and not (isinstance(priority, int) and 1 <= priority <= 10):
         raise InvalidAgent(f"agent {name!r}: priority={priority!r} must be between 1 (most urgent) and 10")
     annotation, wants_context = _signature(name, handler)
@@ -206,6 +211,7 @@ def declare(
         retry=_policy(name, retry),
         rate_limit=rate_limit,
         timeout=timeout,
+        max_concurrent=max_concurrent,
         priority=priority,
         wants_event=annotation is Event,
         wants_context=wants_context,

@@ -32,7 +32,7 @@ Publishable = Payload | tuple[str, Any] | Event
 
 #: The setting `worker_consumer` as long as nobody has changed it.
 CELERYS_CONSUMER = "celery.worker.consumer:Consumer"
-_AGENT_OPTIONS = ("on", "name", "retry", "rate_limit", "timeout", "priority")
+_AGENT_OPTIONS = ("on", "name", "retry", "rate_limit", "timeout", "max_concurrent", "priority")
 
 
 class Pipeline:
@@ -116,6 +116,7 @@ class Pipeline:
         retry: Retry | int | None = None,
         rate_limit: str | None = None,
         timeout: float | None = None,
+        max_concurrent: int | None = None,
         priority: int | None = None,
         **unknown: Never,
     ) -> Callable[[Handler], Agent]:
@@ -127,6 +128,7 @@ class Pipeline:
             retry: a Retry, or the number of retries; default 3, after 1, 2 and 4 seconds.
             rate_limit: attempts per second, minute or hour in each worker process, such as "30/m".
             timeout: seconds an attempt may take; async handlers are cancelled, sync ones stopped by the prefork pool.
+            max_concurrent: deliveries that each worker process runs at once; further ones wait in its prefetch window.
             priority: 1 (most urgent) to 10, for the events it emits; default that of the event it handles.
 
         Raises InvalidAgent or InvalidPattern that says what is wrong.
@@ -138,7 +140,14 @@ class Pipeline:
         def decorate(handler: Handler) -> Agent:
             return self._add(
                 agents_module.declare(
-                    handler, on=on, name=name, retry=retry, rate_limit=rate_limit, timeout=timeout, priority=priority
+                    handler,
+                    on=on,
+                    name=name,
+                    retry=retry,
+                    rate_limit=rate_limit,
+                    timeout=timeout,
+                    max_concurrent=max_concurrent,
+                    priority=priority,
                 )
             )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from amqp.exceptions import ResourceLocked
@@ -13,6 +14,7 @@ from celery.worker.request import Request
 
 from . import topology
 from .agent import Agent
+from .gate import Gate
 from .ids import delivery_id
 from .poison import check_event, check_task
 
@@ -24,6 +26,22 @@ logger = get_logger(__name__)
 
 class DeliveryRequest(Request):  # type: ignore[misc]  # celery's classes are untyped
     """A delivery in the worker's main process: a hard time limit counts as a failed attempt, not as the end."""
+
+    gate: Gate | None = None
+
+    def acknowledge(self) -> None:
+        """Acknowledge, and let the next delivery of the agent in."""
+        was = self.acknowledged
+        super().acknowledge()
+        if self.gate and not was:
+            self.gate.leave()
+
+    def reject(self, requeue: bool = False) -> None:
+        """Reject, and let the next delivery of the agent in."""
+        was = self.acknowledged
+        super().reject(requeue)
+        if self.gate and not was:
+            self.gate.leave()
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> None:
         """After a hard time limit try again, on this agent's queue only, or set aside after the last attempt."""
@@ -62,6 +80,30 @@ class AgentConsumer(Consumer):  # type: ignore[misc]
             if agent is not None and agent not in self.pipeline.agents:
                 raise SystemExit(f"-Q {name}: {self.pipeline.agents.unknown(agent)}")
         queues.select_add(topology.emit_queue())
+        self._run_request: Callable[[Any], None] = vars(self)["on_task_request"]
+        self.on_task_request = self._admit
+        self._gates: dict[str, Gate] = {}
+        self._open_gates()
+
+    def _open_gates(self) -> None:
+        limited = [agent for agent in self.pipeline.agents if agent.max_concurrent]
+        self._gates = {
+            topology.QUEUE_PREFIX + agent.name: Gate(agent.max_concurrent or 0, self._run_request) for agent in limited
+        }
+
+    def _admit(self, request: Any) -> None:
+        gate = self._gates.get(request.name)
+        if gate is None:
+            self._run_request(request)
+        else:
+            gate.enter(request)
+
+    def on_close(self) -> None:
+        """Forget what waits when the connection is lost; what still runs leaves its old gate."""
+        super().on_close()
+        for gate in self._gates.values():
+            gate.close()
+        self._open_gates()
 
     def start(self) -> None:
         """Run until the worker ends; refuse a node name that another worker has, instead of stealing its commands."""

@@ -111,6 +111,15 @@ async def slow(data: Any, ctx: Context) -> None:
     await asyncio.sleep(30)
 
 
+@app.agent(on="narrow.#", max_concurrent=2)
+async def narrow(data: Any, ctx: Context) -> None:
+    journal("narrow", ctx, data)
+    await asyncio.sleep(0.1)
+    journal("narrowed", ctx, data)
+    if data.get("fail"):
+        raise PermissionError("told to fail")
+
+
 @app.agent(on="wait.#")
 async def wait(data: Any, ctx: Context) -> None:
     journal("wait", ctx, data)

@@ -316,6 +316,20 @@ def test_hundreds_of_async_handlers_wait_at_once_in_a_threads_pool(
     assert len({line["pid"] for line in broker.journal.lines()}) == 1
 
 
+@pytest.mark.parametrize("pool", ["threads", "prefork"])
+def test_an_agent_at_its_limit_lets_events_wait_and_loses_none(
+    bus: Pipeline, broker: Broker, worker: StartWorker, pool: str
+) -> None:
+    worker(pool=pool, concurrency=6)
+    events = bus.publish_many([("narrow.road", {"n": n, "fail": n % 5 == 0}) for n in range(12)])
+    broker.journal.wait(12, agent="narrowed")
+    marks = [(line["at"], 1) for line in broker.journal.lines(agent="narrow")]
+    marks += [(line["at"], -1) for line in broker.journal.lines(agent="narrowed")]
+    at_once = [sum(step for _, step in sorted(marks)[: n + 1]) for n in range(len(marks))]
+    assert max(at_once) == 2
+    assert broker.journal.count(agent="narrow").keys() == {event.id for event in events}
+
+
 def test_an_async_handler_that_exceeds_its_timeout_is_cancelled_and_tried_again(
     bus: Pipeline, broker: Broker, worker: StartWorker
 ) -> None:
