@@ -54,9 +54,11 @@ class Journal:
     def lines(self, **like: Any) -> list[dict[str, Any]]:
         """Return the entries whose fields equal `like`."""
         try:
-            found = [json.loads(line) for line in self.path.read_text().splitlines()]
+            text = self.path.read_text()
         except FileNotFoundError:
             return []
+        # A reader may see a line half written; it is there at the next look.
+        found = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
         return [line for line in found if all(line.get(name) == value for name, value in like.items())]
 
     def count(self, **like: Any) -> Counter[str]:
