@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import logging
 import os
+import socket
 from collections import deque
 from collections.abc import Iterator, Sequence
 from time import monotonic, sleep
@@ -21,6 +24,10 @@ if TYPE_CHECKING:
 
     from .config import Settings
 
+logger = logging.getLogger(__name__)
+
+#: The socket option of that name, where the system has it.
+TCP_USER_TIMEOUT: int | None = getattr(socket, "TCP_USER_TIMEOUT", None)
 #: Seconds between two attempts to reach a broker that does not answer.
 RECONNECT_INTERVAL = 0.2
 #: Idle links that are kept for the next publish.
@@ -64,13 +71,15 @@ class Link:
             content_type=CONTENT_TYPE,
             content_encoding="utf-8",
             headers=wire_headers(event),
-            properties={"delivery_mode": PERSISTENT, "message_id": event.id, "type": event.type},
+            properties={"delivery_mode": PERSISTENT},
         )
 
     def close(self) -> None:
-        """Close the connection, whatever state it is in."""
-        with contextlib.suppress(Exception):
+        """Close the connection, whatever state it is in: the broker's answer says that it has read everything."""
+        try:
             self.connection.close()
+        except Exception as exc:
+            logger.warning("closing a connection failed, events published without confirms may be lost: %r", exc)
 
 
 def wire_headers(event: Event) -> dict[str, str]:
@@ -94,6 +103,9 @@ class Publisher:
 
     def _reset(self) -> None:
         self._pid = os.getpid()
+        if not self._settings.confirm:
+            # What is written last would be lost with the process: closing waits until the broker has read it.
+            atexit.register(self.close)
         self._idle: deque[Link] = deque()
 
     def send(self, events: Sequence[Event], *, timeout: float | None = None) -> None:
@@ -159,7 +171,12 @@ class Publisher:
         left = max(deadline - monotonic(), 0.05)
         # Without these a broker that is stopped, not gone, would hold the caller for ever.
         bounds = {
-            "amqp": {"read_timeout": left, "write_timeout": left},
+            "amqp": {
+                "read_timeout": left,
+                "write_timeout": left,
+                # py-amqp lets the kernel drop a connection on which the broker has read nothing for one second.
+                "socket_settings": {TCP_USER_TIMEOUT: int(max(left, 10) * 1000)} if TCP_USER_TIMEOUT else {},
+            },
             "redis": {"socket_timeout": left, "socket_connect_timeout": left},
         }
         driver = self._celery.connection_for_write().transport.driver_type

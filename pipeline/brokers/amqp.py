@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from time import monotonic
 from typing import Any
 
+from amqp import spec
 from kombu.exceptions import OperationalError
 from kombu.transport import pyamqp
 
 from .compression import RefusesCompression
+
+#: Bytes that are gathered before they are written.
+PIECE = 64 * 1024
 
 
 class Message(RefusesCompression, pyamqp.Message):  # type: ignore[misc]  # kombu's classes are untyped
@@ -38,19 +44,26 @@ class Channel(pyamqp.Channel):  # type: ignore[misc]
 
         """
         if not confirm:
-            for message, exchange, routing_key in messages:
-                self._basic_publish(message, exchange, routing_key)
+            self._write(messages)
             return
         self._select_confirms()
         first = self._published + 1
-        for message, exchange, routing_key in messages:
-            self._published += 1
-            self._unconfirmed.add(self._published)
-            self._basic_publish(message, exchange, routing_key)
+        self._published += len(messages)
+        self._unconfirmed.update(range(first, self._published + 1))
+        self._write(messages)
         self._await_confirms(monotonic() + timeout)
         if self._refused:
             refused, self._refused = sorted(tag - first for tag in self._refused), set()
             raise BatchRefused(refused)
+
+    def _write(self, messages: list[tuple[Any, str, str]]) -> None:
+        """Write all messages with as few system calls as possible; py-amqp makes three for each."""
+        with contextlib.suppress(TimeoutError):
+            while True:  # "connection blocked" and the like, which py-amqp looks for before each message
+                self.connection.drain_events(timeout=0)
+        with corked(self.connection.transport):
+            for message, exchange, routing_key in messages:
+                self.send_method(spec.Basic.Publish, "Bssbb", (0, exchange, routing_key, False, False), message)
 
     def _select_confirms(self) -> None:
         if not self._confirming:
@@ -77,6 +90,26 @@ class Channel(pyamqp.Channel):  # type: ignore[misc]
 
     def _on_refusal(self, tag: int, multiple: bool) -> None:
         self._refused |= self._settled(tag, multiple)
+
+
+@contextlib.contextmanager
+def corked(transport: Any) -> Iterator[None]:
+    """Gather what is written to a py-amqp transport, and send it in large pieces."""
+    write, waiting = transport._write, bytearray()
+
+    def gather(data: bytes) -> None:
+        waiting.extend(data)
+        if len(waiting) >= PIECE:
+            write(waiting)
+            waiting.clear()
+
+    transport._write = gather
+    try:
+        yield
+    finally:
+        transport._write = write
+    if waiting:
+        transport.write(waiting)
 
 
 class BatchRefused(OperationalError):  # type: ignore[misc]

@@ -1,0 +1,39 @@
+"""The measured application: n agents, one event type. `celery -A benchmarks.agents worker` runs them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from pipeline import Pipeline
+
+from .workload import BROKER, SUBSCRIBERS, Work, done
+
+
+def build(url: str, subscribers: int, **settings: Any) -> Pipeline:
+    """Return an application in which `subscribers` agents listen to the same event."""
+    app = Pipeline(
+        "bench",
+        broker_url=url,
+        result_backend="sqlite:///unused.db",
+        directory=Path(),
+        agents=(),
+        publish_timeout=60.0,
+        **settings,
+    )
+    for number in range(subscribers):
+        app.agent(on=Work, name=f"bench{number}")(handle)
+    return app
+
+
+def handle(work: Work) -> None:
+    """Note the execution; the agents' whole work."""
+    done(work.sent)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "app":
+        globals()["app"] = app = build(os.environ[BROKER], int(os.environ[SUBSCRIBERS]))
+        return app
+    raise AttributeError(name)

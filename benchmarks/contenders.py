@@ -1,0 +1,157 @@
+"""Who publishes: each contender keeps its connection open and publishes a number of events when told to."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from typing import Any
+
+import aio_pika
+import orjson
+from kombu import Connection, Producer
+
+from pipeline import topology
+
+from . import agents, bare
+from .servers import Broker
+from .workload import Work, data
+
+#: Events in one call of publish_many, and aio-pika's messages in flight.
+BATCH = 500
+IN_FLIGHT = 100
+TYPE = Work.event_type
+
+
+class Contender(ABC):
+    """One way to publish.
+
+    Attributes:
+        confirmed: whether the broker has taken an event when its call returns.
+        burst: events in one measurement.
+
+    """
+
+    name: str
+    confirmed: bool
+    burst: int
+
+    @abstractmethod
+    def publish(self, count: int) -> None:
+        """Publish `count` events."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the connection."""
+
+
+class Kombu(Contender):
+    """Kombu's Producer, as a program without this bus would use it: plain data, its JSON, no envelope."""
+
+    def __init__(self, broker: Broker, *, confirmed: bool) -> None:
+        self.name = f"kombu Producer.publish{', confirmed' if confirmed else ''}"
+        self.confirmed = confirmed or broker.name == "embedded"
+        self.burst = 1000 if self.confirmed else 5000
+        options = {"confirm_publish": confirmed} if broker.name == "rabbitmq" else {}
+        stock = bare.STOCK.get(broker.url.partition("://")[0])
+        self._connection = Connection(broker.url, transport=stock, transport_options=options)
+        self._producer = Producer(self._connection.channel())
+
+    def publish(self, count: int) -> None:
+        send = self._producer.publish
+        for _ in range(count):
+            send(data(), exchange=topology.EVENTS, routing_key=TYPE, serializer="json")
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+class Bus(Contender):
+    """This bus: a typed payload per event, one event per call or BATCH."""
+
+    def __init__(self, broker: Broker, *, confirmed: bool, many: bool = False) -> None:
+        call = f"publish_many, {BATCH} a call" if many else "publish"
+        self.name = f"pipeline {call}{', confirmed' if confirmed else ''}"
+        self.confirmed = confirmed or broker.name != "rabbitmq"
+        self.burst = 5000 if many or not self.confirmed else 1000
+        self._many = many
+        self._app = agents.build(broker.url, 0, confirm=confirmed)
+
+    def publish(self, count: int) -> None:
+        if not self._many:
+            for _ in range(count):
+                self._app.publish(Work(**data()))
+            return
+        for start in range(0, count, BATCH):
+            self._app.publish_many([Work(**data()) for _ in range(min(BATCH, count - start))])
+
+    def close(self) -> None:
+        self._app.close()
+
+
+class AioPika(Contender):
+    """aio-pika with publisher confirms and IN_FLIGHT messages waiting for theirs."""
+
+    confirmed = True
+    burst = 5000
+
+    def __init__(self, broker: Broker) -> None:
+        self.name = f"aio-pika, confirmed, {IN_FLIGHT} in flight"
+        self._runner = asyncio.Runner()
+        self._runner.run(self._connect(broker.url))
+
+    async def _connect(self, url: str) -> None:
+        self._connection = await aio_pika.connect(url)
+        channel = await self._connection.channel(publisher_confirms=True)
+        self._exchange = await channel.get_exchange(topology.EVENTS, ensure=False)
+
+    def publish(self, count: int) -> None:
+        self._runner.run(self._publish(count))
+
+    async def _publish(self, count: int) -> None:
+        turns = iter(range(count))
+
+        async def one_after_the_other() -> None:
+            for _ in turns:
+                message = aio_pika.Message(
+                    orjson.dumps(data()),
+                    content_type="application/json",
+                    delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
+                )
+                await self._exchange.publish(message, TYPE)
+
+        await asyncio.gather(*(one_after_the_other() for _ in range(IN_FLIGHT)))
+
+    def close(self) -> None:
+        self._runner.run(self._connection.close())
+        self._runner.close()
+
+
+class ApplyAsync(Contender):
+    """Celery's apply_async: one message for each of n tasks makes one event."""
+
+    name = "celery apply_async to each task"
+
+    def __init__(self, broker: Broker, subscribers: int) -> None:
+        self.confirmed = broker.name != "rabbitmq"
+        self.burst = max(2000 // subscribers, 100)
+        self._app = bare.build(broker.url, subscribers)
+        self._tasks = [self._app.tasks[f"bare.task{number}"] for number in range(subscribers)]
+
+    def publish(self, count: int) -> None:
+        for _ in range(count):
+            for task in self._tasks:
+                task.apply_async((data(),))
+
+    def close(self) -> None:
+        self._app.close()
+
+
+def contenders(broker: Broker, subscribers: int) -> list[Contender]:
+    """Return all that the broker allows."""
+    found: list[Any] = [Kombu(broker, confirmed=False)]
+    if broker.name == "rabbitmq":
+        found += [Bus(broker, confirmed=False), Kombu(broker, confirmed=True)]
+    found += [Bus(broker, confirmed=True), Bus(broker, confirmed=True, many=True)]
+    if broker.name == "rabbitmq":
+        found += [AioPika(broker)]
+    return [*found, ApplyAsync(broker, subscribers)]
