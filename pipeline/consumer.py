@@ -73,6 +73,9 @@ class AgentConsumer(Consumer):  # type: ignore[misc]
         """Find the bus that belongs to the worker's app and the agents whose queues are consumed."""
         super().__init__(*args, **kwargs)
         self.pipeline = self.app.pipeline
+        for setting, wrong in (("task_compression", self.app.conf.task_compression), ("task_protocol", 1)):
+            if wrong and self.app.conf[setting] == wrong:
+                raise SystemExit(f"{setting} = {wrong!r}: workers of the bus refuse such tasks; remove the setting")
         self._queues_by_tag: dict[str, str] = {}
         queues = self.app.amqp.queues
         for name in queues.consume_from:

@@ -22,6 +22,5 @@ class RefusesCompression:
     @staticmethod
     def _is_compressed(raw: Any, *_: Any) -> bool:
         """Say whether a raw message, as AMQP (an object) or a virtual transport (a dict) has it, is compressed."""
-        if isinstance(raw, dict):
-            return bool((raw.get("headers") or {}).get("compression"))
-        return bool((raw.properties.get("application_headers") or {}).get("compression"))
+        headers = raw.get("headers") if isinstance(raw, dict) else raw.properties.get("application_headers")
+        return isinstance(headers, dict) and bool(headers.get("compression"))

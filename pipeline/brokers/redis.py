@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
+from queue import Empty
 from typing import Any
 
 from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
 from kombu.transport.virtual.exchange import TopicExchange
-from kombu.utils.json import dumps
+from kombu.utils.json import dumps, loads
 from kombu.utils.uuid import uuid
 
 from ..errors import ConfigError
 from ..topics import matches
 from .compression import RefusesCompression
+
+logger = logging.getLogger(__name__)
 
 if kombu_redis.redis is None:
     raise ConfigError("redis:// needs the redis package; install it with `pip install 'pipeline[redis]'`")
@@ -100,6 +104,36 @@ class Channel(kombu_redis.Channel):  # type: ignore[misc]
                         pipe.pexpire(key, self._expires[queue])
             pipe.execute()
 
+    def _brpop_read(self, **options: Any) -> bool:
+        """Deliver what BRPOP has taken, as Kombu does; set aside what is no message instead of ending the worker."""
+        try:
+            try:
+                found = self.client.parse_response(self.client.connection, "BRPOP", **options)
+            except self.connection_errors:
+                self.client.connection.disconnect()
+                raise
+            if not found:
+                raise Empty
+            queue = found[0].decode().rsplit(self.sep, 1)[0]
+            self._queue_cycle.rotate(queue)
+            message = readable(found[1])
+            if message is None:
+                self._set_aside(queue, found[1])
+            else:
+                self.connection._deliver(message, queue)
+            return True
+        finally:
+            self._in_poll = None
+            self._flush_brpop_reauth()
+
+    def _set_aside(self, queue: str, item: bytes) -> None:
+        """Put something that is no message into the queue's dead letters, as the body of one."""
+        logger.error("set aside something that is no message from %s: %.200r", queue, item)
+        dead = self.connection.dead_letters.get(queue)
+        if dead:
+            message = self.prepare_message(item, content_type="application/octet-stream", content_encoding="binary")
+            self.basic_publish(message, "", dead)
+
     def _get(self, queue: str, timeout: float | None = None) -> dict[str, Any]:
         return addressed(super()._get(queue), queue)
 
@@ -118,6 +152,18 @@ class Transport(kombu_redis.Transport):  # type: ignore[misc]
 
     def _deliver(self, message: dict[str, Any], queue: str) -> None:
         super()._deliver(addressed(message, queue), queue)
+
+
+def readable(item: bytes) -> dict[str, Any] | None:
+    """Return the message in a list's item, or None when it is none that Kombu could have written."""
+    try:
+        message = loads(item.decode())
+    except ValueError:
+        return None
+    if not isinstance(message, dict) or not isinstance(message.get("properties"), dict):
+        return None
+    shaped = isinstance(message.get("headers") or {}, dict) and isinstance(message.get("body") or "", str)
+    return message if shaped else None
 
 
 def addressed(message: dict[str, Any], queue: str) -> dict[str, Any]:

@@ -18,6 +18,8 @@ celery.conf.update(
     task_queues=[Queue("mine")],
     task_default_queue="mine",
     task_routes={"existing.*": {"queue": "mine"}},
+    task_compression=os.environ.get("EXISTING_TASK_COMPRESSION"),
+    task_protocol=int(os.environ.get("EXISTING_TASK_PROTOCOL", "2")),
 )
 
 

@@ -231,6 +231,24 @@ def test_poison_is_set_aside_and_the_worker_lives(bus: Pipeline, broker: Broker,
     assert backlog(bus, "agent.alpha") == 0
 
 
+def test_what_is_no_message_at_all_does_not_end_a_worker_on_redis(
+    bus: Pipeline, broker: Broker, worker: StartWorker
+) -> None:
+    if broker.name != "redis":
+        pytest.skip("only in Redis can anybody write into a queue what is no message")
+    import redis
+
+    one = worker(concurrency=1)
+    junk = [b"\xff\xfe", b"{", b"[1]", b"{}", b'{"properties": 7}', b'{"properties": {}, "headers": ["compression"]}']
+    with redis.Redis.from_url(broker.url) as client:
+        client.lpush("agent.alpha", *junk)
+    event = bus.publish("task.created", {"n": 1})
+    broker.journal.wait(3, id=event.id)
+    wait_for(lambda: backlog(bus, "agent.alpha.dead") == len(junk), f"{len(junk)} dead letters")
+    assert one.process is not None
+    assert one.process.poll() is None
+
+
 def test_a_message_cannot_name_a_task_or_a_callback(bus: Pipeline, broker: Broker, worker: StartWorker) -> None:
     worker()
     marks = {"callbacks": [{"task": "plain.add", "args": [1, 2]}], "chord": {"task": "plain.add"}, "task": "plain.add"}

@@ -102,6 +102,17 @@ def test_an_existing_celery_app_gets_the_bus_in_five_lines(bus: Pipeline, broker
     assert bus.celery.send_task("existing.double", (21,), queue="mine").get(timeout=20) == 42
 
 
+@pytest.mark.parametrize(("name", "value"), [("task_compression", "gzip"), ("task_protocol", "1")])
+def test_settings_whose_tasks_the_bus_refuses_end_the_worker_with_the_reason(
+    broker: Broker, name: str, value: str
+) -> None:
+    command = [*CELERY, "-A", "existing_app", "worker", "-P", "solo"]
+    done = run(command, broker, **{f"EXISTING_{name.upper()}": value})
+    assert done.returncode == 1
+    assert f"{name} = " in done.stderr
+    assert "remove the setting" in done.stderr
+
+
 def test_a_worker_discovers_the_agents_of_a_package(bus: Pipeline, broker: Broker, worker: StartWorker) -> None:
     worker(app="discovering_app")
     bus.publish("found.it", {"n": 1})
