@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from kombu import pools
 
 from pipeline import Pipeline
 from tests.harness import Broker, Worker
@@ -94,6 +95,7 @@ def bus(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pipeline]:
     yield app
     app.close()
     app.celery.close()
+    pools.reset()  # Kombu shares pooled connections by address, also those to a server that a test has killed
 
 
 @pytest.fixture

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import zlib
+from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
+import amqp
 import pytest
 from kombu import Connection, transport
 from kombu.exceptions import ContentDisallowed
-from kombu.transport import virtual
+from kombu.message import Message
 
 from pipeline import brokers
 from pipeline.brokers.amqp import BatchRefused
-from pipeline.embedded.transport import Message as EmbeddedMessage
+from pipeline.brokers.amqp import Message as AmqpMessage
 
 
 @pytest.mark.parametrize(
@@ -68,23 +72,43 @@ def test_other_transports_are_left_alone() -> None:
 
 #: All that a message wants of its channel.
 CHANNEL = SimpleNamespace(decode_body=lambda body, encoding=None: body, no_ack_consumers=None)
+BODY = zlib.compress(b"x" * 10_000)
 
 
-def raw(**headers: Any) -> dict[str, Any]:
+def virtual_message(url: str, **headers: Any) -> Message:
+    """Return a message as a channel of that broker makes it."""
+    brokers.register()
     properties = {"delivery_tag": 1, "delivery_info": {"exchange": "", "routing_key": "q"}}
-    return {"body": b"x" * 10, "headers": headers, "properties": properties, "content-type": "text/plain"}
+    raw = {"body": BODY, "headers": headers, "properties": properties, "content-type": "text/plain"}
+    message: Message = Connection(url).get_transport_cls().Channel.Message(raw, channel=CHANNEL)
+    return message
 
 
-@pytest.mark.parametrize("kind", [EmbeddedMessage])
-def test_a_compressed_message_is_an_error_instead_of_a_gigabyte(kind: type[virtual.Message]) -> None:
-    message = kind(raw(compression="application/x-gzip"), channel=CHANNEL)
-    assert message.body == b"x" * 10, "nothing was inflated"
+def amqp_message(**headers: Any) -> Message:
+    """Return a message as RabbitMQ's channel makes it."""
+    raw = amqp.Message(BODY, application_headers=headers, content_type="text/plain")
+    raw.delivery_info = {"delivery_tag": 1}
+    return AmqpMessage(raw, channel=CHANNEL)
+
+
+MAKERS = {
+    "embedded": partial(virtual_message, "sqlite:///x.db"),
+    "redis": partial(virtual_message, "redis://"),
+    "rabbitmq": amqp_message,
+}
+
+
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+def test_a_compressed_message_is_an_error_instead_of_a_gigabyte(make: Callable[..., Message]) -> None:
+    message = make(compression="application/x-gzip")
+    assert message.body == BODY, "nothing was inflated"
     with pytest.raises(ContentDisallowed, match="compressed messages are refused"):
         message._reraise_error()
 
 
-def test_an_uncompressed_message_is_fine() -> None:
-    assert not EmbeddedMessage(raw(), channel=CHANNEL).errors
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+def test_an_uncompressed_message_is_fine(make: Callable[..., Message]) -> None:
+    assert not make().errors
 
 
 def test_a_refused_batch_says_which_messages_were_refused() -> None:
