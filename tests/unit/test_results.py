@@ -78,7 +78,7 @@ def test_a_result_written_by_one_process_is_read_by_another(backend: ResultBacke
 
 
 def test_a_backend_travels_as_its_address(backend: ResultBackend) -> None:
-    kind, args, kwargs = backend.__reduce__()[:3] if len(backend.__reduce__()) > 2 else (*backend.__reduce__(), {})
+    _, args, kwargs = backend.__reduce__()[:3] if len(backend.__reduce__()) > 2 else (*backend.__reduce__(), {})
     assert backend.url in pickle.dumps((args, kwargs)).decode("latin-1")
     assert backend.as_uri() == backend.url
 
