@@ -54,7 +54,7 @@ class QoS(kombu_redis.QoS):  # type: ignore[misc]
 
 
 class Channel(kombu_redis.Channel):  # type: ignore[misc]
-    """A channel whose copies of one message share nothing (TRAPS: one tag for all copies loses and duplicates)."""
+    """A channel on which a copy is its queue's own: set aside when rejected, returned to that queue alone."""
 
     Message = Message
     QoS = QoS
