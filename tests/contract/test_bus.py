@@ -17,7 +17,7 @@ from pipeline import Event, Pipeline, emit
 from pipeline.event import new_event
 from pipeline.ids import caused_id, delivery_id
 from tests.apps import contract_app
-from tests.harness import Broker, Worker, run
+from tests.harness import SOON, Broker, Worker, run
 from tests.servers import wait_for
 
 StartWorker = Callable[..., Worker]
@@ -165,12 +165,12 @@ def test_workers_share_an_agents_events_and_each_is_handled_once(
 def test_a_killed_worker_loses_nothing_and_bothers_only_the_agent_it_ran(
     bus: Pipeline, broker: Broker, worker: StartWorker
 ) -> None:
-    first = worker(name="w1", concurrency=1, options=("--prefetch-multiplier", "1"))
+    first = worker(name="w1", concurrency=1, options=("--prefetch-multiplier", "1"), environment=SOON)
     event = bus.publish("task.created", {"alpha": "hold gate"})
     broker.journal.wait(1, agent="alpha")
     first.kill()
     (broker.directory / "gate").touch()
-    worker(name="w2", concurrency=1)
+    worker(name="w2", concurrency=1, environment=SOON)
     broker.journal.wait(2, agent="alpha", seconds=60)
     broker.journal.wait(1, agent="beta")
     broker.journal.wait(1, agent="gamma")

@@ -16,7 +16,7 @@ from pytest_celery.vendors.redis.container import RedisContainer
 from pytest_celery.vendors.worker.container import CeleryWorkerContainer
 
 from pipeline import Pipeline
-from tests.harness import Broker, Worker
+from tests.harness import SOON, Broker, Worker
 from tests.servers import wait_for
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -112,7 +112,7 @@ def setup(broker: Broker, bus: Pipeline, worker: Any) -> Iterator[CeleryTestSetu
     if broker.server is None:
         pytest.skip("the embedded broker has no server process")
     container = {"rabbitmq": LocalRabbitMQ, "redis": LocalRedis}[broker.name](broker)
-    workers = [CeleryTestWorker(LocalWorker(worker(name=f"node{n}")), bus.celery) for n in (1, 2)]
+    workers = [CeleryTestWorker(LocalWorker(worker(name=f"node{n}", environment=SOON)), bus.celery) for n in (1, 2)]
     setup = CeleryTestSetup(
         worker_cluster=CeleryWorkerCluster(*workers),
         broker_cluster=CeleryBrokerCluster(CeleryTestBroker(container, bus.celery)),
