@@ -146,9 +146,7 @@ class Publisher:
     @contextlib.contextmanager
     def _link(self, deadline: float) -> Iterator[Link]:
         """Lend an idle link or a new one; a link that failed is closed, and its idle siblings with it."""
-        if self._pid != os.getpid():
-            _inherited.append(self._idle)
-            self._reset()
+        self._leave_inherited()
         link = self._take() or self._connect(deadline)
         try:
             yield link
@@ -202,8 +200,15 @@ class Publisher:
             "start it or set PIPELINE_BROKER_URL, and run `pipeline doctor` to see what is wrong"
         )
 
+    def _leave_inherited(self) -> None:
+        """After a fork leave the parent's links alone."""
+        if self._pid != os.getpid():
+            _inherited.append(self._idle)
+            self._reset()
+
     def close(self) -> None:
         """Close all idle links."""
+        self._leave_inherited()
         while link := self._take():
             link.close()
 

@@ -116,15 +116,26 @@ class Channel(kombu_redis.Channel):  # type: ignore[misc]
                 raise Empty
             queue = found[0].decode().rsplit(self.sep, 1)[0]
             self._queue_cycle.rotate(queue)
-            message = readable(found[1])
+            message = self._readable(found[1], queue)
             if message is None:
                 self._set_aside(queue, found[1])
             else:
-                self.connection._deliver(message, queue)
+                virtual.Transport._deliver(self.connection, message, queue)
             return True
         finally:
             self._in_poll = None
             self._flush_brpop_reauth()
+
+    def _readable(self, item: bytes, queue: str) -> dict[str, Any] | None:
+        """Return the message in a list's item, or None when it is none that can be delivered."""
+        try:
+            message = loads(item.decode())
+            self.decode_body(message.get("body"), message["properties"].get("body_encoding"))
+            if not isinstance(message.get("headers") or {}, dict):
+                return None
+            return addressed(message, queue)
+        except Exception:  # whatever a stranger has pushed must not end the worker
+            return None
 
     def _set_aside(self, queue: str, item: bytes) -> None:
         """Put something that is no message into the queue's dead letters, as the body of one."""
@@ -154,28 +165,17 @@ class Transport(kombu_redis.Transport):  # type: ignore[misc]
         super()._deliver(addressed(message, queue), queue)
 
 
-def readable(item: bytes) -> dict[str, Any] | None:
-    """Return the message in a list's item, or None when it is none that Kombu could have written."""
-    try:
-        message = loads(item.decode())
-    except ValueError:
-        return None
-    if not isinstance(message, dict) or not isinstance(message.get("properties"), dict):
-        return None
-    shaped = isinstance(message.get("headers") or {}, dict) and isinstance(message.get("body") or "", str)
-    return message if shaped else None
-
-
 def addressed(message: dict[str, Any], queue: str) -> dict[str, Any]:
     """Give a copy that was taken from `queue` a delivery tag of its own, and that queue as its only address.
 
     As published, all copies share one tag, so that one agent's ack deletes another's safety copy; and they name the
     topic exchange, so that what a dead worker held would go to every agent again.
     """
+    info = message["properties"].get("delivery_info")
     message["properties"]["delivery_tag"] = uuid()
     message["properties"]["delivery_info"] = {
         "exchange": "",
         "routing_key": queue,
-        "redelivered": bool(message["properties"].get("delivery_info", {}).get("redelivered")),
+        "redelivered": isinstance(info, dict) and bool(info.get("redelivered")),
     }
     return message

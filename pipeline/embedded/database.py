@@ -42,10 +42,10 @@ class Database:
         self._synchronous = "FULL" if synchronous == "full" else "NORMAL"
         self._db: sqlite3.Connection | None = None
         self._patience = BUSY_TIMEOUT
-        with self.errors():
+        with _registry, self.errors():
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._connection()
-        _close_at_fork(self)
+            _close_at_fork(self)
 
     def _connection(self) -> sqlite3.Connection:
         if self._db is None:
@@ -130,21 +130,28 @@ class Database:
 # without any (sqlite.org/howtocorrupt.html, 2.6). So every connection is closed before a fork, and opened again later.
 _open: weakref.WeakSet[Database] = weakref.WeakSet()
 _hooked: list[bool] = []
+_forking: list[Database] = []
+#: Held from before a fork until after it, so that no database is opened in between.
+_registry = threading.RLock()
 
 
 def _close_at_fork(database: Database) -> None:
-    _open.add(database)
-    if not _hooked:
-        _hooked.append(True)
-        os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
+    with _registry:
+        _open.add(database)
+        if not _hooked:
+            _hooked.append(True)
+            os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
 
 
 def _before_fork() -> None:
-    for database in list(_open):
+    _registry.acquire()
+    _forking.extend(_open)
+    for database in _forking:
         database.mutex.acquire()
         database.close()
 
 
 def _after_fork() -> None:
-    for database in list(_open):
-        database.mutex.release()
+    while _forking:
+        _forking.pop().mutex.release()
+    _registry.release()

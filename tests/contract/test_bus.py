@@ -240,6 +240,7 @@ def test_what_is_no_message_at_all_does_not_end_a_worker_on_redis(
 
     one = worker(concurrency=1)
     junk = [b"\xff\xfe", b"{", b"[1]", b"{}", b'{"properties": 7}', b'{"properties": {}, "headers": ["compression"]}']
+    junk += [b'{"properties": {"body_encoding": "rot13"}, "body": "x"}', b"[" * 200_000]
     with redis.Redis.from_url(broker.url) as client:
         client.lpush("agent.alpha", *junk)
     event = bus.publish("task.created", {"n": 1})
