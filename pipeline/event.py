@@ -143,7 +143,11 @@ class Event(BaseModel):
 
 def explain(error: ValidationError, what: str) -> str:
     """Return one line that names the first wrong fields of `what`."""
-    found = [f"{'.'.join(map(str, e['loc'])) or what}: {e['msg']}" for e in error.errors(include_url=False)]
+    found = []
+    for e in error.errors(include_url=False):
+        field = ".".join(map(str, e["loc"])) or what
+        # Our own checks name the field themselves, and pydantic puts its words before theirs.
+        found.append(f"{field}: {e['msg'].removeprefix('Value error, ').removeprefix(f'{field}: ')}")
     more = f" (and {len(found) - 3} more)" if len(found) > 3 else ""
     return f"{what} does not validate: {'; '.join(found[:3])}{more}"
 
