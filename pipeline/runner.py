@@ -6,6 +6,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Coroutine
+from concurrent.futures import Future
 from typing import Any
 
 from .agent import Agent
@@ -22,12 +23,19 @@ class EventLoop:
 
     def run(self, coroutine: Coroutine[Any, Any, Any], timeout: float | None) -> Any:
         """Run `coroutine` to its end and return its result; raise TimeoutError after `timeout` seconds."""
-        future = asyncio.run_coroutine_threadsafe(asyncio.wait_for(coroutine, timeout), self._running())
+        loop, answer = self._running(), Future[Any]()
+
+        def start() -> None:
+            task = loop.create_task(asyncio.wait_for(coroutine, timeout))
+            task.add_done_callback(lambda task: settle(answer, task))
+            answer.add_done_callback(lambda answer: loop.call_soon_threadsafe(task.cancel) if answer.cancelled() else 0)
+
         try:
-            return future.result()
+            loop.call_soon_threadsafe(start)
+            return answer.result()
         except BaseException:
-            # A soft time limit interrupts this thread only; the coroutine must not go on behind it.
-            future.cancel()
+            # A soft time limit interrupts this thread only, anywhere; the coroutine must not go on behind it.
+            answer.cancel()
             raise
 
     def _running(self) -> asyncio.AbstractEventLoop:
@@ -37,6 +45,18 @@ class EventLoop:
                 self._loop = asyncio.new_event_loop()
                 threading.Thread(target=self._loop.run_forever, name="pipeline-handlers", daemon=True).start()
             return self._loop
+
+
+def settle(answer: Future[Any], task: asyncio.Task[Any]) -> None:
+    """Tell the waiting thread how a task has ended, unless it waits no longer."""
+    if task.cancelled():
+        answer.cancel()
+    error = None if task.cancelled() else task.exception()  # asked for in any case: asyncio reports what nobody reads
+    if answer.set_running_or_notify_cancel():
+        if error is not None:
+            answer.set_exception(error)
+        else:
+            answer.set_result(task.result())
 
 
 def call(agent: Agent, arguments: tuple[Any, ...], loop: EventLoop) -> Any:
