@@ -12,7 +12,7 @@ ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     PIPELINE_DIRECTORY=/var/lib/pipeline
-# /var/lib/pipeline is the only place that is written to: beat's schedule, and the embedded broker if it is used.
+# /var/lib/pipeline is the only place that is written to: beat's schedule; the embedded broker and a ledger in a file, if used.
 RUN useradd --system --uid 10001 --home-dir /app --create-home pipeline \
     && install --directory --owner=pipeline --group=pipeline --mode=0700 /var/lib/pipeline
 COPY --from=build /opt/venv /opt/venv

@@ -5,6 +5,8 @@ PYTHONS ?= python3.13 python3.12 python3.11 python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+# Processes that test at once, each with servers of its own; most tests wait for worker processes.
+TESTERS ?= 3
 
 # A virtual environment whose Python has gone (upgraded, moved) is made anew; make looks at the marks before that.
 $(shell test -x $(BIN)/python || rm -f $(VENV)/.installed $(VENV)/.installed-dev)
@@ -22,7 +24,7 @@ demo: $(VENV)/.installed ## Set everything up in .venv and run the demo; ARGS go
 	@$(BIN)/pipeline demo $(ARGS)
 
 test: $(VENV)/.installed-dev ## Run the tests; ARGS goes to pytest; a missing server skips its tests, with the reason
-	@$(BIN)/python -m pytest -rs $(ARGS)
+	@$(BIN)/python -m pytest -rs -n $(TESTERS) --dist worksteal $(ARGS)
 
 lint: $(VENV)/.installed-dev ## Check style, format and types
 	@$(BIN)/ruff check .
@@ -35,7 +37,7 @@ bench: $(VENV)/.installed-dev ## Measure this machine; ARGS goes to the benchmar
 faults: $(VENV)/.installed-dev ## Run the long fault tests: killed workers, killed brokers; ARGS goes to pytest
 	@$(BIN)/python -m pytest -rs -m faults $(ARGS)
 
-setup-servers: ## Install RabbitMQ and Redis with the system's package manager (needs root or sudo; brew does not)
+setup-servers: ## Install RabbitMQ, Redis and PostgreSQL with the system's package manager (needs root or sudo; brew does not)
 	@bash .ci/setup-servers
 
 env: .env ## Write .env with random passwords for docker-compose.yml; an existing one is kept

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from .agent import Agent, Context
+from .agent import Agent
 from .app import Pipeline, default_app
+from .context import Context
 from .emit import emit
 from .errors import (
     BrokerUnavailable,
@@ -14,7 +15,14 @@ from .errors import (
     InvalidAgent,
     InvalidEvent,
     InvalidPattern,
+    InvalidSelection,
+    LedgerError,
+    LedgerOff,
+    LedgerUnavailable,
     PipelineError,
+    SettleTimeout,
+    UnknownAgent,
+    UnknownEvent,
 )
 from .event import Event, Payload
 from .retry import Retry
@@ -31,10 +39,17 @@ __all__ = [
     "InvalidAgent",
     "InvalidEvent",
     "InvalidPattern",
+    "InvalidSelection",
+    "LedgerError",
+    "LedgerOff",
+    "LedgerUnavailable",
     "Payload",
     "Pipeline",
     "PipelineError",
     "Retry",
+    "SettleTimeout",
+    "UnknownAgent",
+    "UnknownEvent",
     "__version__",
     "default_app",
     "emit",

@@ -7,14 +7,15 @@ import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from pydantic import TypeAdapter
 from pydantic.errors import PydanticUserError
 
+from .context import Context
 from .errors import InvalidAgent, InvalidEvent, InvalidPattern, nearest
-from .event import Event, Payload, new_event
-from .ids import caused_id
+from .event import Event, Payload
 from .retry import Retry
 from .topics import check_pattern, matches
 from .topology import QUEUE_PREFIX
@@ -32,63 +33,6 @@ _NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 _RATE = re.compile(r"\d+(\.\d+)?(/[smh])?")
 
 
-class Context:
-    """What a handler knows about its delivery, and how it emits further events.
-
-    Attributes:
-        event: the event that is delivered.
-        agent: the agent's name.
-        delivery_id: the id of this delivery, the same on every attempt.
-        attempt: 1 on the first attempt, 2 on the first retry.
-
-    """
-
-    __slots__ = ("_priority", "_source", "agent", "attempt", "delivery_id", "event", "outgoing")
-
-    def __init__(
-        self, event: Event, agent: str, delivery_id: str, attempt: int, source: str, priority: int | None
-    ) -> None:
-        """Take the delivery's facts; the bus calls this."""
-        self.event = event
-        self.agent = agent
-        self.delivery_id = delivery_id
-        self.attempt = attempt
-        self.outgoing: list[Event] = []
-        self._source = source
-        self._priority = priority
-
-    def publish(
-        self,
-        what: Payload | str,
-        data: Any = None,
-        *,
-        priority: int | None = None,
-        subject: str | None = None,
-        targets: tuple[str, ...] = (),
-    ) -> Event:
-        """Emit an event that this one caused; it is sent when the handler has succeeded.
-
-        Arguments:
-            what: a typed payload, or an event type that `data` goes with.
-            priority: 1 (most urgent) to 10; default the agent's, else that of the event handled.
-
-        Raises InvalidEvent at once when the event does not validate.
-
-        """
-        event = new_event(
-            what,
-            data,
-            source=self._source,
-            cause=self.event,
-            id=caused_id(self.delivery_id, len(self.outgoing)),
-            priority=self._priority if priority is None else priority,
-            subject=subject,
-            targets=targets,
-        )
-        self.outgoing.append(event)
-        return event
-
-
 @dataclass(eq=False)
 class Agent:
     """A named subscriber: its handler runs once for every event that one of its patterns matches.
@@ -100,6 +44,7 @@ class Agent:
         max_concurrent: deliveries that each worker runs at once; None means as many as its pool has room for.
         rate_limit: attempts per second, minute or hour in each worker ("10/s", "30/m", "100/h").
         priority: 1 to 10, the default priority of the events this agent emits.
+        since: where in the ledger's past a new agent begins; None means now.
 
     """
 
@@ -112,6 +57,7 @@ class Agent:
     timeout: float | None = None
     max_concurrent: int | None = None
     priority: int | None = None
+    since: datetime | int | None = None
     wants_event: bool = False
     wants_context: bool = False
     is_async: bool = False
@@ -183,6 +129,7 @@ def declare(
     timeout: float | None = None,
     max_concurrent: int | None = None,
     priority: int | None = None,
+    since: datetime | int | None = None,
 ) -> Agent:
     """Check the options and the handler's signature, and return the agent they describe.
 
@@ -202,6 +149,10 @@ def declare(
         raise InvalidAgent(f"agent {name!r}: max_concurrent={max_concurrent!r} must be 1 or more")
     if priority is not None and not (isinstance(priority, int) and 1 <= priority <= 10):
         raise InvalidAgent(f"agent {name!r}: priority={priority!r} must be between 1 (most urgent) and 10")
+    if isinstance(since, datetime) and since.tzinfo is None:
+        raise InvalidAgent(f"agent {name!r}: since={since.isoformat()} has no time zone; use datetime.now(UTC) - ...")
+    if since is not None and not isinstance(since, (datetime, int)):
+        raise InvalidAgent(f"agent {name!r}: since={since!r} is neither an aware datetime nor a sequence number")
     annotation, wants_context = _signature(name, handler)
     return Agent(
         name=name,
@@ -213,6 +164,7 @@ def declare(
         timeout=timeout,
         max_concurrent=max_concurrent,
         priority=priority,
+        since=since,
         wants_event=annotation is Event,
         wants_context=wants_context,
         is_async=_is_async(handler),

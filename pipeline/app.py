@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
+import os
+import socket
 from collections.abc import Callable, Iterable
+from datetime import datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Never
 
@@ -16,26 +18,27 @@ from . import brokers, topology
 from .agent import Agent, Agents, Handler, Subscription
 from .config import Settings
 from .emit import EMIT, EMIT_FAILED, Emit, EmitFailed, emit
-from .errors import InvalidAgent, InvalidEvent, nearest
+from .errors import InvalidAgent, nearest
 from .event import Event, Payload, new_event
+from .ids import new_id
 from .publisher import Publisher
+from .publishing import Publishing
+from .reading import Reading
 from .retry import Retry
 from .schedule import SCHEDULED, PublishScheduled, as_schedule
 
 if TYPE_CHECKING:
     from celery.schedules import BaseSchedule
 
+    from .inbox import Inbox, Plain
     from .runner import EventLoop
-
-#: What publish_many() takes: a typed payload, (event type, data), or an event as it is.
-Publishable = Payload | tuple[str, Any] | Event
 
 #: The setting `worker_consumer` as long as nobody has changed it.
 CELERYS_CONSUMER = "celery.worker.consumer:Consumer"
-_AGENT_OPTIONS = ("on", "name", "retry", "rate_limit", "timeout", "max_concurrent", "priority")
+_AGENT_OPTIONS = ("on", "name", "retry", "rate_limit", "timeout", "max_concurrent", "priority", "since")
 
 
-class Pipeline:
+class Pipeline(Publishing, Reading):
     """An event bus on a Celery app.
 
     `Pipeline("shop")` builds the Celery app, `Pipeline(celery_app)` adds the bus to one that exists. Either can be
@@ -60,11 +63,14 @@ class Pipeline:
         self.agents = Agents()
         self.schedules: dict[str, tuple[BaseSchedule, Payload | str, Any]] = {}
         self.publisher = Publisher(self.celery, self.settings)
+        self.worker_id = f"{socket.gethostname()}:{os.getpid()}:{new_id()[:8]}"
+        self._inbox: Inbox | Plain | None = None
         self._loop: EventLoop | None = None
         self._queues = [topology.emit_queue()]
         self.celery.on_after_configure.connect(self._configure, weak=False)
         if self.celery.configured:
             self._configure()
+        self.celery.steps["worker"].add("pipeline.sweeper:SweeperStep")
         for task in (Emit, EmitFailed, PublishScheduled):
             self._add_task(type(task.__name__, (task,), {"pipeline": self, "__module__": task.__module__}))
 
@@ -118,6 +124,7 @@ class Pipeline:
         timeout: float | None = None,
         max_concurrent: int | None = None,
         priority: int | None = None,
+        since: datetime | int | None = None,
         **unknown: Never,
     ) -> Callable[[Handler], Agent]:
         """Declare the decorated function as an agent.
@@ -130,6 +137,8 @@ class Pipeline:
             timeout: seconds an attempt may take; async handlers are cancelled, sync ones stopped by the prefork pool.
             max_concurrent: deliveries that each worker process runs at once; further ones wait in its prefetch window.
             priority: 1 (most urgent) to 10, for the events it emits; default that of the event it handles.
+            since: where a new agent begins: an aware datetime, or a sequence number of the ledger (0: with the first
+                event); default the time when it is first run.
 
         Raises InvalidAgent or InvalidPattern that says what is wrong.
 
@@ -148,6 +157,7 @@ class Pipeline:
                     timeout=timeout,
                     max_concurrent=max_concurrent,
                     priority=priority,
+                    since=since,
                 )
             )
 
@@ -223,6 +233,7 @@ class Pipeline:
                 "agent": agent,
                 "pipeline": self,
                 "source": f"{self.source}/agent/{agent.name}",
+                "retry_on_worker_lost": not self.has_ledger,
                 "rate_limit": agent.rate_limit,
                 "soft_time_limit": agent.timeout,
                 "time_limit": agent.timeout and agent.timeout + HARD_LIMIT_GRACE,
@@ -273,74 +284,16 @@ class Pipeline:
             return {"queue": name}
         return {"queue": topology.EMIT} if name in (EMIT, EMIT_FAILED) else None
 
-    # -- publishing
-
-    def publish(
-        self,
-        what: Publishable | str,
-        data: Any = None,
-        *,
-        priority: int | None = None,
-        correlation_id: str | None = None,
-        subject: str | None = None,
-        targets: tuple[str, ...] = (),
-        timeout: float | None = None,
-    ) -> Event:
-        """Publish one event and return it; the broker has it when this returns.
-
-        Arguments:
-            what: a typed payload, or an event type that `data` goes with.
-            data: any JSON value.
-            priority: 1 (most urgent) to 10; default 5.
-            correlation_id: joins the event to others; default its own id.
-            targets: names of the only agents that may receive it.
-            timeout: seconds to wait for the broker; default the setting `publish_timeout`.
-
-        Raises InvalidEvent that names the wrong field, EventTooLarge, or BrokerUnavailable within `timeout`.
-
-        """
-        if isinstance(what, tuple):
-            raise InvalidEvent("payload: publish() takes a type and data as two arguments; publish_many() takes pairs")
-        event = what
-        if not isinstance(event, Event):
-            event = new_event(
-                event,
-                data,
-                source=self.source,
-                priority=priority,
-                correlation_id=correlation_id,
-                subject=subject,
-                targets=targets,
-            )
-        self.publisher.send([event], timeout=timeout)
-        return event
-
-    def publish_many(self, items: Iterable[Publishable], *, timeout: float | None = None) -> list[Event]:
-        """Publish several events in order with many confirms in flight, and return them.
-
-        Arguments:
-            items: typed payloads, (event type, data) pairs, or events.
-            timeout: seconds to wait for the broker to take all of them.
-
-        Raises InvalidEvent before any is sent, and BrokerUnavailable when some may not have been taken; publishing
-        the returned events again would be safe, because ids stay, so build them first if you want to.
-
-        """
-        events = [self._event(item) for item in items]
-        self.publisher.send(events, timeout=timeout)
-        return events
-
-    async def apublish(self, what: Publishable | str, data: Any = None, **options: Any) -> Event:
-        """Publish one event from async code without blocking its event loop; arguments and errors as publish()."""
-        return await asyncio.to_thread(self.publish, what, data, **options)
-
-    def _event(self, item: Publishable) -> Event:
-        if isinstance(item, Event):
-            return item
-        what, data = item if isinstance(item, tuple) else (item, None)
-        return new_event(what, data, source=self.source)
-
     # -- for the other rooms
+
+    @property
+    def inbox(self) -> Inbox | Plain:
+        """The bookkeeping of deliveries: with a ledger or without."""
+        if self._inbox is None:
+            from .inbox import Inbox, Plain
+
+            self._inbox = Inbox(self) if self.has_ledger else Plain(self)
+        return self._inbox
 
     @property
     def loop(self) -> EventLoop:
@@ -354,6 +307,8 @@ class Pipeline:
     def close(self) -> None:
         """Close the connections that publishing opened; the next publish opens new ones."""
         self.publisher.close()
+        if self._ledger is not None:
+            self._ledger.close()
 
 
 @lru_cache(maxsize=1)

@@ -2,55 +2,43 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import orjson
 import typer
-from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
-from typer.core import TyperGroup
 
-from .errors import ConfigError, PipelineError
+from . import cli_ledger, cli_letters
+from .errors import PipelineError
+from .terminal import (
+    INTERRUPTED,
+    AsJson,
+    Commands,
+    app_of,
+    examples,
+    load_app,
+    out,
+    print_json,
+    print_table,
+    read_data,
+    read_time,
+    say,
+    without_warnings,
+)
 
 if TYPE_CHECKING:
     from .app import Pipeline
     from .demo import Report, Story
     from .event import Event
 
-INTERRUPTED = 130
 LONGEST_QUESTION = 2000
-#: Columns of a table that goes to a file or a program.
-WIDE = 240
 #: The field of each of the briefing's events that says what happened.
 _SAYS = {"user.query": "query", "user.notified": "message", "research.failed": "error", "email.sent": "to"}
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
-
-out = Console(highlight=False, soft_wrap=True)
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-
-class Commands(TyperGroup):
-    """All commands, with one way to end: errors are a line on stderr, Ctrl-C is silent."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run a command; exit 1 on a PipelineError, 130 on Ctrl-C."""
-        from .doctor import without_passwords
-
-        try:
-            return super().invoke(ctx)
-        except PipelineError as exc:
-            typer.echo(f"pipeline: {without_passwords(str(exc))}", err=True)
-            raise typer.Exit(1) from None
-        except KeyboardInterrupt:
-            raise typer.Exit(INTERRUPTED) from None
-
 
 cli = typer.Typer(
     cls=Commands,
@@ -59,11 +47,6 @@ cli = typer.Typer(
     pretty_exceptions_enable=False,  # they show the values of variables, and with them passwords
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-def _examples(*lines: str) -> str:
-    # A backspace alone on a line tells the help to leave the following lines as they are.
-    return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])
 
 
 def _version(wanted: bool) -> None:
@@ -75,9 +58,11 @@ def _version(wanted: bool) -> None:
 
 
 @cli.callback(
-    epilog=_examples(
+    epilog=examples(
         "pipeline demo                                      see it work",
         "pipeline publish order.created --data '{\"id\": 7}'  publish an event",
+        "pipeline trace ID                                  what an event has caused",
+        "pipeline dead list                                 what agents gave up",
         "pipeline agents                                    who subscribed to what",
         "pipeline doctor                                    find out what is wrong",
     )
@@ -91,6 +76,7 @@ def common(
         Path | None, typer.Option(exists=True, dir_okay=False, help="The settings file; default pipeline.toml.")
     ] = None,
     broker_url: Annotated[str | None, typer.Option(help="The broker; wins over settings and environment.")] = None,
+    ledger_url: Annotated[str | None, typer.Option(help="The ledger, likewise; an empty one switches it off.")] = None,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
@@ -99,17 +85,19 @@ def common(
     # The environment reaches users' own apps too, and the worker that the demo starts.
     if config is not None:
         os.environ["PIPELINE_CONFIG"] = str(config)
-    if broker_url is not None:
-        os.environ["PIPELINE_BROKER_URL"] = broker_url
+    given = {name: url for name, url in (("broker_url", broker_url), ("ledger_url", ledger_url)) if url is not None}
+    for name, url in given.items():
+        os.environ[f"PIPELINE_{name.upper()}"] = url
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))  # where `celery -A` looks too
-    ctx.obj = {"app": app, "options": ("broker_url",) if broker_url is not None else ()}
+    ctx.obj = {"app": app, "options": tuple(given)}
 
 
 @cli.command(
-    epilog=_examples(
+    epilog=examples(
         'pipeline publish user.query --data \'{"user_id": "ada", "query": "What is a decorator?"}\'',
         "pipeline publish order.created --data @order.json --priority 1 --target billing",
+        "pipeline publish invoice.reminded --data '{\"number\": 7}' --at 2027-03-01T09:00",
     )
 )
 def publish(
@@ -122,48 +110,54 @@ def publish(
     target: Annotated[
         list[str] | None, typer.Option(metavar="AGENT", help="The only agent that may receive it; repeatable.")
     ] = None,
+    delay: Annotated[
+        float | None, typer.Option(metavar="SECONDS", min=0, help="Publish it later; `pipeline cancel` takes it back.")
+    ] = None,
+    at: Annotated[
+        Any, typer.Option(parser=read_time, metavar="TIME", help="Publish it then: an ISO time, local without a zone.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Publish one event and print its id."""
-    app = load_app(ctx.obj["app"])
-    event = app.publish(
-        type,
-        read_data(data),
-        priority=priority,
-        correlation_id=correlation_id,
-        subject=subject,
-        targets=tuple(target or ()),
-    )
+    """Publish one event, now or later, and print its id."""
+    if delay is not None and at is not None:
+        raise typer.BadParameter("not both of them", param_hint="--delay and --at")
+    app = app_of(ctx)
+    with without_warnings("pipeline.outbox"):
+        event = app.publish(
+            type,
+            read_data(data),
+            priority=priority,
+            correlation_id=correlation_id,
+            subject=subject,
+            targets=tuple(target or ()),
+            delay=delay,
+            at=at,
+        )
     typer.echo(event.encode() if as_json else event.id)
+    if not event.sent and delay is None and at is None:
+        broker = app.celery.connection_for_write().as_uri()
+        say(f"the broker {broker} is away; the event is accepted, and a worker sends it when the broker is back")
 
 
-@cli.command(epilog=_examples("pipeline agents", "pipeline --app shop.bus:app agents --json"))
+@cli.command(epilog=examples("pipeline agents", "pipeline --app shop.bus:app agents --json"))
 def agents(ctx: typer.Context, as_json: AsJson = False) -> None:
     """List the agents: what they subscribed to, and how they are run."""
-    rows = agent_rows(load_app(ctx.obj["app"]))
+    rows = agent_rows(app_of(ctx))
     if as_json:
-        _print_json(rows)
+        print_json(rows)
         return
-    table = Table(box=None, pad_edge=False)
-    for heading in ("agent", "patterns", "payload", "retries", "rate limit", "timeout", "queue"):
-        table.add_column(heading, overflow="fold")
-    for row in rows:
-        seconds = f"{row['timeout']:g} s" if row["timeout"] else "-"
-        patterns = " ".join(row["patterns"]) or "(called by joins)"
-        cells = [row["name"], patterns, row["payload"], str(row["retries"]), row["rate_limit"], seconds, row["queue"]]
-        table.add_row(*(Text(cell or "-") for cell in cells))
-    screen = out if out.is_terminal else Console(width=WIDE)
-    screen.print(table, soft_wrap=False)
+    headings = ("agent", "patterns", "payload", "retries", "rate limit", "timeout", "queue")
+    print_table(headings, [_agent_cells(row) for row in rows])
 
 
-@cli.command(epilog=_examples("pipeline doctor", "pipeline --broker-url redis://localhost/0 doctor --json"))
+@cli.command(epilog=examples("pipeline doctor", "pipeline --broker-url redis://localhost/0 doctor --json"))
 def doctor(ctx: typer.Context, as_json: AsJson = False) -> None:
     """Check settings, broker, results, agents and workers; exit 1 when something does not work."""
     from .doctor import Check, examine, fail
 
     found: list[Check] = []
     try:
-        for check in examine(load_app(ctx.obj["app"]), options=ctx.obj["options"]):
+        for check in examine(app_of(ctx), options=ctx.obj["options"]):
             found.append(check)
             if not as_json:
                 _print_check(check)
@@ -172,12 +166,12 @@ def doctor(ctx: typer.Context, as_json: AsJson = False) -> None:
         if not as_json:
             _print_check(found[-1])
     if as_json:
-        _print_json([check.as_data() for check in found])
+        print_json([check.as_data() for check in found])
     raise typer.Exit(int(any(check.status == "fail" for check in found)))
 
 
 @cli.command(
-    epilog=_examples(
+    epilog=examples(
         "pipeline demo", 'pipeline demo "How do exceptions work?" "How do I sort a list?" --directory /tmp/briefing'
     )
 )
@@ -196,7 +190,7 @@ def demo(
     if not all(0 < len(question.strip()) <= LONGEST_QUESTION for question in asked):
         raise typer.BadParameter(f"a question has 1 to {LONGEST_QUESTION} characters", param_hint="QUESTIONS")
     if as_json:
-        _print_json(run(asked, directory=directory, timeout=timeout).as_data())
+        print_json(run(asked, directory=directory, timeout=timeout).as_data())
         return
     with out.status("") if out.is_terminal else nullcontext() as status:
 
@@ -210,51 +204,13 @@ def demo(
     _print_report(report)
 
 
+cli.add_typer(cli_ledger.commands)
+cli.add_typer(cli_letters.commands)
+cli.add_typer(cli_letters.dead, name="dead")
+cli.add_typer(cli_ledger.ledger, name="ledger")
+
+
 # -- what the commands call
-
-
-def load_app(spec: str) -> Pipeline:
-    """Return the app that `--app` names, or the default app; raise ConfigError when there is none.
-
-    Arguments:
-        spec: MODULE:NAME, or a MODULE that has one Pipeline; empty for the default app.
-
-    """
-    from .app import Pipeline, default_app
-
-    if not spec:
-        return default_app()
-    module_name, _, name = spec.partition(":")
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as exc:
-        raise ConfigError(f"--app {spec}: {exc}") from exc
-    if name:
-        found = [getattr(module, name, None)]
-    else:
-        found = [value for value in vars(module).values() if isinstance(value, Pipeline)]
-    # A Celery app that a Pipeline was built on knows it.
-    apps = {id(app): app for app in (getattr(value, "pipeline", value) for value in found) if isinstance(app, Pipeline)}
-    if len(apps) != 1:
-        have = "is no Pipeline" if name else f"has {len(apps)} Pipelines; name one, as in {module_name}:app"
-        raise ConfigError(f"--app {spec}: {have}")
-    return next(iter(apps.values()))
-
-
-def read_data(text: str) -> Any:
-    """Return the JSON that `--data` gives; raise a usage error that names it otherwise."""
-    try:
-        if text == "-":
-            content = sys.stdin.buffer.read()
-        elif text.startswith("@"):
-            content = Path(text[1:]).read_bytes()
-        else:
-            content = text.encode()
-        return orjson.loads(content)
-    except OSError as exc:
-        raise typer.BadParameter(f"{text[1:]}: {exc.strerror}", param_hint="--data") from None
-    except orjson.JSONDecodeError as exc:
-        raise typer.BadParameter(f"not JSON: {exc}", param_hint="--data") from None
 
 
 def agent_rows(app: Pipeline) -> list[dict[str, Any]]:
@@ -281,8 +237,11 @@ def agent_rows(app: Pipeline) -> list[dict[str, Any]]:
 # -- printing
 
 
-def _print_json(data: Any) -> None:
-    typer.echo(orjson.dumps(data, option=orjson.OPT_INDENT_2))
+def _agent_cells(row: dict[str, Any]) -> list[str]:
+    patterns = " ".join(row["patterns"]) or "(called by joins)"
+    seconds = f"{row['timeout']:g} s" if row["timeout"] else ""
+    limit, payload = row["rate_limit"] or "", row["payload"] or ""
+    return [row["name"], patterns, payload, str(row["retries"]), limit, seconds, row["queue"]]
 
 
 def _print_check(check: Any) -> None:
@@ -340,6 +299,8 @@ def main() -> None:
     except KeyboardInterrupt:  # before the command had begun
         sys.exit(INTERRUPTED)
 
+
+__all__ = ["agent_rows", "cli", "load_app", "main"]
 
 if __name__ == "__main__":
     main()

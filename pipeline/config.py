@@ -17,6 +17,7 @@ from .errors import ConfigError, nearest
 PREFIX = "PIPELINE_"
 #: Where settings are looked for, in the working directory, unless PIPELINE_CONFIG names a file.
 FILES = ("pipeline.toml", "config/pipeline.toml")
+LEDGERS = ("sqlite", "postgresql", "postgres")
 SCHEMES = ("sqlite", "amqp", "amqps", "pyamqp", "redis", "rediss")
 
 
@@ -31,6 +32,10 @@ class Settings(BaseSettings):
         confirm: wait until the broker has taken each event.
         publish_timeout: seconds after which publish() gives up.
         max_event_bytes: the largest encoded event, in bytes, both when publishing and when receiving.
+        ledger_url: the durable log: sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME; unset means a file in
+            `directory`, empty means none.
+        ledger_timeout: seconds to wait for a ledger that is locked or away.
+        reconcile_after: seconds after which a delivery that is in no queue is sent again.
         redis_visibility_timeout: seconds after which Redis gives a dead worker's events to another.
 
     """
@@ -44,6 +49,9 @@ class Settings(BaseSettings):
     confirm: bool = True
     publish_timeout: float = Field(default=5.0, gt=0)
     max_event_bytes: int = Field(default=256 * 1024, ge=1024)
+    ledger_url: str | None = None
+    ledger_timeout: float = Field(default=5.0, gt=0)
+    reconcile_after: float = Field(default=60.0, gt=0)
     redis_visibility_timeout: int = Field(default=3600, ge=1)
 
     @field_validator("broker_url")
@@ -52,6 +60,14 @@ class Settings(BaseSettings):
         scheme = value.partition("://")[0]
         if value and scheme not in SCHEMES:
             raise ValueError(f"unknown broker scheme {scheme!r}; {nearest(scheme, SCHEMES)}")
+        return value
+
+    @field_validator("ledger_url")
+    @classmethod
+    def _ledger_is_known(cls, value: str | None) -> str | None:
+        scheme = (value or "").partition("://")[0].partition("+")[0]
+        if value and scheme not in LEDGERS:
+            raise ValueError(f"unknown ledger scheme {scheme!r}; {nearest(scheme, LEDGERS)}")
         return value
 
     @classmethod
@@ -93,6 +109,13 @@ class Settings(BaseSettings):
         """The result backend to use: the one that is set, else a file in `directory`."""
         return self.result_backend or f"sqlite:///{(self.directory / 'results.db').absolute()}"
 
+    @property
+    def effective_ledger_url(self) -> str:
+        """The ledger to use: the one that is set, else a file in `directory`; empty for none."""
+        if self.ledger_url is None:
+            return f"sqlite:///{(self.directory / 'ledger.db').absolute()}"
+        return self.ledger_url
+
 
 def config_file() -> Path | None:
     """Return the settings file in use, or None; raise ConfigError when PIPELINE_CONFIG names none."""
@@ -126,5 +149,5 @@ def _refuse_unknown(values: dict[str, Any], known: set[str], where: str, prefix:
 
 def _explain(error: Any) -> str:
     field = ".".join(map(str, error["loc"]))
-    value = re.sub(r"://[^@/]*@", "://**@", repr(error["input"]))
+    value = re.sub(r"://[^/]*@", "://**@", repr(error["input"]))
     return f"{field} = {value}: {error['msg'].removeprefix('Value error, ')}"

@@ -7,15 +7,19 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from amqp.exceptions import ResourceLocked
-from billiard.exceptions import TimeLimitExceeded
+from billiard.einfo import ExceptionInfo
+from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
+from celery.exceptions import Ignore, Reject, Retry
 from celery.utils.log import get_logger
 from celery.worker.consumer import Consumer
 from celery.worker.request import Request
+from celery.worker.state import task_ready
 
 from . import topology
 from .agent import Agent
+from .delivery import NotAnEventError
 from .gate import Gate
-from .ids import delivery_id
+from .ids import delivery_id, derived_id
 from .poison import check_event, check_task
 
 if TYPE_CHECKING:
@@ -45,18 +49,66 @@ class DeliveryRequest(Request):  # type: ignore[misc]  # celery's classes are un
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> None:
         """After a hard time limit try again, on this agent's queue only, or set aside after the last attempt."""
-        if isinstance(exc_info.exception, TimeLimitExceeded):
+        if self.task.pipeline.has_ledger:
+            if self._settle(exc_info):
+                return
+        elif isinstance(exc_info.exception, TimeLimitExceeded):
             if self._context.retries < self.task.max_retries and self._retry_worker_lost(exc_info.exception, exc_info):
                 return
             self.reject(requeue=False)  # before Celery, which would requeue it for ever
         super().on_failure(exc_info, send_failed_event, return_ok)
 
+    def _settle(self, exc_info: Any) -> bool:
+        """With a ledger: record an attempt whose process died, and ack what is recorded; say whether that was all."""
+        error = getattr(exc_info.exception, "exc", exc_info.exception)  # billiard wraps what it has pickled
+        cancelled = isinstance(error, SystemExit | KeyboardInterrupt) and (
+            self._already_cancelled or self._already_revoked
+        )
+        if cancelled or isinstance(error, (Reject, Ignore, Retry, Terminated, NotAnEventError)):
+            return False
+        if isinstance(error, (TimeLimitExceeded, WorkerLostError, SystemExit, KeyboardInterrupt)):
+            try:
+                outcome = self.task.process_died(self.args[0], self._context, error)
+            except Reject:
+                task_ready(self)
+                self.reject(requeue=True)
+                return True
+            except Exception as exc:  # the ledger is away, or the event unreadable: the broker keeps the message
+                logger.error("%s[%s]: %r could not be recorded: %s", self.name, self.id, error, exc)
+                self.reject(requeue=not isinstance(exc, NotAnEventError))
+                return True
+            if isinstance(outcome, Retry):
+                task_ready(self)
+                self.on_retry(raised(outcome))
+                return True
+        self.acknowledge()  # the ledger keeps the dead letter
+        return isinstance(error, MemoryError)
+
+    def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:
+        """Record that an operator has revoked the delivery, before Celery acks it."""
+        if self.task.pipeline.has_ledger:
+            try:
+                self.task.revoked(self.args[0], self._context, reason)
+            except Exception as exc:
+                logger.error("%s[%s]: that it was revoked could not be recorded: %s", self.name, self.id, exc)
+        super()._announce_revoked(reason, terminated, signum, expired)
+
     def on_timeout(self, soft: bool, timeout: float) -> None:
         """Report a time limit; the pool has called on_failure() before, which decided what follows."""
-        if soft or self._context.retries >= self.task.max_retries:
+        if self.task.pipeline.has_ledger and not soft:
+            logger.error("%s[%s] was killed after %g s", self.name, self.id, timeout)
+        elif soft or self._context.retries >= self.task.max_retries:
             super().on_timeout(soft, timeout)
         else:
             logger.warning("%s[%s] was killed after %g s and is tried again", self.name, self.id, timeout)
+
+
+def raised(exc: BaseException) -> Any:
+    """Return an exception as Celery passes it on; billiard makes nothing of one that has no traceback."""
+    try:
+        raise exc
+    except BaseException:
+        return ExceptionInfo()
 
 
 class AgentConsumer(Consumer):  # type: ignore[misc]
@@ -170,7 +222,8 @@ class AgentConsumer(Consumer):  # type: ignore[misc]
                 else:
                     event = check_event(message, limit)
                     agent = agents[name]
-                    if not is_for(agent, event):
+                    # What was sent to this queue alone is for its agent, whatever the patterns say now.
+                    if "direct" not in event["bus"] and not is_for(agent, event):
                         message.ack_log_error(logger, self.connection_errors)
                         return
                     to_task_message(message, event, agent, str(queue))
@@ -196,7 +249,10 @@ def to_task_message(message: Any, event: dict[str, Any], agent: Agent, queue: st
     Celery takes a message without content type as already decoded: the body stays text until the delivery reads it,
     once, in the process that runs the handler.
     """
+    bus = event.get("bus") or {}
     id = delivery_id(event["id"], agent.name)
+    if "replay" in bus:
+        id = derived_id(id, bus["replay"])
     task = topology.QUEUE_PREFIX + agent.name
     message.headers = {
         "lang": "py",
@@ -205,13 +261,14 @@ def to_task_message(message: Any, event: dict[str, Any], agent: Agent, queue: st
         "root_id": event.get("correlationid") or event["id"],
         "parent_id": event.get("causationid"),
         "group": None,
-        "retries": 0,
+        "retries": max(0, bus.get("attempt", 1) - 1),
         "eta": None,
         "expires": None,
         "timelimit": (None, None),
         "argsrepr": f"({event['type']} {event['id']})",
         "kwargsrepr": "{}",
         "ignore_result": True,
+        "bus": bus,
     }
     redelivered = (message.delivery_info or {}).get("redelivered", False)
     message.delivery_info = {**message.delivery_info, "exchange": "", "routing_key": queue, "redelivered": redelivered}

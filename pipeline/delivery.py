@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-import random
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import orjson
 from celery import Task
 from celery.exceptions import Reject
-from celery.utils.log import get_task_logger
 from pydantic import TypeAdapter, ValidationError
 
-from .agent import Agent, Context, returned_payloads
-from .errors import BrokerUnavailable, InvalidEvent
+from .agent import Agent, returned_payloads
+from .context import Context
+from .errors import InvalidEvent
 from .event import Event, Payload, explain
 from .ids import delivery_id
-from .retry import Again, Dead, decide
+from .inbox import Delivery, Inbox
 from .runner import call
 
 if TYPE_CHECKING:
     from .app import Pipeline
 
-logger = get_task_logger(__name__)
-
 #: Seconds between the soft time limit, which a handler may clean up after, and the kill.
 HARD_LIMIT_GRACE = 10.0
+
+
+class NotAnEventError(InvalidEvent):
+    """What was delivered is no event: the broker's dead letters keep it, as the ledger cannot."""
 
 
 class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
@@ -35,7 +36,7 @@ class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
     Request = "pipeline.consumer:DeliveryRequest"
     acks_late = True
     acks_on_failure_or_timeout = False
-    #: A pool process that dies counts as an attempt: Celery sends the task again, to this agent's queue only.
+    #: A pool process that dies counts as an attempt. Without a ledger Celery sends the task again, to this queue only.
     retry_on_worker_lost = True
     store_errors_even_if_ignored = False
 
@@ -46,76 +47,87 @@ class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
 
     def run(self, message: str | dict[str, Any]) -> Any:
         """Deliver one event: as JSON text from the bus, or decoded when Celery's canvas calls the agent."""
-        request = self.request
-        event = decode(message)
-        context = self._context(event, request)
+        inbox = self.pipeline.inbox
+        delivery = self.delivery(message, self.request)
+        claim = inbox.claim(self, delivery)
+        if not claim.attempt:
+            return inbox.again(delivery, claim)
+        context = self._context(delivery, claim.attempt)
         try:
-            result = call(self.agent, arguments(self.agent, event, context), self.pipeline.loop)
-            answer = self._collect(context, result, request)
+            result = call(self.agent, arguments(self.agent, delivery.event, context), self.pipeline.loop)
+            answer = self._collect(context, result, in_canvas=delivery.in_canvas)
+            inbox.succeed(self, delivery, context, answer)
+        except Reject:
+            raise
         except Exception as exc:
-            raise self._after_failure(context, exc) from exc
-        self._flush(context)
+            context.close()  # rolls back, so that the failure can be recorded
+            raise inbox.fail(self, delivery, claim.attempt, exc) from exc
+        finally:
+            context.close()
         return answer
 
-    def _context(self, event: Event, request: Any) -> Context:
-        agent = self.agent
-        return Context(
-            event=event,
-            agent=agent.name,
+    def process_died(self, message: str | dict[str, Any], request: Any, error: BaseException) -> BaseException:
+        """Record, in the worker's main process, an attempt whose pool process died; return Celery's Retry or the error.
+
+        Raises NotAnEventError, or Reject when the ledger is away.
+        """
+        inbox = self.pipeline.inbox
+        assert isinstance(inbox, Inbox)
+        return inbox.process_died(self, self.delivery(message, request), error)
+
+    def revoked(self, message: str | dict[str, Any], request: Any, reason: str) -> None:
+        """Record that an operator has revoked a delivery: it is a dead letter, which can be requeued."""
+        inbox = self.pipeline.inbox
+        assert isinstance(inbox, Inbox)
+        inbox.revoke(self, self.delivery(message, request), reason)
+
+    def delivery(self, message: str | dict[str, Any], request: Any) -> Delivery:
+        """Return what a message says about its delivery; raise NotAnEventError when it holds no event."""
+        event = decode(message)
+        bus = getattr(request, "bus", None) or {}
+        return Delivery(
             # Canvases may choose the task's id, the consumer derived it.
-            delivery_id=request.id if request.ignore_result else delivery_id(event.id, agent.name),
-            attempt=request.retries + 1,
-            source=self.source,
-            priority=agent.priority,
+            id=request.id if request.ignore_result else delivery_id(event.id, self.agent.name),
+            event=event,
+            # Celery's own retries of a canvas come without our mark.
+            expected=bus.get("attempt") or (request.retries + 1 if request.retries else None),
+            replay=bus.get("replay"),
+            broadcast=bus.get("broadcast", "replay" not in bus),
+            logged=self.pipeline.has_ledger and bus.get("ledger") == self.pipeline.ledger.id,
+            in_canvas=not request.ignore_result,
+            retries=request.retries,
+            redelivered=bool((request.delivery_info or {}).get("redelivered")),
         )
 
-    def _collect(self, context: Context, result: Any, request: Any) -> Any:
+    def _context(self, delivery: Delivery, attempt: int) -> Context:
+        return Context(
+            event=delivery.event,
+            agent=self.agent.name,
+            delivery_id=delivery.id,
+            attempt=attempt,
+            source=self.source,
+            priority=self.agent.priority,
+            replay=delivery.replay is not None,
+            ledger=self.pipeline.ledger if self.pipeline.has_ledger else None,
+        )
+
+    def _collect(self, context: Context, result: Any, *, in_canvas: bool) -> Any:
         """Take what the handler returned: the next events, or for a canvas the result that its chord waits for."""
-        if not request.ignore_result:
+        if in_canvas:
             return plain(result)
         for payload in returned_payloads(self.agent.name, result):
             context.publish(payload)
         return None
 
-    def _flush(self, context: Context) -> None:
-        """Send what the handler emitted; only then the delivery is done."""
-        if not context.outgoing:
-            return
-        try:
-            self.pipeline.publisher.send(context.outgoing)
-        except BrokerUnavailable as exc:
-            # The event goes back to its queue: its own events have fixed ids, so sending them again is harmless.
-            raise Reject(exc, requeue=True) from exc
-
-    def _after_failure(self, context: Context, error: Exception) -> BaseException:
-        """Return what to raise: Celery's Retry after sending the event to this queue again, or the error itself."""
-        decision = decide(self.request.retries, error, self.agent.retry, random.random())
-        event = context.event
-        match decision:
-            case Again(delay):
-                logger.warning(
-                    "agent %s failed on %s %s (attempt %d), trying again in %.1f s: %r",
-                    context.agent, event.type, event.id, context.attempt, delay, error,
-                )  # fmt: skip
-                return self._again(delay, error)
-            case Dead(reason):
-                logger.error("agent %s: %s %s is dead (%s): %r", context.agent, event.type, event.id, reason, error)
-                return error
-
-    def _again(self, delay: float, error: Exception) -> BaseException:
-        try:
-            outcome: BaseException = self.retry(exc=error, countdown=delay, max_retries=None, throw=False)
-        except Reject as exc:
-            # Celery drops a retry that it cannot publish; back in the queue it is merely early.
-            outcome = Reject(exc.reason, requeue=True)
-        return outcome
-
 
 def decode(message: str | dict[str, Any]) -> Event:
-    """Return the event that a task was called with; raise InvalidEvent when it is none."""
+    """Return the event that a task was called with; raise NotAnEventError when it is none."""
     if isinstance(message, Event):
         return message
-    return Event.decode(message if isinstance(message, str) else orjson.dumps(message))
+    try:
+        return Event.decode(message if isinstance(message, str) else orjson.dumps(message))
+    except InvalidEvent as exc:
+        raise NotAnEventError(*exc.args) from exc
 
 
 def arguments(agent: Agent, event: Event, context: Context) -> tuple[Any, ...]:

@@ -89,6 +89,8 @@ def examine(app: Pipeline, *, options: tuple[str, ...] = ()) -> Iterator[Check]:
         yield _guarded("broker file", lambda: broker_file(app), "stop the workers, move the file away and start again")
     yield _guarded("results", lambda: results(app), "correct PIPELINE_RESULT_BACKEND, or start the server it names")
     yield from shared_results(app)
+    yield _guarded("ledger", lambda: ledger(app), "do what the message says, or set PIPELINE_LEDGER_URL")
+    yield from shared_ledger(app)
     modules = agent_modules(app)
     yield modules
     yield consumer(app)
@@ -232,6 +234,33 @@ def shared_results(app: Pipeline) -> Iterator[Check]:
             "the broker may serve many machines, but results lie in a file on this one: a join ends only when all "
             "of its members run here",
             "set PIPELINE_RESULT_BACKEND to a server that all workers reach, such as redis://HOST/1",
+        )
+
+
+# -- ledger
+
+
+def ledger(app: Pipeline) -> Check:
+    """Open the ledger and count what lies in it."""
+    if not app.has_ledger:
+        from .sweeper import OFF
+
+        return warn("ledger", OFF, "unset PIPELINE_LEDGER_URL for a file on this machine, or name a database")
+    from .ledger.status import status
+
+    found = status(app.ledger)
+    return ok("ledger", f"{app.ledger}: {found}")
+
+
+def shared_ledger(app: Pipeline) -> Iterator[Check]:
+    """Warn when several machines may share the broker, but not the ledger."""
+    broker, where = _scheme(_broker_url(app)), _scheme(app.settings.effective_ledger_url)
+    if broker not in EMBEDDED and where == "sqlite":
+        yield warn(
+            "ledger",
+            "the broker may serve many machines, but the ledger lies in a file on this one: another machine's workers "
+            "would not know what was delivered here",
+            "set PIPELINE_LEDGER_URL to a PostgreSQL database that all of them reach: postgresql://USER@HOST/NAME",
         )
 
 

@@ -8,7 +8,7 @@ from celery import Task
 from celery.canvas import Signature
 
 from . import topology
-from .errors import BrokerUnavailable
+from .errors import BrokerUnavailable, LedgerUnavailable
 from .event import Event, new_event
 from .ids import caused_id
 
@@ -28,13 +28,13 @@ class EmitTask(Task):  # type: ignore[misc]  # celery's classes are untyped
     acks_late = True
     acks_on_failure_or_timeout = False
     ignore_result = True
-    autoretry_for = (BrokerUnavailable,)
+    autoretry_for = (BrokerUnavailable, LedgerUnavailable)
     retry_backoff = True
     max_retries = None
 
     pipeline: Pipeline
 
-    def publish(self, event_type: str, data: Any, cause: dict[str, Any] | None, task_id: str) -> None:
+    def publish(self, event_type: str, data: Any, cause: dict[str, Any] | None, task_id: str, join: str | None) -> None:
         """Publish an event whose id follows from the task's, so that a repeated task publishes the same event."""
         event = new_event(
             event_type,
@@ -44,7 +44,7 @@ class EmitTask(Task):  # type: ignore[misc]  # celery's classes are untyped
             correlation_id=None if cause else self.request.root_id,
             id=caused_id(task_id, 0),
         )
-        self.pipeline.publisher.send([event])
+        self.pipeline.publish_events([event], end_join=join if self.pipeline.has_ledger else None)
 
 
 class Emit(EmitTask):
@@ -53,14 +53,19 @@ class Emit(EmitTask):
     name = EMIT
 
     def run(
-        self, result: Any, event_type: str, cause: dict[str, Any] | None = None, names: list[str] | None = None
+        self,
+        result: Any,
+        event_type: str,
+        cause: dict[str, Any] | None = None,
+        names: list[str] | None = None,
+        join: str | None = None,
     ) -> None:
         """Publish `result` as the data of an event; with `names`, as a join does: each result by its agent."""
         if names is not None:
             data = {"original": (cause or {}).get("data"), "results": dict(zip(names, result, strict=True))}
         else:
             data = result if isinstance(result, dict) else {"results" if isinstance(result, list) else "result": result}
-        self.publish(event_type, data, cause, self.request.id)
+        self.publish(event_type, data, cause, self.request.id, join)
 
 
 class EmitFailed(EmitTask):
@@ -70,10 +75,18 @@ class EmitFailed(EmitTask):
     #: Celery looks here how an errback wants to be called: this one with the error, not with a task id.
     __header__ = staticmethod(lambda request, exc, traceback: None)
 
-    def run(self, request: Any, exc: Exception, traceback: Any, event_type: str, cause: dict[str, Any]) -> None:
+    def run(
+        self,
+        request: Any,
+        exc: Exception,
+        traceback: Any,
+        event_type: str,
+        cause: dict[str, Any],
+        join: str | None = None,
+    ) -> None:
         """Publish the original data and the error."""
         data = {"original": cause.get("data"), "error": str(exc)}
-        self.publish(event_type, data, cause, request.id)
+        self.publish(event_type, data, cause, request.id, join)
 
 
 def emit(event_type: str, *, cause: Event | None = None, app: Celery | None = None) -> Signature:

@@ -30,6 +30,10 @@ class InvalidAgent(PipelineError, ValueError):
     """An agent, a join or a schedule was declared wrongly; the message says how to mend it."""
 
 
+class UnknownAgent(InvalidEvent):
+    """An event names a target that no worker has ever run; the message names the nearest known agent."""
+
+
 class BrokerUnavailable(PipelineError, ConnectionError):
     """The broker did not take the event within `publish_timeout` seconds."""
 
@@ -40,6 +44,42 @@ class EmbeddedBrokerError(PipelineError, OSError):
 
 class EmbeddedBrokerBusy(EmbeddedBrokerError):
     """The embedded broker's file cannot be used for now (locked, disk full); trying again may help."""
+
+
+class WorkerDied(PipelineError):
+    """The worker died in each attempt of a delivery, which is therefore set aside."""
+
+
+class Revoked(PipelineError):
+    """Somebody has revoked a delivery, which is therefore set aside."""
+
+
+class LedgerError(PipelineError):
+    """The ledger cannot be used: its address, its schema or its file is wrong; the message says what to do."""
+
+
+class LedgerUnavailable(LedgerError, ConnectionError):
+    """The ledger did not answer within `ledger_timeout` seconds (away, locked, disk full); trying again may help."""
+
+
+class LedgerOff(LedgerError):
+    """What was asked for needs a ledger, and the setting `ledger_url` is empty."""
+
+
+class InvalidSelection(PipelineError, ValueError):
+    """What to requeue, drop, replay or prune was not said clearly; the message says how to."""
+
+
+class UnknownEvent(PipelineError, LookupError):
+    """The ledger has no event, delivery or timer with that id."""
+
+
+class ProjectionFailed(PipelineError):
+    """A projection's handler failed; nothing of its batch was kept, and it stays where it was."""
+
+
+class SettleTimeout(PipelineError, TimeoutError):
+    """Not all that an event has caused was settled in time; the message lists what is still open."""
 
 
 def nearest(unknown: str, known: Iterable[str]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, Self
 
 import orjson
@@ -16,6 +16,8 @@ from .topics import check_type
 
 CONTENT_TYPE = "application/cloudevents+json"
 DEFAULT_PRIORITY = 5
+#: Seconds; a delay that is longer is a mistake.
+CENTURY = 100 * 366 * 86400
 
 _SEMVER = re.compile(r"\d+\.\d+\.\d+")
 
@@ -53,6 +55,7 @@ class Event(BaseModel):
         causation_id: the event that directly caused this one.
         targets: names of the only agents that may receive the event; empty means all.
         hops: how many events lie between this one and the first of its correlation.
+        sent: False when publish() has accepted the event but the broker is away: it is sent as soon as that is back.
 
     """
 
@@ -77,6 +80,8 @@ class Event(BaseModel):
     traceparent: str | None = None
     tracestate: str | None = None
 
+    sent: ClassVar[bool] = True
+
     @field_validator("type")
     @classmethod
     def _type_is_dotted_words(cls, value: str) -> str:
@@ -96,6 +101,10 @@ class Event(BaseModel):
     def evolve(self, **changes: Any) -> Self:
         """Return a validated copy with `changes`."""
         return type(self).model_validate({**self.model_dump(), **changes})
+
+    def mark(self, *, sent: bool) -> None:
+        """Note whether the broker has the event; what the event says stays as it is."""
+        object.__setattr__(self, "sent", sent)
 
     def attributes(self) -> dict[str, Any]:
         """Return the CloudEvents JSON attributes, without those that are absent."""
@@ -201,3 +210,29 @@ def _content(what: Payload | str, data: Any) -> tuple[str, str, Any]:
     if data is not None:
         raise InvalidEvent("data: a typed payload already is the data; pass one of the two")
     return what.event_type, what.schema_version, what.model_dump(mode="json", by_alias=True, round_trip=True)
+
+
+def due_time(delay: float | timedelta | None, at: datetime | None) -> datetime | None:
+    """Return when something is due, or None for now; raise InvalidEvent when that is no time.
+
+    Arguments:
+        delay: seconds or a timedelta from now.
+        at: an aware datetime.
+
+    """
+    if delay is None and at is None:
+        return None
+    if delay is not None and at is not None:
+        raise InvalidEvent("delay: give delay= or at=, not both")
+    if at is not None:
+        if not isinstance(at, datetime):
+            raise InvalidEvent(f"at: {at!r} is no datetime; use datetime.now(UTC) + ...")
+        if at.tzinfo is None:
+            raise InvalidEvent(f"at: {at.isoformat()} has no time zone; use datetime.now(UTC) + ...")
+        return at
+    if not isinstance(delay, (int, float, timedelta)):
+        raise InvalidEvent(f"delay: {delay!r} is neither a number of seconds nor a timedelta")
+    seconds = delay.total_seconds() if isinstance(delay, timedelta) else delay
+    if not 0 <= seconds < CENTURY:
+        raise InvalidEvent(f"delay: {seconds:g} seconds are not between now and a hundred years from now")
+    return datetime.now(UTC) + timedelta(seconds=seconds)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from celery import chord, group
 
-from .agent import Agent, Context
+from .agent import Agent
+from .context import Context
 from .emit import EMIT, EMIT_FAILED
 from .errors import InvalidAgent
 from .event import Event, Payload
@@ -38,8 +39,10 @@ def starter(
     def start(event: Event, ctx: Context) -> None:
         cause = event.__json__()
         tasks = pipeline.celery.tasks
-        body = tasks[EMIT].s(event_type=done, cause=cause, names=names)
-        body.link_error(tasks[EMIT_FAILED].s(event_type=failed, cause=cause))
+        known = {"join": ctx.delivery_id} if ctx.has_ledger else {}
+        body = tasks[EMIT].s(event_type=done, cause=cause, names=names, **known)
+        body.link_error(tasks[EMIT_FAILED].s(event_type=failed, cause=cause, **known))
+        ctx.start_join(name)
         # All ids follow from the event's: a join that is started twice is still one join.
         header = group(
             [agent.s(event).set(task_id=delivery_id(event.id, agent.name)) for agent in members],

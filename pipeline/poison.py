@@ -24,9 +24,23 @@ def check_event(message: Any, max_bytes: int) -> dict[str, Any]:
     if not str(message.content_type or "").startswith(CONTENT_TYPE):
         raise InvalidEvent(f"content type {message.content_type!r} is not {CONTENT_TYPE}")
     headers = message.headers
+    bus = _bus(headers.get("bus"))
     if not isinstance(headers.get("id"), str) or not isinstance(headers.get("type"), str):
         headers = _attributes(message.body)  # published by a program that sends CloudEvents without our headers
-    return _texts(headers)
+    return {**_texts(headers), "bus": bus}
+
+
+def _bus(found: Any) -> dict[str, Any]:
+    """Return what another process of the bus says about its message."""
+    if found is None:
+        return {}
+    if not isinstance(found, dict):
+        raise InvalidEvent(f"header 'bus' is {found!r}, not a mapping")
+    known = {"ledger": str, "replay": str, "attempt": int, "broadcast": bool, "direct": bool}
+    for name, kind in known.items():
+        if not isinstance(found.get(name, kind()), kind):
+            raise InvalidEvent(f"header 'bus' has {name}={found[name]!r}, which is no {kind.__name__}")
+    return {name: found[name] for name in known if name in found}
 
 
 def _attributes(body: Any) -> dict[str, Any]:

@@ -36,10 +36,25 @@ PERSISTENT = 2
 
 
 class Encoded(NamedTuple):
-    """An event ready for the wire."""
+    """An event ready for the wire.
+
+    Attributes:
+        agent: the only agent whose queue gets it; None for the topic exchange.
+        bus: what the worker has to know about this message, beside the event.
+
+    """
 
     event: Event
     body: bytes
+    agent: str | None = None
+    bus: dict[str, Any] | None = None
+
+    @property
+    def address(self) -> tuple[str, str]:
+        """The exchange and the routing key."""
+        if self.agent is None:
+            return topology.EVENTS, self.event.type
+        return topology.AGENTS, topology.QUEUE_PREFIX + self.agent
 
 
 class Link:
@@ -48,6 +63,7 @@ class Link:
     def __init__(self, connection: Connection) -> None:
         """Connect; raise what the transport raises when that fails."""
         self.used = False
+        self._declared: set[str] = set()
         self.connection = connection
         self.channel = connection.channel()
         self.driver: str = connection.transport.driver_type
@@ -57,7 +73,11 @@ class Link:
 
     def send(self, batch: Sequence[Encoded], *, confirm: bool, deadline: float) -> None:
         """Publish all events of `batch`, and with `confirm` wait until the broker has them."""
-        messages = [(self._message(each), topology.EVENTS, each.event.type) for each in batch]
+        for agent in {each.agent for each in batch if each.agent} - self._declared:
+            # After the broker has lost its data nobody may have declared the queue again.
+            topology.agent_queue(agent).declare(channel=self.channel)
+            self._declared.add(agent)
+        messages = [(self._message(each), *each.address) for each in batch]
         # An idle connection may have died unnoticed: half of the time is left for a new one.
         timeout = max((deadline - monotonic()) * (0.5 if self.used else 1.0), 0.05)
         self.used = True
@@ -70,7 +90,7 @@ class Link:
             priority=brokers.wire_priority(event.priority, self.driver),
             content_type=CONTENT_TYPE,
             content_encoding="utf-8",
-            headers=wire_headers(event),
+            headers=wire_headers(event, encoded.bus),
             properties={"delivery_mode": PERSISTENT},
         )
 
@@ -82,13 +102,15 @@ class Link:
             logger.warning("closing a connection failed, events published without confirms may be lost: %r", exc)
 
 
-def wire_headers(event: Event) -> dict[str, str]:
+def wire_headers(event: Event, bus: dict[str, Any] | None = None) -> dict[str, Any]:
     """Return what a worker needs to know before it decodes the body."""
-    headers = {"id": event.id, "type": event.type, "correlationid": event.correlation_id}
+    headers: dict[str, Any] = {"id": event.id, "type": event.type, "correlationid": event.correlation_id}
     if event.causation_id:
         headers["causationid"] = event.causation_id
     if event.targets:
         headers["targets"] = ",".join(event.targets)
+    if bus:
+        headers["bus"] = bus
     return headers
 
 
@@ -119,21 +141,42 @@ class Publisher:
         events again is safe, because their ids stay.
 
         """
-        batch = [self._encode(event) for event in events]
+        self.send_encoded([self.encode(event) for event in events], timeout=timeout)
+
+    def deliver(
+        self, agent: str, items: Sequence[tuple[Event, dict[str, Any]]], *, timeout: float | None = None
+    ) -> None:
+        """Send events to one agent's queue; nobody else gets them.
+
+        Arguments:
+            items: events, each with what the worker has to know: {"attempt": n}, or {"replay": id, "broadcast": bool}.
+
+        Raises as send() does.
+
+        """
+        batch = [self.encode(event)._replace(agent=agent, bus={**bus, "direct": True}) for event, bus in items]
+        self.send_encoded(batch, timeout=timeout)
+
+    def send_encoded(self, batch: Sequence[Encoded], *, timeout: float | None = None, patient: bool = True) -> None:
+        """Send what is encoded; with `patient` a broker that refuses is tried until `timeout`, else once more."""
         limit = self._settings.publish_timeout if timeout is None else timeout
         deadline = monotonic() + limit
+        tries = 0
         while batch:
+            tries += 1
             try:
                 with self._link(deadline) as link:
                     link.send(batch, confirm=self._settings.confirm, deadline=deadline)
                 return
-            except self._recoverable as exc:
+            except self.recoverable as exc:
                 hopeless = isinstance(exc, EmbeddedBrokerError) and not isinstance(exc, EmbeddedBrokerBusy)
+                hopeless = hopeless or (tries > 1 and not patient)
                 if hopeless or monotonic() + RECONNECT_INTERVAL >= deadline:
                     raise self._unavailable(limit, exc) from exc
                 sleep(RECONNECT_INTERVAL)
 
-    def _encode(self, event: Event) -> Encoded:
+    def encode(self, event: Event) -> Encoded:
+        """Return the event ready for the wire; raise EventTooLarge or InvalidEvent."""
         body = event.encode()
         limit = self._settings.max_event_bytes
         if len(body) > limit:
@@ -142,6 +185,12 @@ class Publisher:
                 "put large content elsewhere and publish its address, or raise PIPELINE_MAX_EVENT_BYTES"
             )
         return Encoded(event, body)
+
+    @contextlib.contextmanager
+    def channel(self) -> Iterator[Any]:
+        """Lend a link's channel to somebody who looks at queues; the broker has to answer within `publish_timeout`."""
+        with self._link(monotonic() + self._settings.publish_timeout) as link:
+            yield link.channel
 
     @contextlib.contextmanager
     def _link(self, deadline: float) -> Iterator[Link]:
@@ -188,7 +237,8 @@ class Publisher:
             raise
 
     @property
-    def _recoverable(self) -> tuple[type[BaseException], ...]:
+    def recoverable(self) -> tuple[type[BaseException], ...]:
+        """The errors of a broker that is away or refuses."""
         connection = self._celery.connection_for_write()
         own = (OperationalError, KombuError, EmbeddedBrokerError, OSError)
         return (*own, *connection.connection_errors, *connection.channel_errors)

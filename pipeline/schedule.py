@@ -35,7 +35,7 @@ class PublishScheduled(Task):  # type: ignore[misc]  # celery's classes are unty
     def run(self, name: str) -> str:
         """Publish what schedule `name` says is due now, and return the event's id."""
         event = due_event(self.pipeline, name, self.app.now())
-        self.pipeline.publisher.send([event])
+        self.pipeline.publish_events([event])
         return event.id
 
     def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> None:

@@ -1,8 +1,9 @@
-"""Fixtures: the brokers under test, and workers that end with the test."""
+"""Fixtures: the brokers and ledgers under test, and workers that end with the test."""
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,25 +12,31 @@ from kombu import pools
 
 from pipeline import Pipeline
 from tests.harness import Broker, Worker
-from tests.servers import RabbitMQ, Redis, Server, ServerMissingError
+from tests.servers import PostgreSQL, RabbitMQ, Redis, Server, ServerMissingError
 
-BROKERS = ("embedded", "rabbitmq", "redis")
-SERVERS: dict[str, type[Server]] = {"rabbitmq": RabbitMQ, "redis": Redis}
+#: "bare" is the embedded broker without a ledger, for the tests that are marked so.
+BROKERS = ("embedded", "rabbitmq", "redis", "bare")
+LEDGERS = ("sqlite", "postgresql")
+SERVERS: dict[str, type[Server]] = {"rabbitmq": RabbitMQ, "redis": Redis, "postgresql": PostgreSQL}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--brokers", default=",".join(BROKERS), help="brokers to test on, comma-separated")
+    parser.addoption("--ledgers", default=",".join(LEDGERS), help="ledgers to test on, comma-separated")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    wanted = config.getoption("--brokers").split(",")
-    items[:] = [item for item in items if not hasattr(item, "callspec") or _broker_of(item, wanted[0]) in wanted]
+    for option, fixture in (("--brokers", "broker"), ("--ledgers", "ledger_url")):
+        wanted = config.getoption(option).split(",")
+        items[:] = [item for item in items if _parameter(item, fixture, wanted[0]) in wanted]
+    items[:] = [item for item in items if _parameter(item, "broker", "") != "bare" or item.get_closest_marker("bare")]
     if "faults" not in (config.getoption("-m") or ""):
         items[:] = [item for item in items if not item.get_closest_marker("faults")]
 
 
-def _broker_of(item: pytest.Item, default: str) -> str:
-    return str(item.callspec.params.get("broker", default))  # type: ignore[attr-defined]
+def _parameter(item: pytest.Item, fixture: str, default: str) -> str:
+    """Return what a test gets from a fixture of several kinds, and the default when it does not use it."""
+    return str(item.callspec.params.get(fixture, default)) if hasattr(item, "callspec") else default
 
 
 @pytest.fixture(scope="session")
@@ -57,8 +64,9 @@ def servers() -> Iterator[Callable[[str], Server]]:
 @pytest.fixture(params=BROKERS)
 def broker(request: pytest.FixtureRequest, tmp_path: Path, servers: Callable[[str], Server]) -> Iterator[Broker]:
     """An empty broker of each kind."""
-    if request.param == "embedded":
-        yield Broker("embedded", f"sqlite:///{tmp_path / 'state' / 'broker.db'}", tmp_path)
+    if request.param in ("embedded", "bare"):
+        ledger = "" if request.param == "bare" else None
+        yield Broker("embedded", f"sqlite:///{tmp_path / 'state' / 'broker.db'}", tmp_path, ledger=ledger)
         return
     server = servers(request.param)
     found = Broker(request.param, server.url, tmp_path, server)  # type: ignore[attr-defined]
@@ -77,13 +85,29 @@ def _empty(broker: Broker) -> None:
         return
     from tests.apps import contract_app
 
+    sys.modules["contract_app"] = contract_app  # the workers' apps import each other by their bare names
+    from tests.apps import durable_app
+
+    queues = {*contract_app.app.celery.amqp.queues, *durable_app.app.celery.amqp.queues, "events.unrouted"}
     with contract_app.app.celery.connection_for_write(broker.url) as connection:
         channel = connection.channel()
-        for queue in (*contract_app.app.celery.amqp.queues, "events.unrouted"):
+        for queue in queues:
             channel.queue_delete(queue)
             channel.queue_delete(queue + ".dead")
         for exchange in ("events", "events.unrouted", "agents", "agents.dead"):
             channel.exchange_delete(exchange)
+
+
+@pytest.fixture(params=LEDGERS)
+def ledger_url(request: pytest.FixtureRequest, tmp_path: Path, servers: Callable[[str], Server]) -> Iterator[str]:
+    """The address of an empty ledger of each kind."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'ledger.db'}"
+        return
+    server = servers("postgresql")
+    url = server.database()  # type: ignore[attr-defined]
+    yield url
+    server.drop(url)  # type: ignore[attr-defined]
 
 
 @pytest.fixture
@@ -91,7 +115,7 @@ def bus(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pipeline]:
     """A publisher on the broker under test, which knows no agents."""
     for name in [name for name in os.environ if name.startswith("PIPELINE_")]:
         monkeypatch.delenv(name)
-    app = Pipeline("publisher", broker_url=broker.url, directory=broker.directory / "state")
+    app = Pipeline("publisher", broker_url=broker.url, directory=broker.directory / "state", ledger_url=broker.ledger)
     yield app
     app.close()
     app.celery.close()

@@ -28,6 +28,8 @@ class Broker:
     url: str
     directory: Path
     server: Server | None = None
+    #: The ledger's address; None for the default in the state directory, empty for none.
+    ledger: str | None = None
 
     @property
     def journal(self) -> Journal:
@@ -46,6 +48,8 @@ class Broker:
             "PYTHONPATH": str(APPS),
             "PYTHONUNBUFFERED": "1",
         }
+        if self.ledger is not None:
+            own["PIPELINE_LEDGER_URL"] = self.ledger
         return {**clean, **own, **more}
 
 

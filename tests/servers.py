@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import tempfile
 import time
+import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 #: Where distributions put RabbitMQ's own start script, which needs no root and no wrapper.
 RABBITMQ_PATHS = ("/usr/lib/rabbitmq/bin", "/opt/homebrew/sbin", "/usr/local/sbin")
+
+#: Where distributions put PostgreSQL's server, one directory for each version.
+POSTGRESQL_PATHS = (
+    "/usr/lib/postgresql/*/bin",
+    "/usr/pgsql-*/bin",
+    "/opt/homebrew/opt/postgresql*/bin",
+    "/usr/local/opt/postgresql*/bin",
+)
 
 
 class ServerMissingError(Exception):
@@ -56,17 +69,25 @@ class Server(ABC):
         """Return the process's environment."""
         return dict(os.environ)
 
+    def options(self) -> dict[str, Any]:
+        """Return what else the process is started with, as Popen's arguments."""
+        return {}
+
+    def prepare(self) -> None:  # noqa: B027
+        """Make what the process needs before its first start."""
+
     @abstractmethod
     def is_ready(self) -> bool:
         """Say whether clients can connect."""
 
     def start(self) -> Server:
         """Start the process and wait until it serves."""
+        self.prepare()
         output = self.directory / "output.log"
         with output.open("ab") as log:
             self.process = subprocess.Popen(
                 self.command(), env=self.environment(), stdout=log, stderr=log, stdin=subprocess.DEVNULL,
-                start_new_session=True,
+                start_new_session=True, **self.options(),
             )  # fmt: skip
         wait_for(self._ready_or_dead, f"{self.name} to start (see {output})", seconds=60, interval=0.05)
         assert self.process.poll() is None, output.read_text()
@@ -179,4 +200,153 @@ class RabbitMQ(Server):
             connection.close()
         except (OSError, amqp.AMQPError):
             return False
+        return True
+
+
+class PostgreSQL(Server):
+    """A PostgreSQL server of its own, in which every test gets a database of its own."""
+
+    name = "postgresql"
+
+    @property
+    def url(self) -> str:
+        """The address of the database that is always there."""
+        return self._url("postgres")
+
+    def _url(self, database: str, scheme: str = "postgresql+psycopg") -> str:
+        return f"{scheme}://postgres@127.0.0.1:{self.port}/{database}"
+
+    def database(self) -> str:
+        """Make an empty database and return its address."""
+        name = f"test_{uuid.uuid4().hex}"
+        self._execute(f"CREATE DATABASE {name}")
+        return self._url(name)
+
+    def drop(self, url: str) -> None:
+        """Delete a database that `database()` has made, though clients may still be connected to it."""
+        self._execute(f"DROP DATABASE {url.rpartition('/')[2]} WITH (FORCE)")
+
+    def _execute(self, statement: str) -> None:
+        import psycopg
+
+        with psycopg.connect(self._url("postgres", "postgresql"), autocommit=True, connect_timeout=10) as connection:
+            connection.execute(statement)
+
+    def prepare(self) -> None:
+        data = self.directory / "data"
+        if data.exists():
+            return
+        command = [
+            self._binary("initdb"), "--pgdata", str(data), "--username", "postgres", "--auth", "trust",
+            "--encoding", "UTF8", "--no-locale", "--no-sync",
+        ]  # fmt: skip
+        if os.geteuid() == 0:
+            try:
+                shutil.chown(self.directory, "postgres", "postgres")
+            except LookupError as exc:
+                raise ServerMissingError("postgres refuses to run as root, and there is no user postgres") from exc
+        made = subprocess.run(
+            command, env=self.environment(), capture_output=True, text=True, check=False, **self.options()
+        )
+        assert made.returncode == 0, made.stderr
+
+    def command(self) -> list[str]:
+        settings = {
+            "listen_addresses": "127.0.0.1",
+            "port": self.port,
+            "unix_socket_directories": "",
+            "shared_buffers": "16MB",
+            # In the data directory, and not where a killed server's would stay behind.
+            "dynamic_shared_memory_type": "mmap",
+        }
+        options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
+        return [self._binary("postgres"), "-D", str(self.directory / "data"), *options]
+
+    def environment(self) -> dict[str, str]:
+        # No PGDATA, PGPORT and the like, which are about another server.
+        own = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+        return {**own, "LC_ALL": "C"}
+
+    def options(self) -> dict[str, Any]:
+        # The tests' own working directory may be one that the user postgres must not enter.
+        other = {"user": "postgres", "group": "postgres", "extra_groups": []} if os.geteuid() == 0 else {}
+        return {"cwd": self.directory, **other}
+
+    def is_ready(self) -> bool:
+        import psycopg
+
+        try:
+            psycopg.connect(self._url("postgres", "postgresql"), connect_timeout=2).close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    # Each process of PostgreSQL's makes a session of its own: a signal to the first one's group misses the others.
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        if number != signal.SIGKILL:
+            super().kill(number)  # the first process ends the others, in the way that the signal means
+            return
+        super().pause()  # what is frozen starts no more
+        children = self._signal_children(number)
+        super().kill(number)
+        wait_for(lambda: all(_has_ended(child) for child in children), "all of PostgreSQL's processes to end")
+
+    def pause(self) -> None:
+        super().pause()
+        self._signal_children(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._signal_children(signal.SIGCONT)
+        super().resume()
+
+    def stop(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.resume()
+            os.kill(self.process.pid, signal.SIGQUIT)  # unlike SIGKILL, this gives shared memory back
+            wait_for(self._ended_or_kill_children, "PostgreSQL to end")
+        self._free_shared_memory()
+        super().stop()
+
+    def _free_shared_memory(self) -> None:
+        """Give back what a killed server has left in the system's shared memory, of which there are few pieces."""
+        with contextlib.suppress(FileNotFoundError, IndexError):
+            lines = (self.directory / "data" / "postmaster.pid").read_text().splitlines()
+            subprocess.run(["ipcrm", "-m", lines[6].split()[1]], check=False)
+
+    def _ended_or_kill_children(self) -> bool:
+        """Say whether the server has ended; it waits for those of its processes that still greet a client."""
+        assert self.process is not None
+        if self.process.poll() is None:
+            self._signal_children(signal.SIGKILL)
+        return self.process.poll() is not None
+
+    def _signal_children(self, number: int) -> list[Any]:
+        import psutil
+
+        assert self.process is not None
+        children = psutil.Process(self.process.pid).children()
+        for child in children:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.send_signal(number)
+        return children
+
+    @staticmethod
+    def _binary(name: str) -> str:
+        """Return the path of one of the server's programs, all of the version that is found first."""
+        usual = [path for pattern in POSTGRESQL_PATHS for path in glob.glob(pattern)]
+        newest_first = sorted(usual, key=lambda path: [int(n) for n in re.findall(r"\d+", path)], reverse=True)
+        server = shutil.which("postgres", path=os.pathsep.join([os.environ.get("PATH", ""), *newest_first]))
+        if server is None:
+            raise ServerMissingError("postgres is not installed; `make setup-servers` installs it where you may")
+        return str(Path(server).with_name(name))
+
+
+def _has_ended(process: Any) -> bool:
+    import psutil
+
+    try:
+        # A zombie has ended; in a container without an init it stays in the list for good.
+        return bool(process.status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
         return True

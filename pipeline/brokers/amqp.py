@@ -21,7 +21,7 @@ class Message(RefusesCompression, pyamqp.Message):  # type: ignore[misc]  # komb
     """A message from RabbitMQ."""
 
 
-class Channel(pyamqp.Channel):  # type: ignore[misc]
+class Channel(pyamqp.Channel):  # type: ignore[misc]  # kombu's classes are untyped
     """A channel that can publish many messages and wait for all their confirms together."""
 
     Message = Message
@@ -112,7 +112,7 @@ def corked(transport: Any) -> Iterator[None]:
         transport.write(waiting)
 
 
-class BatchRefused(OperationalError):  # type: ignore[misc]
+class BatchRefused(OperationalError):  # type: ignore[misc]  # kombu's classes are untyped
     """The broker refused the messages at `positions` of a batch."""
 
     def __init__(self, positions: list[int]) -> None:
@@ -121,19 +121,19 @@ class BatchRefused(OperationalError):  # type: ignore[misc]
         self.positions = positions
 
 
-class Connection(pyamqp.Connection):  # type: ignore[misc]
+class Connection(pyamqp.Connection):  # type: ignore[misc]  # kombu's classes are untyped
     """A connection with such channels."""
 
     Channel = Channel
 
 
-class Transport(pyamqp.Transport):  # type: ignore[misc]
+class Transport(pyamqp.Transport):  # type: ignore[misc]  # kombu's classes are untyped
     """The transport behind amqp:// and pyamqp://."""
 
     Connection = Connection
 
 
-class SSLTransport(pyamqp.SSLTransport):  # type: ignore[misc]
+class SSLTransport(pyamqp.SSLTransport):  # type: ignore[misc]  # kombu's classes are untyped
     """The transport behind amqps://."""
 
     Connection = Connection

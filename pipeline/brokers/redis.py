@@ -145,6 +145,10 @@ class Channel(kombu_redis.Channel):  # type: ignore[misc]
             message = self.prepare_message(item, content_type="application/octet-stream", content_encoding="binary")
             self.basic_publish(message, "", dead)
 
+    def _has_queue(self, queue: str, **_: Any) -> bool:
+        # Redis keeps no empty lists: a queue in which nothing waits would look as if nobody had declared it.
+        return True
+
     def _get(self, queue: str, timeout: float | None = None) -> dict[str, Any]:
         return addressed(super()._get(queue), queue)
 

@@ -41,9 +41,10 @@ class Database:
         self._kind = zlib.crc32(schema.encode()) & 0x7FFFFFFF
         self._synchronous = "FULL" if synchronous == "full" else "NORMAL"
         self._db: sqlite3.Connection | None = None
+        self._file: tuple[int, int] | None = None
         self._patience = BUSY_TIMEOUT
         with _registry, self.errors():
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private(path)
             self._connection()
             _close_at_fork(self)
 
@@ -51,6 +52,11 @@ class Database:
         if self._db is None:
             self._db = sqlite3.connect(self.path, timeout=self._patience, isolation_level=None, check_same_thread=False)
             self._prepare(self._db)
+            self._file = file_id(self.path)
+        elif file_id(self.path) != self._file:
+            # Others would write into another file than this one, which nobody finds any more.
+            self.close()
+            raise EmbeddedBrokerBusy(f"{self.path} was deleted or replaced while it was in use; connecting anew")
         return self._db
 
     def _prepare(self, db: sqlite3.Connection) -> None:
@@ -124,6 +130,23 @@ class Database:
             if self._db is not None:
                 self._db.close()
                 self._db = None
+
+
+def make_private(path: Path) -> None:
+    """Create a database's file, for its owner only, and its directory, where they are missing."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not path.exists():
+        # Nobody in this process has it open yet, so closing it drops no lock.
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+
+
+def file_id(path: Path) -> tuple[int, int] | None:
+    """Return what tells a file from another one of the same name; None when there is none."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 # SQLite keeps its file locks in a table of the process. A forked child inherits the table but not the locks, and writes

@@ -11,6 +11,8 @@ import os
 import threading
 from pathlib import Path
 
+from .database import file_id
+
 
 class Owners:
     """The bytes of one lock file that this process holds."""
@@ -18,6 +20,7 @@ class Owners:
     def __init__(self, path: Path) -> None:
         """Open `path`, creating it when it is missing; raise OSError when that fails."""
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self.file = file_id(path)
         self._held: set[int] = set()
         self._mutex = threading.Lock()
 
@@ -53,7 +56,8 @@ _files_mutex = threading.Lock()
 def owners_of(database: Path) -> Owners:
     """Return this process's one Owners for `database`, opened on first use in each process."""
     key = (os.getpid(), str(database))
+    path = database.with_name(database.name + ".owners")
     with _files_mutex:
-        if key not in _files:
-            _files[key] = Owners(database.with_name(database.name + ".owners"))
+        if key not in _files or _files[key].file != file_id(path):  # the latter when somebody has deleted it
+            _files[key] = Owners(path)
         return _files[key]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -316,7 +317,10 @@ class Store:
         """Return this connection's owner id, registered on first use; only consumers need one."""
         if not self._owner:
             with self._transaction() as db:
-                owner = db.execute("INSERT INTO owners DEFAULT VALUES").lastrowid or 0
+                # A random number: counted ones begin anew when somebody replaces the file, and an old connection that
+                # closes would then give away what another process holds.
+                owner = 1 + secrets.randbelow(2**62)
+                db.execute("INSERT INTO owners VALUES (?)", (owner,))
                 # Held before the commit: once others see the row, only a dead process lacks its lock.
                 owners_of(self.path).hold(owner)
             self._owner = owner

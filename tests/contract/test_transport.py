@@ -21,6 +21,13 @@ DEAD = Queue("test.dead", Exchange("test.dead", type="direct", durable=True), ro
 
 
 @pytest.fixture
+def broker(broker: Broker) -> Broker:
+    """The broker without a ledger: what is shown here is what it does by itself."""
+    broker.ledger = ""
+    return broker
+
+
+@pytest.fixture
 def connect(broker: Broker) -> Iterator[Callable[[], Connection]]:
     """Open connections that are closed with the test, after what the test declared is deleted."""
     brokers.register()

@@ -63,11 +63,10 @@ def broker_log(broker: Broker, name: str) -> str:
     return (broker.directory / f"{name}.log").read_text()
 
 
-@pytest.mark.parametrize("pool", ["solo", "prefork"])
 def test_killed_publishers_and_workers_lose_nothing_and_lock_nothing(
-    bus: Pipeline, broker: Broker, worker: Callable[..., Worker], pool: str
+    bus: Pipeline, broker: Broker, worker: Callable[..., Worker]
 ) -> None:
-    kill_publishers_and_workers(bus, broker, worker, 2, pool)
+    kill_publishers_and_workers(bus, broker, worker, 2, "prefork")
 
 
 @pytest.mark.faults

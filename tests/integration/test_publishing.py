@@ -13,6 +13,14 @@ from pipeline import BrokerUnavailable, EventTooLarge, InvalidEvent, Payload, Pi
 from tests.harness import Broker, run
 from tests.servers import Server, free_port, wait_for
 
+
+@pytest.fixture
+def broker(broker: Broker) -> Broker:
+    """The broker without a ledger: what is shown here is what it does by itself."""
+    broker.ledger = ""
+    return broker
+
+
 FORK = """
 import os, sys
 from pipeline import Pipeline
@@ -92,7 +100,7 @@ def test_async_publishers_run_at_once(bus: Pipeline, broker: Broker) -> None:
 
 @pytest.mark.parametrize("scheme", ["amqp://guest:secret@127.0.0.1:{}//", "redis://:secret@127.0.0.1:{}/0"])
 def test_a_broker_that_is_not_there_is_named_without_its_password(scheme: str) -> None:
-    app = Pipeline("web", broker_url=scheme.format(free_port()), publish_timeout=0.5)
+    app = Pipeline("web", broker_url=scheme.format(free_port()), publish_timeout=0.5, ledger_url="")
     started = time.monotonic()
     with pytest.raises(BrokerUnavailable) as caught:
         app.publish("web.test", {})
@@ -126,7 +134,7 @@ def test_a_damaged_embedded_file_is_reported_and_left_alone(tmp_path: Path) -> N
     path = tmp_path / "broker.db"
     path.write_bytes(b"this is no database, and it is long enough to look like one" * 100)
     before = path.read_bytes()
-    app = Pipeline("web", broker_url=f"sqlite:///{path}")
+    app = Pipeline("web", broker_url=f"sqlite:///{path}", ledger_url="")
     with pytest.raises(BrokerUnavailable, match=r"is damaged.*move the file away"):
         app.publish("web.test", {})
     assert path.read_bytes() == before
@@ -152,7 +160,7 @@ app.publish("web.test", {"n": 1}, timeout=5)
 
 
 def test_a_full_disk_is_reported_and_publishing_goes_on_when_there_is_room(tmp_path: Path) -> None:
-    broker = Broker("embedded", f"sqlite:///{tmp_path / 'broker.db'}", tmp_path)
+    broker = Broker("embedded", f"sqlite:///{tmp_path / 'broker.db'}", tmp_path, ledger="")
     done = run([sys.executable, "-c", FULL_DISK], broker)
     assert done.returncode == 0, done.stderr
     accepted, _, message = done.stdout.partition(" ")

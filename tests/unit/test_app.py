@@ -29,7 +29,7 @@ class Order(Payload, type="order.created"):
 
 @pytest.fixture
 def app(tmp_path: Path) -> Pipeline:
-    return Pipeline("test", directory=tmp_path)
+    return Pipeline("test", directory=tmp_path, ledger_url="")
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from pipeline import ConfigError, Event
 from pipeline.cli import agent_rows, cli, load_app
 from pipeline.doctor import without_passwords
+from pipeline.ledger.missing import register
 
 SHOP = """
 from celery import Celery
@@ -45,7 +46,11 @@ def clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith("PIPELINE_"):
             monkeypatch.delenv(name)
-    for name in ("PIPELINE_CONFIG", "PIPELINE_BROKER_URL"):  # set first, so that they are gone after the test
+    for name in (
+        "PIPELINE_CONFIG",
+        "PIPELINE_BROKER_URL",
+        "PIPELINE_LEDGER_URL",
+    ):  # set first, so that they are gone after the test
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
@@ -105,7 +110,8 @@ def test_publish_prints_the_id_alone(run: Run) -> None:
     assert len(result.stdout.strip()) == 36
 
 
-def test_publish_prints_the_event_as_json(run: Run) -> None:
+def test_publish_prints_the_event_as_json(run: Run, shop: str) -> None:
+    register(load_app(shop).ledger, {"audit": (("#",), None), "billing": (("order.*",), None)})
     options = [
         "--priority",
         "1",
@@ -149,9 +155,52 @@ def test_publish_names_the_wrong_field(run: Run, arguments: list[str], code: int
     assert result.stdout == ""
 
 
-def test_publish_without_a_broker_is_one_line_without_the_password(shop: str) -> None:
-    found = process("--broker-url", "amqp://me:secret@127.0.0.1:1//", "--app", shop, "publish", "order.created")
-    assert found.returncode == 1
+def test_publish_to_an_agent_that_is_unknown_names_the_nearest(run: Run, shop: str) -> None:
+    register(load_app(shop).ledger, {"billing": (("order.*",), None)})
+    result = run("publish", "order.created", "--target", "biling")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == "pipeline: targets: no agent is called 'biling'; did you mean 'billing'?\n"
+
+
+def test_publish_later_prints_the_id_and_nothing_else(run: Run, shop: str) -> None:
+    result = run("publish", "order.created", "--delay", "60")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert load_app(shop).cancel(result.stdout.strip())
+    at = Event.decode(run("publish", "order.created", "--at", "2199-03-01T09:30:00Z", "--json").stdout)
+    assert at.time.isoformat() == "2199-03-01T09:30:00+00:00"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--delay", "1", "--at", "2199-03-01"], "--delay and --at: not both of them"),
+        (["--delay", "-1"], "--delay"),
+        (["--at", "tomorrow"], "--at"),
+    ],
+)
+def test_publish_later_wants_one_time(run: Run, options: list[str], said: str) -> None:
+    result = run("publish", "order.created", *options)
+    assert result.exit_code == 2
+    assert said in result.stderr
+
+
+def test_publish_without_a_broker_is_accepted_by_the_ledger(shop: str) -> None:
+    broker = ["--broker-url", "amqp://me:secret@127.0.0.1:1//"]
+    found = process(*broker, "--app", shop, "publish", "order.created")
+    assert (found.returncode, len(found.stdout.strip())) == (0, 36)
+    assert found.stderr == (
+        "pipeline: the broker amqp://me:**@127.0.0.1:1// is away; the event is accepted, and a worker sends it when "
+        "the broker is back\n"
+    )
+    assert [each.event.id for each in load_app(shop).get_events()] == [found.stdout.strip()]
+    assert process(*broker, "--app", shop, "publish", "order.created", "--delay", "60").stderr == ""
+
+
+def test_publish_without_broker_and_ledger_is_one_line_without_the_password(shop: str) -> None:
+    broker = ["--broker-url", "amqp://me:secret@127.0.0.1:1//"]
+    found = process(*broker, "--app", shop, "publish", "order.created", PIPELINE_LEDGER_URL="")
+    assert (found.returncode, found.stdout) == (1, "")
+    assert process(*broker, "--ledger-url", "", "--app", shop, "publish", "order.created").returncode == 1
     assert found.stderr.startswith("pipeline: the broker amqp://me:**@127.0.0.1:1// did not take the event")
     assert len(found.stderr.splitlines()) == 1
 

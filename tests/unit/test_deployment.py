@@ -24,9 +24,12 @@ DATA = ROOT / "tests" / "data"
 COMPOSE = ROOT / "docker-compose.yml"
 STACK: dict[str, Any] = yaml.safe_load(COMPOSE.read_text())
 SERVICES: dict[str, dict[str, Any]] = STACK["services"]
+#: Services that do one thing and end.
+ONCE = ("ledger",)
 OURS = ("worker", "beat", "flower")
 EVERY_SERVICE = pytest.mark.parametrize("name", SERVICES)
 OUR_SERVICES = pytest.mark.parametrize("name", OURS)
+OUR_CONTAINERS = pytest.mark.parametrize("name", [*OURS, *ONCE])
 #: Keys of RabbitMQ 4's configuration schema.
 RABBITMQ_KEYS = {
     "log.console", "log.console.level", "log.file", "anonymous_login_user", "vm_memory_high_watermark.relative",
@@ -62,7 +65,7 @@ def test_a_misspelt_key_would_not_be_valid() -> None:
 
 
 def test_the_stack_has_all_its_parts() -> None:
-    assert set(SERVICES) == {"rabbitmq", "redis", "postgres", "mailpit", *OURS}
+    assert set(SERVICES) == {"rabbitmq", "redis", "postgres", "mailpit", *OURS, *ONCE}
 
 
 @EVERY_SERVICE
@@ -75,10 +78,13 @@ def test_every_service_has_a_health_check_or_says_why_not(name: str) -> None:
 
 
 @EVERY_SERVICE
-def test_services_wait_until_those_they_need_are_healthy(name: str) -> None:
+def test_services_wait_until_those_they_need_are_healthy_or_done(name: str) -> None:
     for needed, how in SERVICES[name].get("depends_on", {}).items():
-        assert how == {"condition": "service_healthy"}
-        assert "healthcheck" in SERVICES[needed]
+        if needed in ONCE:
+            assert how == {"condition": "service_completed_successfully"}
+        else:
+            assert how == {"condition": "service_healthy"}
+            assert "healthcheck" in SERVICES[needed]
         assert "profiles" not in SERVICES[needed], f"{needed} is not always there"
 
 
@@ -90,7 +96,7 @@ def test_ports_are_published_on_loopback_only(name: str) -> None:
 
 @EVERY_SERVICE
 def test_services_come_back_after_a_crash_and_stay_within_limits(name: str) -> None:
-    assert SERVICES[name]["restart"] == "unless-stopped"
+    assert SERVICES[name]["restart"] == ("on-failure:5" if name in ONCE else "unless-stopped")
     assert set(SERVICES[name]["deploy"]["resources"]["limits"]) == {"cpus", "memory"}
     assert "no-new-privileges:true" in SERVICES[name]["security_opt"]
 
@@ -122,11 +128,12 @@ def test_no_password_is_written_down() -> None:
         for key, value in environment(name).items():
             if re.search(r"PASS|SECRET|AUTH", key):
                 assert "_PASSWORD:?" in value, key
-            for password in re.findall(r"//[^:/@\s]*:([^@\s]+)@", value.replace("${RABBITMQ_USER:-pipeline}", "user")):
+            plain = re.sub(r"\$\{\w+_USER:-pipeline\}", "user", value)
+            for password in re.findall(r"//[^:/@\s]*:([^@\s]+)@", plain):
                 assert password.startswith("${"), key
 
 
-@OUR_SERVICES
+@OUR_CONTAINERS
 def test_our_containers_can_write_only_where_they_must(name: str) -> None:
     service = SERVICES[name]
     assert service["read_only"] is True
@@ -135,10 +142,11 @@ def test_our_containers_can_write_only_where_they_must(name: str) -> None:
     assert "user" not in service, "the image's own user is an ordinary one"
 
 
-@OUR_SERVICES
+@OUR_CONTAINERS
 def test_settings_in_the_stack_are_settings_of_the_package(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(DATA)  # where no settings file is
     filled = {"RABBITMQ_USER": "u", "RABBITMQ_PASSWORD": "p", "REDIS_PASSWORD": "p"}
+    filled |= {"POSTGRES_USER": "u", "POSTGRES_PASSWORD": "p"}
     filled["PIPELINE_AGENTS"] = '["shop.agents"]'
     for key, value in environment(name).items():
         if key.startswith("PIPELINE_"):
@@ -146,7 +154,16 @@ def test_settings_in_the_stack_are_settings_of_the_package(name: str, monkeypatc
     settings = Settings.load()
     assert settings.broker_url == "amqp://u:p@rabbitmq:5672//"
     assert settings.result_backend == "redis://:p@redis:6379/0"
+    assert settings.ledger_url == f"postgresql://u:p@postgres:5432/{SERVICES['postgres']['environment']['POSTGRES_DB']}"
     assert settings.agents == ("shop.agents",)
+
+
+def test_the_ledgers_tables_are_made_before_those_start_who_need_them() -> None:
+    assert SERVICES["ledger"]["command"] == ["pipeline", "ledger", "upgrade"]
+    assert SERVICES["ledger"]["image"] == f"pipeline:{__version__}"
+    assert "postgres" in SERVICES["ledger"]["depends_on"]
+    for name in ("worker", "beat"):
+        assert "ledger" in SERVICES[name]["depends_on"]
 
 
 @OUR_SERVICES

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -22,14 +23,20 @@ ROOT = Path(__file__).parents[2]
 DOCS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGES = pytest.mark.parametrize("page", DOCS, ids=[page.name for page in DOCS])
 
+#: Frameworks that some snippets are for; where one is not installed, its snippets are left out.
+FRAMEWORKS = ("django", "fastapi")
+
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\[[^\]]+\]\(([^)\s]+)\)")
 _HEADING = re.compile(r"^#+ +(.+)$", re.MULTILINE)
 
 
 def fences(page: Path, language: str) -> list[str]:
-    """Return the contents of a page's code fences in one language."""
-    return [body for name, body in _FENCE.findall(page.read_text()) if name == language]
+    """Return the contents of a page's code fences in one language, without those for what is not installed."""
+    missing = [name for name in FRAMEWORKS if importlib.util.find_spec(name) is None]
+    needs = re.compile(rf"^(?:from|import) (?:{'|'.join(missing)})\b", re.MULTILINE) if missing else None
+    found = [body for name, body in _FENCE.findall(page.read_text()) if name == language]
+    return [body for body in found if not (needs and needs.search(body))]
 
 
 def prose(page: Path) -> str:
@@ -135,9 +142,15 @@ def test_the_snippets_of_the_howto_do_together_what_it_says(tmp_path: Path, cele
     (tmp_path / "shop.py").write_text("\n\n".join([*listed, tap]))
     log = celery("celery -A shop worker --loglevel=INFO --concurrency=2")
     use = "import shop; shop.place('A1', 9.5); shop.asyncio.run(shop.place_async('A2')); shop.urgent(); shop.squares()"
-    run(sys.executable, "-c", use, cwd=tmp_path)
+    use += "; shop.register('ada'); assert shop.remind(); print(shop.place_and_wait('W1'))"
+    printed = run(sys.executable, "-c", use, cwd=tmp_path)
+    assert printed.startswith("['order.placed', ")
+    assert "'order.checked'" in printed
     wait_for_lines(
         log,
+        "TAP user.registered {'user_id': 'ada'}",
+        "TAP mail.requested {'to': 'ada', 'key': ",
+        "TAP order.reminded {'order_id': 'A1'}",
         "TAP order.placed {'order_id': 'A2', 'total': 9.5}",
         "TAP order.noted {'order_id': 'B1'}",
         "TAP parcel.requested {'order_id': 'A1'}",
@@ -146,6 +159,55 @@ def test_the_snippets_of_the_howto_do_together_what_it_says(tmp_path: Path, cele
         "TAP square.done {'result': 16}",
     )
     assert "{'order_id': 'A1', 'total': 1}" not in log.read_text()  # its only target is billing
+
+
+def test_the_snippets_of_the_ledger_page_do_together_what_it_says(
+    tmp_path: Path, celery: Callable[[str], Path]
+) -> None:
+    (tmp_path / "shop.py").write_text("\n\n".join(fences(ROOT / "docs" / "ledger.md", "python")))
+    log = celery("celery -A shop worker --loglevel=INFO --concurrency=2")
+    (tmp_path / "use.py").write_text(
+        "import time\n"
+        "from sqlalchemy.exc import OperationalError\n"
+        "from shop import *\n"
+        "print(app.settle(place('A1', 9.5)))\n"
+        "app.settle(later_than_commit(lambda callback: callback()))\n"
+        "(reminder,) = remind('A1')\n"
+        "print(app.settle(reminder))\n"
+        "wrong = place('B1', -2.0)\n"
+        "app.settle(wrong)\n"
+        "print('mended', mend())\n"
+        "app.settle(wrong)\n"
+        "history()\n"
+        "print('totals', totals())\n"
+        "def query(statement):\n"
+        "    try:\n"
+        "        with Session(engine) as session:\n"
+        "            return session.execute(text(statement)).all()\n"
+        "    except OperationalError:  # the worker has not made the table yet\n"
+        "        return []\n"
+        "deadline = time.monotonic() + 20\n"
+        "while len(rows := query('SELECT * FROM revenue')) < 3 and time.monotonic() < deadline:\n"
+        "    time.sleep(0.1)\n"
+        "print('revenue', rows)\n"
+        "print('entries', sorted(query('SELECT * FROM entries')))\n"
+    )
+    printed = run(sys.executable, "use.py", cwd=tmp_path)
+    for line in (
+        "-> bookkeeping: succeeded",
+        "order.booked",
+        "order.reminded",
+        "mended 1",
+        "{'tea': 2, 'jam': 1}",
+        "basket.filled",
+        "totals 8.5",
+        "revenue [('A1', 9.5), ('C1', 1.0), ('B1', -2.0)]",
+        "entries [('A1', 950), ('B1', 200), ('C1', 100)]",
+    ):
+        assert line in printed
+    wait_for_lines(log, "statistics: order.reminded")
+    command = [str(Path(sys.executable).parent / "pipeline"), "-A", "shop", "ledger", "rebuild", "revenue", "--yes"]
+    assert "events passed" in run(*command, cwd=tmp_path)
 
 
 @PAGES
@@ -207,10 +269,16 @@ def test_make_commands_that_are_named_exist(page: Path) -> None:
 
 @PAGES
 def test_pipeline_commands_that_are_named_exist(page: Path, tmp_path: Path) -> None:
-    named = set(re.findall(r"(?:^|`|exec worker )pipeline (?:-A shop )?([a-z]+)", page.read_text(), re.MULTILINE))
-    if named:
-        listed = run(str(Path(sys.executable).parent / "pipeline"), "--help", cwd=tmp_path)
-        assert named <= set(re.findall(r"^  ([a-z]+) ", listed, re.MULTILINE))
+    pattern = r"(?:^|`|exec worker )pipeline (?:-A shop )?([a-z]+)(?: ([a-z]+))?"
+    commands = re.findall(pattern, page.read_text(), re.MULTILINE)
+    groups: dict[tuple[str, ...], set[str]] = {(): {name for name, _ in commands}}
+    for name, inner in commands:
+        if name in ("dead", "ledger") and inner:
+            groups.setdefault((name,), set()).add(inner)
+    for group, named in groups.items():
+        if named:
+            listed = run(str(Path(sys.executable).parent / "pipeline"), *group, "--help", cwd=tmp_path)
+            assert named <= set(re.findall(r"^  ([a-z]+) ", listed, re.MULTILINE))
 
 
 @PAGES

@@ -109,7 +109,11 @@ def test_what_was_encoded_is_decoded_to_an_equal_event(**attributes: Any) -> Non
     assert Event.model_validate(sent.__json__()) == sent
 
 
-@pytest.mark.parametrize("data", [{1, 2}, {1: "key"}, 2**64, "\ud800", {"x": object()}], ids=repr)
+@pytest.mark.parametrize(
+    "data",
+    [{1, 2}, {1: "key"}, 2**64, "\ud800", {"x": object()}],
+    ids=["set", "number as key", "too large", "surrogate", "object"],
+)
 def test_data_that_is_not_json_is_refused_with_the_reason(data: Any) -> None:
     with pytest.raises(InvalidEvent, match=r"^data: .*; event data is JSON"):
         event(data=data).encode()

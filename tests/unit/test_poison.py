@@ -47,7 +47,7 @@ def task_message(body: Any = None, content_type: str = "application/json", **hea
 def test_an_events_headers_are_enough_to_route_it() -> None:
     found = check_event(event_message(body=b"never looked at"), 1000)
     expected = {"id": EVENT.id, "type": "a.b", "correlationid": "story", "causationid": None, "targets": "alpha,beta"}
-    assert found == expected
+    assert found == {**expected, "bus": {}}
 
 
 def test_an_event_of_a_program_that_sends_no_headers_is_read_from_its_body() -> None:
@@ -103,7 +103,27 @@ def test_whatever_stands_in_the_headers_only_texts_come_out(headers: dict[str, A
         return
     assert isinstance(found["id"], str)
     assert isinstance(found["type"], str)
+    assert found.pop("bus") == {}
     assert all(value is None or isinstance(value, str) for value in found.values())
+
+
+@pytest.mark.parametrize(
+    ("bus", "expected"),
+    [
+        ({}, {}),
+        ({"attempt": 2, "ledger": "l1"}, {"attempt": 2, "ledger": "l1"}),
+        ({"replay": "r1", "broadcast": False, "direct": True}, {"replay": "r1", "broadcast": False, "direct": True}),
+        ({"task": "os.system"}, {}),
+    ],
+)
+def test_what_the_bus_says_about_a_message_is_taken_by_name(bus: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert check_event(event_message(headers={**wire_headers(EVENT), "bus": bus}), 1000)["bus"] == expected
+
+
+@pytest.mark.parametrize("bus", ["", 7, [], {"attempt": "2"}, {"replay": {}}, {"ledger": None}, {"broadcast": 1}])
+def test_what_the_bus_cannot_have_said_is_refused(bus: Any) -> None:
+    with pytest.raises(InvalidEvent, match="header 'bus'"):
+        check_event(event_message(headers={**wire_headers(EVENT), "bus": bus}), 1000)
 
 
 # -- tasks

@@ -23,7 +23,7 @@ from tests.servers import free_port
 
 @pytest.fixture
 def app(tmp_path: Path) -> Iterator[Pipeline]:
-    one = Pipeline("test", directory=tmp_path, broker_url=f"sqlite:///{tmp_path / 'broker.db'}")
+    one = Pipeline("test", directory=tmp_path, ledger_url="", broker_url=f"sqlite:///{tmp_path / 'broker.db'}")
     yield one
     one.close()
 
@@ -175,7 +175,7 @@ def test_an_error_that_is_not_the_brokers_is_not_tried_again(app: Pipeline, monk
 
 @pytest.mark.parametrize("confirm", [True, False])
 def test_whether_confirms_are_waited_for_is_a_setting(tmp_path: Path, confirm: bool) -> None:
-    app = Pipeline("test", directory=tmp_path, confirm=confirm)
+    app = Pipeline("test", directory=tmp_path, confirm=confirm, ledger_url="")
     asked: list[bool] = []
 
     class Asking(FakeLink):
@@ -192,7 +192,7 @@ def test_whether_confirms_are_waited_for_is_a_setting(tmp_path: Path, confirm: b
 
 
 def test_an_event_may_be_as_large_as_the_limit(tmp_path: Path) -> None:
-    app = Pipeline("test", directory=tmp_path, max_event_bytes=2000)
+    app = Pipeline("test", directory=tmp_path, max_event_bytes=2000, ledger_url="")
     room = 2000 - len(new_event("a.b", "", source=app.source).encode())
     app.publish("a.b", "x" * room)
     with pytest.raises(EventTooLarge, match=r"^data: event 'a\.b' takes 2,001 bytes, the limit is 2,000; put large"):
@@ -214,7 +214,7 @@ def test_a_batch_with_one_wrong_event_sends_none(app: Pipeline, links: list[Link
 def test_a_broker_that_is_not_there_is_reported_in_time(scheme: str, tmp_path: Path) -> None:
     timeout = 0.4
     url = f"{scheme}://user:secret@127.0.0.1:{free_port()}/"
-    app = Pipeline("test", directory=tmp_path, broker_url=url, publish_timeout=timeout)
+    app = Pipeline("test", directory=tmp_path, broker_url=url, publish_timeout=timeout, ledger_url="")
     app.celery.connection_for_write().get_transport_cls()  # importing the client is not what is measured
     started = time.monotonic()
     with pytest.raises(
@@ -227,7 +227,9 @@ def test_a_broker_that_is_not_there_is_reported_in_time(scheme: str, tmp_path: P
 
 
 def test_a_timeout_given_with_the_event_wins_over_the_setting(tmp_path: Path) -> None:
-    app = Pipeline("test", directory=tmp_path, broker_url=f"redis://127.0.0.1:{free_port()}/0", publish_timeout=600)
+    app = Pipeline(
+        "test", directory=tmp_path, broker_url=f"redis://127.0.0.1:{free_port()}/0", publish_timeout=600, ledger_url=""
+    )
     with pytest.raises(BrokerUnavailable, match=r"within 0\.2 s"):
         app.publish("a.b", timeout=0.2)
 
@@ -253,7 +255,7 @@ def test_what_waiting_cannot_cure_is_reported_at_once(tmp_path: Path, monkeypatc
         raise AssertionError("waited for a damaged file")
 
     monkeypatch.setattr(publisher, "sleep", never)
-    app = Pipeline("test", directory=tmp_path)
+    app = Pipeline("test", directory=tmp_path, ledger_url="")
     with pytest.raises(BrokerUnavailable, match="is damaged"):
         app.publish("a.b")
 
@@ -268,7 +270,7 @@ def test_a_broker_that_comes_back_in_time_gets_the_event(app: Pipeline, monkeypa
 
 
 def test_a_broker_that_the_bus_does_not_know_is_refused(tmp_path: Path) -> None:
-    app = Pipeline(Celery("test", broker="memory://", set_as_current=False), directory=tmp_path)
+    app = Pipeline(Celery("test", broker="memory://", set_as_current=False), directory=tmp_path, ledger_url="")
     with pytest.raises(ConfigError, match="does not work on 'memory' brokers; use sqlite://, amqp:// or redis://"):
         app.publish("a.b")
 
@@ -280,7 +282,7 @@ FORK = """
 import os, sys
 from pathlib import Path
 from pipeline import Pipeline
-app = Pipeline("test", directory=Path(sys.argv[1]))
+app = Pipeline("test", directory=Path(sys.argv[1]), ledger_url="")
 app.publish("a.b", "parent before")
 parents = app.publisher._idle[0]
 if os.fork() == 0:
@@ -299,5 +301,5 @@ app.close()
 
 def test_after_a_fork_the_child_opens_a_link_and_the_parents_still_works(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", FORK, str(tmp_path)], check=True, timeout=60)
-    found = [json.loads(body)["data"] for _, body, _ in unrouted(Pipeline("test", directory=tmp_path))]
+    found = [json.loads(body)["data"] for _, body, _ in unrouted(Pipeline("test", directory=tmp_path, ledger_url=""))]
     assert found == ["parent before", *(f"child {n}" for n in range(5)), "parent after"]

@@ -24,7 +24,7 @@ class Digest(Payload, type="digest.due", version="2.0.0"):
 
 @pytest.fixture
 def app(tmp_path: Path) -> Pipeline:
-    return Pipeline("test", directory=tmp_path)
+    return Pipeline("test", directory=tmp_path, ledger_url="")
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_a_schedule_is_beats_own_entry(app: Pipeline) -> None:
 
 def test_beat_publishes_by_itself_instead_of_sending_a_task(app: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[Event] = []
-    monkeypatch.setattr(app.publisher, "send", sent.extend)
+    monkeypatch.setattr(app.publisher, "send", lambda events, **_: sent.extend(events))
     app.schedule("digest", 3600, Digest())
     app.celery.tasks["pipeline.publish_scheduled"].apply_async(("digest",))
     assert [event.type for event in sent] == ["digest.due"]

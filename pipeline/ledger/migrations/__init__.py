@@ -1,0 +1,1 @@
+"""Alembic's environment for the ledger; `pipeline ledger upgrade` runs it."""

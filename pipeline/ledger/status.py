@@ -1,0 +1,68 @@
+"""How the ledger stands, in numbers."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from sqlalchemy import func, select
+
+from .rows import DEAD_AFTER, SECOND, now
+from .sql import Ledger
+from .tables import OPEN, agents, deliveries, events, outbox, timers, workers
+
+
+class Status(NamedTuple):
+    """What lies in a ledger.
+
+    Attributes:
+        events: in the log, by the last sequence number.
+        unsent: events in the outbox.
+        timers: retries and delayed events that are not due yet.
+        agents: that have ever run.
+        workers: that live.
+        outcomes: deliveries without a good end, by outcome.
+
+    """
+
+    schema: str
+    events: int
+    unsent: int
+    timers: int
+    agents: int
+    workers: int
+    outcomes: dict[str, int]
+
+    def __str__(self) -> str:
+        """Return it as a line."""
+        outcomes = ", ".join(f"{number:,} {outcome}" for outcome, number in self.outcomes.items())
+        parts = [
+            f"schema {self.schema}",
+            f"events numbered up to {self.events:,}",
+            f"{self.unsent:,} to be sent",
+            f"{self.timers:,} timers",
+            f"{self.agents:,} agents",
+            f"{self.workers:,} workers",
+        ]
+        return ", ".join([*parts, outcomes] if outcomes else parts)
+
+
+def status(ledger: Ledger) -> Status:
+    """Count; cheap however large the ledger is: the log's length is its last sequence number."""
+    from .migrate import HEAD
+
+    alive = workers.c.seen > now() - round(DEAD_AFTER * SECOND)
+    open_ones = select(deliveries.c.outcome, func.count()).where(OPEN).group_by(deliveries.c.outcome)
+    with ledger.store.reading() as connection:
+
+        def count(query: object) -> int:
+            return int(connection.execute(query).scalar() or 0)  # type: ignore[call-overload]
+
+        return Status(
+            schema=HEAD,
+            events=count(select(func.max(events.c.seq))),
+            unsent=count(select(func.count()).select_from(outbox)),
+            timers=count(select(func.count()).select_from(timers)),
+            agents=count(select(func.count()).select_from(agents)),
+            workers=count(select(func.count()).select_from(workers).where(alive)),
+            outcomes={str(name): number for name, number in connection.execute(open_ones)},
+        )

@@ -1,0 +1,167 @@
+"""The ledger's tables. Times are microseconds since 1970 (UTC), ids are text, JSON is text.
+
+The order of the ledger is (tx, seq): on PostgreSQL sequence numbers become visible out of order, so what reads along
+(projections, reconciliation, snapshots) goes by the writing transaction first and stops before those that still run.
+SQLite has one writer at a time; there `tx` is 0 and `seq` alone is the order.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, MetaData, String, Table, Text, text, true
+
+metadata = MetaData()
+
+_Big = BigInteger().with_variant(Integer, "sqlite")
+#: Compared byte by byte, whatever the database's language: a range of types is then a range of the index.
+_Word = String(255).with_variant(String(255, collation="C"), "postgresql")
+_Id = String(255)
+
+#: Outcomes after which a delivery needs nobody's attention.
+FINAL = ("succeeded", "filtered", "dropped", "unrouted")
+#: Says the same; SQLite uses the index of open deliveries only in a query that repeats it.
+OPEN = text("outcome NOT IN ('succeeded', 'filtered', 'dropped', 'unrouted')")
+_UNROUTED = text("outcome = 'unrouted'")
+
+#: One row for each event that was accepted.
+events = Table(
+    "pipeline_events",
+    metadata,
+    Column("seq", _Big, primary_key=True, autoincrement=True),
+    Column("tx", _Big, nullable=False, server_default="0"),
+    Column("id", _Id, nullable=False, unique=True),
+    Column("type", _Word, nullable=False),
+    #: Whose history it belongs to: the agent that emitted it, else its subject.
+    Column("stream", _Word),
+    Column("correlation", _Id, nullable=False),
+    Column("causation", _Id),
+    #: The delivery that emitted it.
+    Column("delivery", _Id),
+    #: The only agents it is for, joined by commas.
+    Column("targets", Text),
+    Column("time", _Big, nullable=False),
+    Column("recorded", _Big, nullable=False),
+    #: The replay that emitted it; such events are not broadcast and not part of any history.
+    Column("replay", _Id),
+    Column("body", Text, nullable=False),
+    Index("pipeline_events_order", "tx", "seq"),
+    Index("pipeline_events_type", "type", "tx", "seq"),
+    Index("pipeline_events_stream", "stream", "tx", "seq"),
+    Index("pipeline_events_correlation", "correlation", "tx", "seq"),
+    Index("pipeline_events_time", "time", "tx", "seq"),
+    sqlite_autoincrement=True,
+)
+
+#: One row for each event that was not yet handed to the broker; the relay sends it when it is due.
+outbox = Table(
+    "pipeline_outbox",
+    metadata,
+    Column("event_id", _Id, primary_key=True),
+    Column("due", _Big, nullable=False),
+    Index("pipeline_outbox_due", "due"),
+)
+
+#: One row for each delivery: the inbox, the count of its attempts, and the dead letters.
+deliveries = Table(
+    "pipeline_deliveries",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("event_id", _Id, nullable=False),
+    Column("agent", _Word, nullable=False),
+    Column("outcome", String(16), nullable=False),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    #: How many events it emitted: their ids follow from its own.
+    Column("emitted", Integer, nullable=False, server_default="0"),
+    Column("started", _Big),
+    Column("ended", _Big),
+    #: When a waiting or retrying delivery is to be in its queue.
+    Column("due", _Big),
+    Column("worker", _Id),
+    Column("error", Text),
+    Column("traceback", Text),
+    #: What a chord's member returned, for the case that it is asked again.
+    Column("result", Text),
+    #: The event as somebody edited it for this delivery only.
+    Column("body", Text),
+    Column("replay", _Id),
+    #: Whether what a replayed delivery emits is sent.
+    Column("broadcast", Boolean, nullable=False, server_default=true()),
+    Index("pipeline_deliveries_event", "event_id"),
+    Index("pipeline_deliveries_unrouted", "event_id", sqlite_where=_UNROUTED, postgresql_where=_UNROUTED),
+    Index("pipeline_deliveries_open", "outcome", "agent", "due", sqlite_where=OPEN, postgresql_where=OPEN),
+)
+
+#: One row for each thing that is due later.
+timers = Table(
+    "pipeline_timers",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("kind", String(16), nullable=False),
+    Column("due", _Big, nullable=False),
+    Column("correlation", _Id, nullable=False),
+    Column("body", Text),
+    Index("pipeline_timers_due", "due"),
+    Index("pipeline_timers_correlation", "correlation"),
+)
+
+#: One row for each agent that ever ran: what it listens to, and how far its past was checked for missing deliveries.
+agents = Table(
+    "pipeline_agents",
+    metadata,
+    Column("name", _Id, primary_key=True),
+    Column("patterns", Text, nullable=False),
+    Column("tx", _Big, nullable=False),
+    Column("seq", _Big, nullable=False),
+    Column("registered", _Big, nullable=False),
+)
+
+#: One row for each worker that lives, and for a while after.
+workers = Table(
+    "pipeline_workers",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("seen", _Big, nullable=False),
+)
+
+#: How far each projection has read.
+positions = Table(
+    "pipeline_positions",
+    metadata,
+    Column("name", _Id, primary_key=True),
+    Column("tx", _Big, nullable=False),
+    Column("seq", _Big, nullable=False),
+)
+
+#: States that were reconstructed before, so that the next reconstruction starts there.
+snapshots = Table(
+    "pipeline_snapshots",
+    metadata,
+    Column("stream", _Word, primary_key=True),
+    Column("state", _Id, primary_key=True),
+    Column("tx", _Big, primary_key=True, autoincrement=False),
+    Column("seq", _Big, primary_key=True, autoincrement=False),
+    #: The highest sequence number and the latest time in it: it is of no use for a state before those.
+    Column("max_seq", _Big, nullable=False),
+    Column("max_time", _Big, nullable=False),
+    Column("body", Text, nullable=False),
+)
+
+#: One row for each join that was started; it ends when its event is published.
+joins = Table(
+    "pipeline_joins",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("name", _Id, nullable=False),
+    Column("event_id", _Id, nullable=False),
+    Column("correlation", _Id, nullable=False),
+    Column("started", _Big, nullable=False),
+    Column("ended", _Big),
+    Index("pipeline_joins_correlation", "correlation"),
+)
+
+#: Facts about the ledger itself: its id.
+meta = Table(
+    "pipeline_meta",
+    metadata,
+    Column("name", _Id, primary_key=True),
+    Column("value", Text, nullable=False),
+)

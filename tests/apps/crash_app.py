@@ -1,0 +1,81 @@
+"""The agents of effects_app in a process that kills itself between two steps of the bus, once for each event.
+
+An event's data names the point. The methods at both sides of it are the product's own; here they are only wrapped.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from contract_app import once
+from effects_app import app
+
+from pipeline import Event, outbox
+from pipeline.consumer import DeliveryRequest
+from pipeline.delivery import decode
+from pipeline.ledger import Ledger, due
+from pipeline.outbox import Outbox
+from pipeline.publisher import Encoded, Publisher
+
+__all__ = ["app"]
+
+# What a dead process has left in the outbox is sent again after seconds: the test is quicker, and sees more copies.
+outbox.GRACE = 1.0
+due.LEASE = 2.0
+
+#: Where a process dies, and which event is on its way then.
+POINTS = {
+    "effect": "work.done",  # the handler has written, the transaction is complete but for its commit
+    "commit": "work.done",  # committed, not sent
+    "sent": "work.done",  # the broker has it, and it is still in the outbox
+    "ack": "work.asked",  # done, but for telling the broker
+    "publisher-append": "work.asked",  # in the log, not sent
+    "publisher-sent": "work.asked",  # sent, and still in the outbox
+}
+_succeed, _send, _send_encoded = Ledger.succeed, Outbox.send, Publisher.send_encoded
+_acknowledge = DeliveryRequest.acknowledge
+
+
+def die(point: str, event: Event) -> None:
+    """End this process as `kill -9` does, the first time that the event passes its point."""
+    if threading.current_thread().name == "pipeline-sweeper":
+        return  # a relay that overtakes the handler would take the pool's other processes with it, in the middle
+    mine = event.type == POINTS[point] and event.data["point"] == point
+    if mine and once(f"{point}-{event.data['key']}"):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def succeed(self: Ledger, delivery: str, emitted: Sequence[Any], *args: Any, **options: Any) -> None:
+    _succeed(self, delivery, emitted, *args, **options)
+    for record in emitted:
+        die("effect", record.event)
+
+
+def send(self: Outbox, batch: Sequence[Encoded], **options: Any) -> bool:
+    for each in batch:
+        die("commit", each.event)
+        die("publisher-append", each.event)
+    return _send(self, batch, **options)
+
+
+def send_encoded(self: Publisher, batch: Sequence[Encoded], **options: Any) -> None:
+    _send_encoded(self, batch, **options)
+    for each in batch:
+        die("sent", each.event)
+        die("publisher-sent", each.event)
+
+
+def acknowledge(self: DeliveryRequest) -> None:
+    if self.name == "agent.work":
+        die("ack", decode(self.args[0]))
+    _acknowledge(self)
+
+
+Ledger.succeed = succeed  # type: ignore[method-assign]
+Outbox.send = send  # type: ignore[method-assign]
+Publisher.send_encoded = send_encoded  # type: ignore[method-assign]
+DeliveryRequest.acknowledge = acknowledge  # type: ignore[method-assign]

@@ -1,0 +1,224 @@
+"""What every ledger promises about what is due: timers and the relay's outbox, taken by one of many."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import delete, update
+
+from pipeline import Event, Pipeline
+from pipeline.event import new_event
+from pipeline.ledger import Ledger, due
+from pipeline.ledger.rows import SECOND, now, timer_row
+from pipeline.ledger.tables import deliveries, events, outbox, timers
+from tests.ledgers import append, move, retrying
+from tests.records import make_app, rows
+
+GRACE = 10.0
+TAKERS = 4
+
+
+@pytest.fixture
+def app(ledger_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pipeline]:
+    for name in [name for name in os.environ if name.startswith("PIPELINE_")]:
+        monkeypatch.delenv(name)
+    app = make_app(ledger_url, tmp_path, agents=False)
+    yield app
+    app.close()
+
+
+@pytest.fixture
+def ledger(app: Pipeline) -> Ledger:
+    return app.ledger
+
+
+def set_timers(ledger: Ledger, *found: dict[str, Any]) -> None:
+    with ledger.store.transaction() as connection:
+        ledger.add_timers(connection, list(found))
+
+
+def later(ledger: Ledger, event: Event, in_: float) -> None:
+    """Delay an event; a negative time is over."""
+    set_timers(ledger, timer_row(event.id, "publish", now() + round(in_ * SECOND), event.id, event.encode()))
+
+
+def fired(ledger: Ledger, **options: Any) -> tuple[list[str], list[str], int]:
+    found, retries, lease = due.take_timers(ledger, GRACE, **options)
+    return [record.event.id for record in found], [one.id for one in retries], lease
+
+
+def all_taken(take: Callable[[], list[str]]) -> list[str]:
+    """Let several threads take at once until there is nothing left."""
+    barrier = threading.Barrier(TAKERS)
+    taken: list[str] = []
+
+    def work() -> None:
+        barrier.wait()
+        while found := take():
+            taken.extend(found)
+
+    threads = [threading.Thread(target=work) for _ in range(TAKERS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return taken
+
+
+# -- timers
+
+
+def test_no_timer_is_taken_early(app: Pipeline, ledger: Ledger) -> None:
+    event = new_event("order.placed", source="/test")
+    later(ledger, event, 5)
+    retrying(ledger)
+    assert due.take_timers(ledger, GRACE)[:2] == ([], [])
+    assert len(rows(app, timers)) == 2
+    move(ledger, timers, 5)
+    assert fired(ledger)[:2] == ([event.id], [])
+
+
+def test_a_delayed_event_moves_to_the_log_when_it_is_due(app: Pipeline, ledger: Ledger) -> None:
+    at = datetime.now(UTC) - timedelta(seconds=1)
+    event = new_event("order.placed", source="/test").evolve(time=at)
+    later(ledger, event, -1)
+    before = now()
+    (record,), _, _ = due.take_timers(ledger, GRACE)
+    assert (record.event, record.body) == (event, event.encode())
+    assert rows(app, timers) == []
+    (row,) = rows(app, events)
+    assert row["time"] == round(at.timestamp() * SECOND)
+    (unsent,) = rows(app, outbox)
+    assert before + GRACE * SECOND <= unsent["due"] <= now() + GRACE * SECOND, "the taker's time to send it itself"
+
+
+def test_a_delayed_event_that_is_set_anew_is_the_new_one(app: Pipeline, ledger: Ledger) -> None:
+    event = new_event("order.placed", {"n": 1}, source="/test")
+    later(ledger, event, -1)
+    later(ledger, event.evolve(data={"n": 2}), 60)
+    assert fired(ledger)[0] == []
+    move(ledger, timers, 60)
+    assert fired(ledger)[0] == [event.id]
+    assert Event.decode(rows(app, events)[0]["body"]).data == {"n": 2}
+
+
+def test_a_delayed_event_is_taken_back_until_it_has_moved(ledger: Ledger) -> None:
+    event = new_event("order.placed", source="/test")
+    later(ledger, event, -1)
+    assert ledger.cancel(event.id)
+    assert not ledger.cancel(event.id)
+    assert fired(ledger)[0] == []
+    later(ledger, event, -1)
+    assert fired(ledger)[0] == [event.id]
+    assert not ledger.cancel(event.id)
+
+
+def test_a_retry_cannot_be_cancelled_like_a_delayed_event(app: Pipeline, ledger: Ledger) -> None:
+    (id,) = retrying(ledger)
+    assert not ledger.cancel(id)
+    assert len(rows(app, timers)) == 1
+
+
+def test_a_retry_is_sent_for_its_next_attempt(ledger: Ledger) -> None:
+    (id,) = retrying(ledger)
+    move(ledger, timers, 60)
+    (found,) = due.take_timers(ledger, GRACE)[1]
+    assert (found.id, found.agent) == (id, "billing")
+    assert found.bus == {"ledger": ledger.id, "direct": True, "attempt": 2}
+    assert Event.decode(found.body) == found.event
+
+
+def test_what_a_taker_leaves_behind_is_taken_by_another_after_the_lease(ledger: Ledger) -> None:
+    ids = retrying(ledger, 3)
+    move(ledger, timers, 60)
+    assert sorted(fired(ledger)[1]) == sorted(ids)
+    assert fired(ledger)[1] == [], "they are his until the lease ends"
+    move(ledger, timers, due.LEASE - 5)
+    assert fired(ledger)[1] == []
+    move(ledger, timers, 5)
+    assert sorted(fired(ledger)[1]) == sorted(ids)
+
+
+def test_finishing_keeps_a_timer_that_was_set_anew_meanwhile(app: Pipeline, ledger: Ledger) -> None:
+    first, second = retrying(ledger, 2)
+    move(ledger, timers, 60)
+    _, ids, lease = fired(ledger)
+    set_timers(ledger, timer_row(first, "retry", now() + 60 * SECOND, "c"))
+    due.finish_timers(ledger, ids, lease)
+    assert [row["id"] for row in rows(app, timers)] == [first]
+    due.release_timers(ledger, [first, second], lease, 0)
+    assert rows(app, timers)[0]["due"] > now(), "nor is it released"
+
+
+def test_timers_that_could_not_be_sent_are_soon_due_again(ledger: Ledger) -> None:
+    ids = retrying(ledger, 2)
+    move(ledger, timers, 60)
+    _, taken, lease = fired(ledger)
+    due.release_timers(ledger, taken, lease, 0)
+    assert sorted(fired(ledger)[1]) == sorted(ids)
+
+
+def test_the_timer_of_a_delivery_that_has_ended_is_deleted(app: Pipeline, ledger: Ledger) -> None:
+    retrying(ledger)
+    with ledger.store.transaction() as connection:
+        connection.execute(update(deliveries).values(outcome="succeeded"))
+    move(ledger, timers, 60)
+    assert due.take_timers(ledger, GRACE)[:2] == ([], [])
+    assert rows(app, timers) == []
+
+
+def test_no_two_takers_take_the_same_timer(ledger: Ledger) -> None:
+    ids = retrying(ledger, 20)
+    delayed = [new_event("order.placed", {"n": n}, source="/test") for n in range(60)]
+    for event in delayed:
+        later(ledger, event, -1)
+    move(ledger, timers, 60)
+
+    def take_some() -> list[str]:
+        events, retries, _ = fired(ledger, limit=7)
+        return events + retries
+
+    taken = all_taken(take_some)
+    assert sorted(taken) == sorted([*ids, *(event.id for event in delayed)])
+
+
+# -- the outbox
+
+
+def take(ledger: Ledger, **options: Any) -> list[str]:
+    return [record.event.id for record in due.take_outbox(ledger, **options)]
+
+
+def test_no_two_relays_take_the_same_event(ledger: Ledger) -> None:
+    wanted = append(ledger, 150)
+    taken = all_taken(lambda: take(ledger, limit=7))
+    assert sorted(taken) == sorted(event.id for event in wanted)
+
+
+def test_what_a_relay_has_taken_and_not_sent_is_taken_by_another_after_the_lease(ledger: Ledger) -> None:
+    ids = [event.id for event in append(ledger, 3)]
+    assert take(ledger) == ids, "in the order of the log"
+    move(ledger, outbox, due.LEASE - 5)
+    assert take(ledger) == []
+    move(ledger, outbox, 5)
+    assert take(ledger) == ids
+    due.postpone(ledger, ids[:1], 0)
+    assert take(ledger) == ids[:1]
+    due.postpone(ledger, ids[:1], 60)
+    ledger.mark_sent(ids[1:])
+    move(ledger, outbox, due.LEASE)
+    assert take(ledger) == []
+
+
+def test_an_event_that_is_no_longer_in_the_log_leaves_the_outbox(app: Pipeline, ledger: Ledger) -> None:
+    gone, kept = append(ledger, 2)
+    with ledger.store.transaction() as connection:
+        connection.execute(delete(events).where(events.c.id == gone.id))
+    assert take(ledger) == [kept.id]
+    assert [row["event_id"] for row in rows(app, outbox)] == [kept.id]

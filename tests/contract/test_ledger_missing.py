@@ -1,0 +1,259 @@
+"""What every ledger promises about reconciliation: which deliveries are missing or lost, and are found again."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import delete, select
+
+from pipeline import Pipeline
+from pipeline.event import new_event
+from pipeline.ids import delivery_id
+from pipeline.ledger import Ledger, Outcome, due, missing
+from pipeline.ledger.rows import DEAD_AFTER, SECOND, Record, now
+from pipeline.ledger.tables import agents, deliveries, events, timers, workers
+from tests.ledgers import AFTER, LONG_AGO, append, move, old, retrying
+from tests.records import age, make_app, rows, run_agents
+
+ON_POSTGRESQL = pytest.mark.parametrize("ledger_url", ["postgresql"], indirect=True)
+
+
+@pytest.fixture
+def app(ledger_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pipeline]:
+    for name in [name for name in os.environ if name.startswith("PIPELINE_")]:
+        monkeypatch.delenv(name)
+    app = make_app(ledger_url, tmp_path, agents=False)
+    yield app
+    app.close()
+
+
+@pytest.fixture
+def ledger(app: Pipeline) -> Ledger:
+    return app.ledger
+
+
+def waiting(app: Pipeline, agent: str = "billing") -> set[str]:
+    return {row["event_id"] for row in rows(app, agent=agent, outcome="waiting")}
+
+
+def unrouted(app: Pipeline) -> set[str]:
+    return {row["event_id"] for row in rows(app, outcome="unrouted")}
+
+
+def settled(ledger: Ledger, after: float = AFTER) -> None:
+    while missing.check(ledger, after):
+        pass
+
+
+def test_an_event_that_never_reached_an_agent_is_found_and_waits(app: Pipeline, ledger: Ledger) -> None:
+    run_agents(app, {"billing": "order.#", "mail": "user.#"})
+    move(ledger, agents, 3600, "registered")
+    (lost,) = old(app)
+    append(ledger)
+    settled(ledger)
+    assert waiting(app) == {lost.id}, "the younger one may still be on its way"
+    assert waiting(app, "mail") == set()
+    assert unrouted(app) == set()
+    assert due.at_once(ledger) == []
+    assert due.lost(ledger, "billing", AFTER) == []
+    move(ledger, deliveries, AFTER + 1)
+    (found,) = due.lost(ledger, "billing", AFTER)
+    assert (found.event, found.bus) == (lost, {"ledger": ledger.id, "direct": True})
+    assert ledger.claim(found.id, lost, "billing", worker="w1").attempt == 1
+
+
+def test_an_event_that_reached_its_agent_is_not_missing(app: Pipeline, ledger: Ledger) -> None:
+    run_agents(app, {"billing": "order.#"})
+    (event,) = old(app)
+    ledger.claim(delivery_id(event.id, "billing"), event, "billing", worker="w1")
+    settled(ledger)
+    assert [row["outcome"] for row in rows(app)] == ["running"]
+
+
+def test_events_that_a_replay_emitted_reach_nobody(app: Pipeline, ledger: Ledger) -> None:
+    run_agents(app, {"billing": "order.#"})
+    for type in ("order.placed", "user.left"):
+        event = new_event(type, source="/test")
+        ledger.append([Record(event, event.encode(), replay="r1")], due=None)
+        age(app, [event], LONG_AGO)
+    settled(ledger)
+    assert rows(app) == []
+
+
+def test_an_event_with_targets_is_missed_only_by_them(app: Pipeline, ledger: Ledger) -> None:
+    run_agents(app, {"billing": "order.#", "stock": "order.#", "mail": "user.#"})
+    (event,) = old(app, targets=("stock",))
+    settled(ledger)
+    assert (waiting(app), waiting(app, "stock"), unrouted(app)) == (set(), {event.id}, set())
+
+
+def test_an_event_that_nobody_wants_is_unrouted_until_somebody_does(app: Pipeline, ledger: Ledger) -> None:
+    run_agents(app, {"mail": "user.#"})
+    (event,) = old(app)
+    settled(ledger)
+    assert unrouted(app) == {event.id}
+    missing.register(ledger, {"billing": (("order.#",), 0)})
+    settled(ledger)
+    assert (unrouted(app), waiting(app)) == (set(), {event.id})
+
+
+def test_an_event_that_became_unwanted_meanwhile_is_marked_as_unrouted(app: Pipeline, ledger: Ledger) -> None:
+    run_agents(app, {"billing": "order.#", "mail": "user.#"})
+    (event,) = old(app)
+    assert unrouted(app) == set()
+    assert missing.forget(ledger, "billing")
+    assert not missing.forget(ledger, "billing")
+    settled(ledger)
+    assert (unrouted(app), waiting(app)) == ({event.id}, set())
+
+
+def test_a_new_agent_begins_now(app: Pipeline, ledger: Ledger) -> None:
+    old(app)
+    run_agents(app, {"billing": "order.#"})
+    (second,) = old(app)
+    settled(ledger)
+    assert waiting(app) == {second.id}
+
+
+@pytest.mark.parametrize("how", ["everything", "sequence", "time"])
+def test_a_new_agent_gets_the_past_that_it_asks_for_at_once(app: Pipeline, ledger: Ledger, how: str) -> None:
+    first, second, third = append(ledger, 3)
+    numbers = {row["id"]: row["seq"] for row in rows(app, events)}
+    since = {"everything": 0, "sequence": numbers[second.id], "time": second.time}[how]
+    missing.register(ledger, {"billing": (("order.#",), since)})
+    settled(ledger)
+    wanted = [first, second, third][how != "everything" :]
+    assert sorted(one.event.id for one in due.at_once(ledger)) == sorted(event.id for event in wanted)
+    assert due.at_once(ledger) == [], "they were taken"
+    missing.register(ledger, {"billing": (("order.#",), 0)})
+    settled(ledger)
+    assert due.at_once(ledger) == [], "it is no longer new"
+
+
+def test_an_agents_changed_pattern_counts_from_where_it_was_checked(app: Pipeline, ledger: Ledger) -> None:
+    run_agents(app, {"billing": "order.#"})
+    old(app, type="user.left")
+    settled(ledger)
+    run_agents(app, {"billing": "user.#"})
+    (left,) = old(app, type="user.left")
+    old(app)
+    settled(ledger)
+    assert waiting(app) == {left.id}
+
+
+def test_many_events_are_checked_in_steps(app: Pipeline, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(missing, "BATCH", 10)
+    run_agents(app, {"billing": "order.#", "stock": "order.placed"})
+    wanted = {event.id for event in old(app, 35)}
+    missing.check(ledger, AFTER)
+    assert len(waiting(app)) == 10
+    settled(ledger)
+    assert waiting(app) == waiting(app, "stock") == wanted
+
+
+@ON_POSTGRESQL
+def test_what_is_committed_late_does_not_escape(app: Pipeline, ledger: Ledger) -> None:
+    run_agents(app, {"billing": "order.#"})
+    slow = new_event("order.placed", source="/test")
+    with ledger.store.session() as session:
+        ledger.append([Record(slow, slow.encode())], due=now(), connection=session.connection())
+        quick = old(app, 3)
+        settled(ledger)
+        assert waiting(app) == set(), "an earlier one may still come"
+        session.commit()
+    age(app, [slow], LONG_AGO)
+    numbers = {row["id"]: row["seq"] for row in rows(app, events)}
+    assert numbers[slow.id] < numbers[quick[0].id]
+    settled(ledger)
+    assert waiting(app) == {slow.id, *(event.id for event in quick)}
+
+
+@ON_POSTGRESQL
+def test_an_agent_that_another_worker_looks_after_still_wants_its_events(app: Pipeline, ledger: Ledger) -> None:
+    run_agents(app, {"billing": "order.#", "mail": "user.#"})
+    (event,) = old(app)
+    with ledger.store.transaction() as connection:
+        connection.execute(select(agents).where(agents.c.name == "billing").with_for_update())
+        settled(ledger)
+    assert unrouted(app) == set()
+    settled(ledger)
+    assert waiting(app) == {event.id}
+
+
+@ON_POSTGRESQL
+def test_a_delivery_that_begins_while_it_is_looked_for_is_no_trouble(app: Pipeline, ledger: Ledger) -> None:
+    run_agents(app, {"billing": "order.#"})
+    begun, lost = old(app, 2)
+    id = delivery_id(begun.id, "billing")
+    checker = threading.Thread(target=settled, args=(ledger,))
+    row = {"id": id, "event_id": begun.id, "agent": "billing", "outcome": "running", "attempts": 1}
+    with ledger.store.session() as session:
+        session.execute(deliveries.insert(), row)
+        checker.start()
+        checker.join(0.5)  # it waits for this transaction, or has not got there yet: both end well
+        session.commit()
+    checker.join()
+    assert (waiting(app), ledger.state(id)) == ({lost.id}, (Outcome.RUNNING, 1))
+
+
+# -- lost deliveries, living workers
+
+
+def test_a_delivery_is_lost_when_its_worker_is_dead_or_its_timer_is_gone(app: Pipeline, ledger: Ledger) -> None:
+    held, abandoned = append(ledger, 2)
+    for event, worker in ((held, "alive"), (abandoned, "dead")):
+        due.heartbeat(ledger, worker)
+        ledger.claim(delivery_id(event.id, "billing"), event, "billing", worker=worker)
+    _, forgotten = retrying(ledger, 2)
+    with ledger.store.transaction() as connection:
+        connection.execute(delete(timers).where(timers.c.id == forgotten))
+    due.leave(ledger, "dead")
+    assert due.agents_with_lost(ledger, AFTER) == []
+    move(ledger, deliveries, 60 + AFTER + 1)
+    move(ledger, deliveries, AFTER + 1, "started")
+    assert due.agents_with_lost(ledger, AFTER) == ["billing"]
+    assert due.lost(ledger, "stock", AFTER) == []
+    found = {one.id: one.bus.get("attempt") for one in due.lost(ledger, "billing", AFTER)}
+    assert found == {delivery_id(abandoned.id, "billing"): None, forgotten: 2}
+    assert due.lost(ledger, "billing", AFTER) == [], "they are on their way"
+    assert ledger.claim(delivery_id(abandoned.id, "billing"), abandoned, "billing", worker="alive").attempt == 2
+
+
+def test_a_delivery_that_could_not_be_sent_is_asked_for_again(app: Pipeline, ledger: Ledger) -> None:
+    missing.register(ledger, {"billing": (("order.#",), 0)})
+    append(ledger)
+    settled(ledger, 0)
+    move(ledger, deliveries, 1)
+    (found,) = due.lost(ledger, "billing", 0)
+    assert due.at_once(ledger) == []
+    due.ask_again(ledger, [found.id])
+    assert [one.id for one in due.at_once(ledger)] == [found.id]
+
+
+def test_a_delivery_whose_event_was_deleted_is_dropped_and_says_why(app: Pipeline, ledger: Ledger) -> None:
+    append(ledger)
+    missing.register(ledger, {"billing": (("order.#",), 0)})
+    settled(ledger)
+    with ledger.store.transaction() as connection:
+        connection.execute(delete(events))
+    assert due.at_once(ledger) == []
+    (row,) = rows(app, agent="billing")
+    assert (row["outcome"], row["error"]) == ("dropped", "the ledger no longer has the event")
+
+
+def test_workers_come_live_and_leave(app: Pipeline, ledger: Ledger) -> None:
+    for name in ("w1", "w2", "forgotten"):
+        due.heartbeat(ledger, name)
+    move(ledger, workers, 2 * 86400, "seen")
+    due.heartbeat(ledger, "w1")
+    due.heartbeat(ledger, "w1")
+    (row,) = rows(app, workers)
+    assert row["id"] == "w1"
+    assert now() - row["seen"] < DEAD_AFTER * SECOND
+    due.leave(ledger, "w1")
+    due.leave(ledger, "w1")
+    assert rows(app, workers) == []

@@ -1,0 +1,133 @@
+"""A ledger with events and deliveries in it, for tests that need no worker."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from kombu import Queue
+from sqlalchemy import delete, select, update
+
+from pipeline import Context, Event, Payload, Pipeline
+from pipeline.ids import delivery_id, derived_id
+from pipeline.ledger.migrate import upgrade
+from pipeline.ledger.missing import register
+from pipeline.ledger.rows import now
+from pipeline.ledger.tables import deliveries, events, outbox
+
+
+class Order(Payload, type="order.placed"):
+    order_id: str
+    total: float
+
+
+AGENTS = {"billing": "order.#", "stock": "order.placed"}
+AWAY = "amqp://guest:guest@127.0.0.1:1//"
+
+
+def make_app(ledger_url: str, directory: Path, *, agents: bool = True, **settings: Any) -> Pipeline:
+    """Return an app on a ledger and on an embedded broker of its own; with `agents` it declares some."""
+    options = {"broker_url": f"sqlite:///{directory / 'broker.db'}", **settings}
+    app = Pipeline("t", ledger_url=ledger_url, directory=directory / "state", **options)
+    upgrade(app.ledger.store)
+    if agents:
+
+        @app.agent(on="order.#")
+        def billing(order: Order, ctx: Context) -> None: ...
+
+        @app.agent(on="order.placed")
+        def stock(order: Order) -> None: ...
+
+        run_agents(app, AGENTS)
+    return app
+
+
+def run_agents(app: Pipeline, patterns: dict[str, str]) -> None:
+    """Let the ledger know agents, as workers do that start."""
+    register(app.ledger, {name: ((pattern,), None) for name, pattern in patterns.items()})
+
+
+def order(number: int = 1) -> Order:
+    return Order(order_id=f"A{number}", total=number)
+
+
+def die(app: Pipeline, event: Event, agent: str = "billing", *, error: str = "boom", replay: str | None = None) -> str:
+    """Let an agent give up an event; return the delivery's id."""
+    id = delivery_id(event.id, agent)
+    if replay:
+        id = derived_id(id, replay)
+    claim = app.ledger.claim(id, event, agent, worker="w", replay=replay, broadcast=replay is None)
+    assert claim.attempt == 1
+    assert app.ledger.die(id, 1, [], error=error, traceback=f"Traceback of {error}", due=now())
+    return id
+
+
+def succeed(app: Pipeline, event: Event, agent: str) -> str:
+    """Let an agent handle an event; return the delivery's id."""
+    id = delivery_id(event.id, agent)
+    assert app.ledger.claim(id, event, agent, worker="w").attempt
+    app.ledger.succeed(id, [], [], due=None)
+    return id
+
+
+def settle(app: Pipeline, events: Sequence[Event]) -> None:
+    """Let every agent handle events."""
+    for event in events:
+        for agent in AGENTS:
+            succeed(app, event, agent)
+
+
+def rows(app: Pipeline, table: Any = deliveries, **like: Any) -> list[dict[str, Any]]:
+    """Return the rows of a table with these values."""
+    query = select(table).order_by(*(table.primary_key.columns))
+    for name, value in like.items():
+        query = query.where(table.c[name] == value)
+    with app.ledger.store.reading() as connection:
+        return [dict(row) for row in connection.execute(query).mappings()]
+
+
+def everything(app: Pipeline) -> dict[str, list[dict[str, Any]]]:
+    """Return all events and deliveries, without the transactions that wrote them."""
+    return {
+        "events": sorted(({**row, "tx": 0} for row in rows(app, events)), key=lambda row: row["seq"]),
+        "deliveries": rows(app),
+    }
+
+
+def logged(app: Pipeline, type: str) -> list[Event]:
+    """Return the events of a type in the log."""
+    return [Event.decode(row["body"]) for row in rows(app, events, type=type)]
+
+
+def backdate(app: Pipeline, id: str, micros: int, column: str = "ended") -> None:
+    """Move a delivery's time into the past."""
+    with app.ledger.store.transaction() as connection:
+        changed = {column: deliveries.c[column] - micros}
+        connection.execute(update(deliveries).where(deliveries.c.id == id).values(changed))
+
+
+def age(app: Pipeline, found: Sequence[Event], micros: int) -> None:
+    """Let events have been recorded longer ago."""
+    with app.ledger.store.transaction() as connection:
+        mine = events.c.id.in_([event.id for event in found])
+        connection.execute(update(events).where(mine).values(recorded=events.c.recorded - micros))
+
+
+def lose_outbox(app: Pipeline) -> None:
+    """Let everything have been sent."""
+    with app.ledger.store.transaction() as connection:
+        connection.execute(delete(outbox))
+
+
+def messages(app: Pipeline, agent: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Take all messages from an agent's queue; return for each the bus's header and the event's JSON."""
+    found = []
+    with app.celery.connection_for_read() as connection:
+        queue = Queue(f"agent.{agent}", no_declare=True)(connection.default_channel)
+        queue.queue_declare()
+        while message := queue.get(no_ack=True):
+            body = message.body if isinstance(message.body, str) else bytes(message.body).decode()
+            found.append((message.headers["bus"], json.loads(body)))
+    return found
