@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import execute, imports, latency, publish, report
+from . import execute, imports, latency, ledger, publish, report
+from .databases import Database, databases
 from .progress import say
 from .results import Results, environment
 from .servers import BROKERS, Broker, Unavailable, running
 from .targets import judged
 
-PARTS = ("publish", "execute", "latency", "import")
+PARTS = ("publish", "execute", "latency", "import", "ledger")
+#: Those that need a database.
+LOGGING = {"publish", "ledger"}
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,7 @@ class Plan:
         scale: the part of the usual number of events that a publisher's burst has.
         executions: of one worker's run.
         seconds: of each latency and each idle measurement.
+        ledger: how much of what the ledger's own benchmarks measure.
 
     """
 
@@ -34,10 +39,27 @@ class Plan:
     execute_with: tuple[int, ...]
     executions: int
     seconds: float
+    ledger: ledger.Amounts
 
 
-FULL = Plan(repeats=5, scale=1.0, publish_to=(1, 5, 20), execute_with=(1, 5, 20), executions=5000, seconds=10.0)
-QUICK = Plan(repeats=1, scale=0.1, publish_to=(1, 20), execute_with=(1,), executions=500, seconds=1.0)
+FULL = Plan(
+    repeats=5,
+    scale=1.0,
+    publish_to=(1, 5, 20),
+    execute_with=(1, 5, 20),
+    executions=5000,
+    seconds=10.0,
+    ledger=ledger.FULL,
+)
+QUICK = Plan(
+    repeats=1,
+    scale=0.1,
+    publish_to=(1, 20),
+    execute_with=(1,),
+    executions=500,
+    seconds=1.0,
+    ledger=ledger.QUICK,
+)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -48,15 +70,11 @@ def main(arguments: list[str] | None = None) -> None:
     results = Results(environment(plan.repeats))
     if "import" in options.only:
         results.imports = imports.measure(plan.repeats)
-    for name in options.brokers:
-        try:
-            with running(name) as broker:
-                say(f"{name}: {broker.version}")
-                results.environment[name] = broker.version
-                _measure(broker, plan, options.only, results)
-        except Unavailable as exc:
-            results.skipped[name] = str(exc)
-            say(f"{name} is skipped: {exc}")
+    with _databases(options.only, results) as found_databases:
+        if "ledger" in options.only:
+            ledger.alone(found_databases, plan.ledger, plan.repeats, results.ledger)
+        for name in options.brokers:
+            _measure_on(name, found_databases, plan, options.only, results)
     targets = judged(results)
     found = report.text(results, targets)
     print(found)
@@ -66,16 +84,42 @@ def main(arguments: list[str] | None = None) -> None:
         report.write(options.write, found)
 
 
-def _measure(broker: Broker, plan: Plan, parts: list[str], results: Results) -> None:
+@contextlib.contextmanager
+def _databases(parts: list[str], results: Results) -> Iterator[list[Database]]:
+    if not LOGGING & set(parts):
+        yield []
+        return
+    with databases() as (found, skipped):
+        results.environment |= {f"{each.name}, as a ledger": each.version for each in found}
+        results.skipped |= skipped
+        for name, reason in skipped.items():
+            say(f"{name}, is skipped: {reason}")
+        yield found
+
+
+def _measure_on(name: str, ledgers: list[Database], plan: Plan, parts: list[str], results: Results) -> None:
+    try:
+        with running(name) as broker:
+            say(f"{name}: {broker.version}")
+            results.environment[name] = broker.version
+            _measure(broker, ledgers, plan, parts, results)
+    except Unavailable as exc:
+        results.skipped[name] = str(exc)
+        say(f"{name} is skipped: {exc}")
+
+
+def _measure(broker: Broker, ledgers: list[Database], plan: Plan, parts: list[str], results: Results) -> None:
     if "latency" in parts:
         results.latency += latency.measure(broker, plan.seconds)
     if "publish" in parts:
         for subscribers in plan.publish_to:
-            results.publish += publish.measure(broker, subscribers, plan.repeats, plan.scale)
+            results.publish += publish.measure(broker, subscribers, plan.repeats, plan.scale, ledgers)
     if "execute" in parts:
         for pool in execute.POOLS:
             for subscribers in plan.execute_with:
                 results.execute.append(execute.measure(broker, pool, subscribers, plan.executions, plan.repeats))
+    if "ledger" in parts:
+        ledger.with_broker(broker, ledgers, plan.ledger, plan.repeats, results.ledger)
 
 
 def _parser() -> argparse.ArgumentParser:

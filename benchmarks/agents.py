@@ -8,14 +8,15 @@ from typing import Any
 
 from pipeline import Pipeline
 
-from .workload import BROKER, SUBSCRIBERS, Work, done
+from .workload import BROKER, LEDGER, SUBSCRIBERS, Work, done
 
 
-def build(url: str, subscribers: int, **settings: Any) -> Pipeline:
-    """Return an application in which `subscribers` agents listen to the same event."""
+def build(url: str, subscribers: int, *, ledger_url: str = "", **settings: Any) -> Pipeline:
+    """Return an application in which `subscribers` agents listen to the same event; without a ledger unless told."""
     app = Pipeline(
         "bench",
         broker_url=url,
+        ledger_url=ledger_url,
         result_backend="sqlite:///unused.db",
         directory=Path(),
         agents=(),
@@ -34,6 +35,7 @@ def handle(work: Work) -> None:
 
 def __getattr__(name: str) -> Any:
     if name == "app":
-        globals()["app"] = app = build(os.environ[BROKER], int(os.environ[SUBSCRIBERS]))
+        ledger_url = os.environ.get(LEDGER, "")
+        globals()["app"] = app = build(os.environ[BROKER], int(os.environ[SUBSCRIBERS]), ledger_url=ledger_url)
         return app
     raise AttributeError(name)

@@ -21,7 +21,7 @@ STOCK = {
 }
 
 
-class PromptAcks(Consumer):  # type: ignore[misc]
+class PromptAcks(Consumer):  # type: ignore[misc]  # celery's classes are untyped
     """Celery's consumer, acking at once in the event loop's own thread, as this bus's consumer does.
 
     Without that a solo worker with late acks sleeps with a full prefetch window and its acks still queued: measured,

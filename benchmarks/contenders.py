@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import aio_pika
@@ -11,8 +13,10 @@ import orjson
 from kombu import Connection, Producer
 
 from pipeline import topology
+from pipeline.ledger import missing
 
 from . import agents, bare
+from .databases import POSTGRESQL, Database
 from .servers import Broker
 from .workload import Work, data
 
@@ -66,15 +70,14 @@ class Kombu(Contender):
 
 
 class Bus(Contender):
-    """This bus: a typed payload per event, one event per call or BATCH."""
+    """This bus without a ledger: a typed payload per event, one event per call or BATCH."""
 
-    def __init__(self, broker: Broker, *, confirmed: bool, many: bool = False) -> None:
-        call = f"publish_many, {BATCH} a call" if many else "publish"
-        self.name = f"pipeline {call}{', confirmed' if confirmed else ''}"
+    def __init__(self, broker: Broker, *, confirmed: bool, many: bool = False, ledger_url: str = "") -> None:
+        self.name = f"pipeline {_call(many)}{', confirmed' if confirmed else ''}"
         self.confirmed = confirmed or broker.name != "rabbitmq"
         self.burst = 5000 if many or not self.confirmed else 1000
         self._many = many
-        self._app = agents.build(broker.url, 0, confirm=confirmed)
+        self._app = agents.build(broker.url, 0, confirm=confirmed, ledger_url=ledger_url)
 
     def publish(self, count: int) -> None:
         if not self._many:
@@ -86,6 +89,27 @@ class Bus(Contender):
 
     def close(self) -> None:
         self._app.close()
+
+
+class LoggedBus(Bus):
+    """This bus with a ledger: each event is in the log before it is sent."""
+
+    def __init__(self, broker: Broker, subscribers: int, database: Database, *, many: bool) -> None:
+        self._ledger = ExitStack()
+        address = self._ledger.enter_context(database.address())
+        super().__init__(broker, confirmed=True, many=many, ledger_url=address)
+        self.name = f"pipeline with {database.name} ledger: {_call(many)}, confirmed"
+        # Else every event would also be noted as one that nobody wants.
+        listening = {f"bench{number}": ((TYPE,), None) for number in range(subscribers)}
+        missing.register(self._app.ledger, listening)
+
+    def close(self) -> None:
+        super().close()
+        self._ledger.close()
+
+
+def _call(many: bool) -> str:
+    return f"publish_many, {BATCH} a call" if many else "publish"
 
 
 class AioPika(Contender):
@@ -146,12 +170,15 @@ class ApplyAsync(Contender):
         self._app.close()
 
 
-def contenders(broker: Broker, subscribers: int) -> list[Contender]:
-    """Return all that the broker allows."""
+def contenders(broker: Broker, subscribers: int, databases: Sequence[Database]) -> list[Contender]:
+    """Return all that the broker allows, and with a ledger in each of the databases that goes with the broker."""
     found: list[Any] = [Kombu(broker, confirmed=False)]
     if broker.name == "rabbitmq":
         found += [Bus(broker, confirmed=False), Kombu(broker, confirmed=True)]
     found += [Bus(broker, confirmed=True), Bus(broker, confirmed=True, many=True)]
+    for database in databases:
+        if database.name != POSTGRESQL or broker.name == "rabbitmq":
+            found += [LoggedBus(broker, subscribers, database, many=many) for many in (False, True)]
     if broker.name == "rabbitmq":
         found += [AioPika(broker)]
     return [*found, ApplyAsync(broker, subscribers)]

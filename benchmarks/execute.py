@@ -1,7 +1,7 @@
 """Executions per second: bare Celery tasks and agents in turns, from queues that were filled before.
 
 Timed is the span from the first to the last execution that a handler noted, so neither the worker's start nor its
-end is in it. The CPU time is that of the worker and its pool, between two looks in that span.
+end is in it. The CPU time is that of the worker and its pool, between two looks in that span. There is no ledger.
 """
 
 from __future__ import annotations

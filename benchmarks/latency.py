@@ -1,4 +1,4 @@
-"""The time from publish() to the handler at a low rate, and the CPU that a worker uses while nothing happens."""
+"""Without a ledger: the time from publish() to the handler at a low rate, and the CPU that an idle worker uses."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _measure(broker: Broker, kind: str, send: Callable[[], object], seconds: flo
         with worker(kind, broker, POOL, 1, records.path) as process:
             send()
             records.wait(1, 60)
-            time.sleep(SETTLE)
+            time.sleep(SETTLE)  # so that no start-up is measured
             idle = _idle(process.pid, seconds)
             started = time.monotonic()
             for number in range(count):

@@ -3,16 +3,19 @@
 Each contender publishes a burst over a connection that is open and warm, and all contenders take turns. Timed is the
 span until the last call returns ("called"), and until every copy is in its queue ("arrived": what a broker takes in
 without confirms is in nobody's queue yet when the call returns). The CPU time is the publishing process's own.
+This bus publishes without a ledger, and once more with each kind of it.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from . import agents, bare
 from .contenders import ApplyAsync, Contender, contenders
+from .databases import Database
 from .progress import say
 from .queues import Queues, of_agents, of_tasks
 from .samples import median, timed
@@ -51,17 +54,20 @@ class Published:
         return asdict(self)
 
 
-def measure(broker: Broker, subscribers: int, repeats: int, scale: float) -> list[Published]:
+def measure(
+    broker: Broker, subscribers: int, repeats: int, scale: float, databases: Sequence[Database]
+) -> list[Published]:
     """Let all contenders publish in turns.
 
     Arguments:
+        databases: for the ledgers of those that have one.
         scale: the part of the usual number of events.
 
     """
     app, celery = agents.build(broker.url, subscribers), bare.build(broker.url, subscribers)
     to_agents, to_tasks = of_agents(app), of_tasks(celery, subscribers)
     found: list[tuple[Contender, Queues, Published]] = []
-    for contender in contenders(broker, subscribers):
+    for contender in contenders(broker, subscribers, databases):
         count = max(int(contender.burst * scale), WARM_UP)
         queues = to_tasks if isinstance(contender, ApplyAsync) else to_agents
         found.append(

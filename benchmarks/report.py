@@ -1,13 +1,14 @@
-"""The results as tables, which are readable as they are and valid Markdown."""
+"""The results as tables in one Markdown document."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from . import ledger_tables
 from .publish import Burst
 from .results import Results, Target
 from .samples import median
+from .tables import table
 
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
 
@@ -16,12 +17,13 @@ def text(results: Results, targets: list[Target]) -> str:
     """Return everything as Markdown."""
     sections = [
         ("Targets", targets_table(targets)),
-        ("Publishing", publish_table(results)),
-        ("Executing", execute_table(results)),
-        ("Latency and idle worker", latency_table(results)),
+        ("Publishing, ledger off unless named", publish_table(results)),
+        ("Executing, ledger off", execute_table(results)),
+        ("Latency and idle worker, ledger off", latency_table(results)),
+        *ledger_tables.sections(results.ledger),
         ("Import time", imports_table(results)),
         ("Measured on", table(("what", "value"), results.environment.items())),
-        ("Skipped", table(("broker", "reason"), results.skipped.items())),
+        ("Skipped", table(("server", "reason"), results.skipped.items())),
     ]
     return "\n\n".join(f"### {title}\n\n{body}" for title, body in sections if body)
 
@@ -78,16 +80,6 @@ def imports_table(results: Results) -> str:
     found = results.imports
     rows = [("celery", f"{median(found.celery):.3f}"), ("pipeline", f"{median(found.pipeline):.3f}")] if found else []
     return table(("import", "seconds"), rows)
-
-
-def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return an aligned Markdown table, or nothing without rows."""
-    lines = [list(headers), *map(list, rows)]
-    if len(lines) == 1:
-        return ""
-    widths = [max(len(line[column]) for line in lines) for column in range(len(headers))]
-    lines.insert(1, ["-" * width for width in widths])
-    return "\n".join(f"| {' | '.join(cell.ljust(w) for cell, w in zip(line, widths, strict=True))} |" for line in lines)
 
 
 def write(path: Path, found: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from .execute import Executions
 from .imports import Imports
 from .latency import Latency
+from .ledger import Measured
 from .publish import Published
 
 
@@ -37,6 +38,7 @@ class Results:
     execute: list[Executions] = field(default_factory=list)
     latency: list[Latency] = field(default_factory=list)
     imports: Imports | None = None
+    ledger: Measured = field(default_factory=Measured)
 
     def as_json(self, targets: list[Target]) -> dict[str, Any]:
         """Return it as JSON-compatible data."""
@@ -47,6 +49,7 @@ class Results:
             "execute": [one.as_json() for one in self.execute],
             "latency": [one.as_json() for one in self.latency],
             "import": self.imports and self.imports.as_json(),
+            "ledger": self.ledger.as_json(),
             "targets": [asdict(target) for target in targets],
         }
 
@@ -58,7 +61,7 @@ def environment(repeats: int) -> dict[str, str]:
         "machine": f"{os.cpu_count()} x {_processor()}, {platform.system()}",
         "python": platform.python_version(),
     }
-    packages = ("celery", "kombu", "amqp", "aio-pika", "pydantic")
+    packages = ("celery", "kombu", "amqp", "aio-pika", "pydantic", "sqlalchemy")
     return {
         **found,
         "packages": ", ".join(f"{name} {version(name)}" for name in packages),

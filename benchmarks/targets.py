@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from . import ledger_tables
 from .publish import Published
 from .results import Results, Target
 from .samples import Ratio, median, ratio
@@ -12,7 +13,8 @@ from .samples import Ratio, median, ratio
 def judged(results: Results) -> list[Target]:
     """Return a line for every target that this run can judge."""
     judges = (_unconfirmed, _confirmed, _execution, _published_fast, _consumed_as_fast, _quick_and_idle, _imports)
-    return [target for judge in judges for target in judge(results)]
+    found = [target for judge in judges for target in judge(results)]
+    return [*found, *ledger_tables.judged(results.ledger)]
 
 
 def _at_least(number: int, what: str, wanted: float, measured: Ratio) -> Target:

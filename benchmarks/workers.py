@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .servers import Broker, stop
-from .workload import BROKER, RECORDS, SUBSCRIBERS
+from .workload import BROKER, LEDGER, RECORDS, SUBSCRIBERS
 
 #: The pool's size: processes or threads; solo has one.
 CONCURRENCY = 2
@@ -22,9 +22,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @contextmanager
 def worker(
-    module: str, broker: Broker, pool: str, subscribers: int, records: Path
+    module: str, broker: Broker, pool: str, subscribers: int, records: Path, ledger_url: str = "", **more: str
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run `celery -A benchmarks.<module> worker` for a while."""
+    """Run `celery -A benchmarks.<module> worker` for a while; `more` is for its environment."""
     concurrency = "1" if pool == "solo" else str(CONCURRENCY)
     command = [sys.executable, "-m", "celery", "-A", f"benchmarks.{module}", "worker"]
     log = broker.directory / "worker.log"
@@ -32,7 +32,7 @@ def worker(
         process = subprocess.Popen(
             [*command, *FLAGS, "-P", pool, "-c", concurrency, "-n", f"{module}@bench"],
             env={**os.environ, "PYTHONPATH": str(ROOT), BROKER: broker.url, SUBSCRIBERS: str(subscribers),
-                 RECORDS: str(records)},
+                 RECORDS: str(records), LEDGER: ledger_url, **more},
             cwd=broker.directory,
             stdin=subprocess.DEVNULL,
             stdout=output,

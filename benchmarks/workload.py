@@ -13,6 +13,8 @@ from pipeline import Payload
 
 #: The environment variables with which a worker of the benchmark is configured.
 BROKER, SUBSCRIBERS, RECORDS = "BENCH_BROKER", "BENCH_SUBSCRIBERS", "BENCH_RECORDS"
+#: The ledger's address; without it there is none.
+LEDGER = "BENCH_LEDGER"
 
 _RECORD = struct.Struct("<dd")
 
