@@ -52,6 +52,13 @@ class QoS(kombu_redis.QoS):  # type: ignore[misc]
             self._remove_from_indices(delivery_tag, pipe).execute()
         virtual.QoS.ack(self, delivery_tag)
 
+    def restore_unacked(self, client: Any = None) -> Any:
+        """Give back what is not acked; what a lost connection held, the visibility timeout gives back."""
+        if self.channel.connection.client is None:  # given up: asking it would end the worker
+            self._delivered.clear()
+            return None
+        return super().restore_unacked(client)
+
 
 class Channel(kombu_redis.Channel):  # type: ignore[misc]
     """A channel on which a copy is its queue's own: set aside when rejected, returned to that queue alone."""
