@@ -148,7 +148,8 @@ class Publishing:
 
         """
         if on_commit is None:
-            from django.db.transaction import on_commit as on_commit_in_django  # type: ignore[import-not-found,unused-ignore]
+            # Django has no types, and need not be installed.
+            from django.db.transaction import on_commit as on_commit_in_django  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
             on_commit = on_commit_in_django
         event = what if isinstance(what, Event) else new_event(what, data, source=self.source, **options)

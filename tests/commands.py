@@ -1,26 +1,25 @@
-"""An app with a ledger in a module of its own, and the `pipeline` command run on it."""
+"""Apps in modules of their own, and the `pipeline` command run on them."""
 
 from __future__ import annotations
 
 import importlib
 import json
 import os
+import platform
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-import pytest
 from typer.testing import CliRunner
 
 from pipeline import Pipeline
 from pipeline.cli import cli
-from tests.records import run_agents
+from tests.servers import wait_for
 
-SOURCE = """
+#: Agents and read models, for the commands of the ledger.
+WITH_LEDGER = """
 from pipeline import Payload, Pipeline
 from sqlalchemy import text
 
@@ -49,8 +48,38 @@ def _(session) -> None:
 def forever(event, session) -> None: ...
 """
 
+#: Agents with options, for the other commands.
+WITH_OPTIONS = """
+from celery import Celery
+from pipeline import Context, Payload, Pipeline, Retry
+
+class OrderCreated(Payload, type="order.created"):
+    number: int
+
+app = Pipeline("shop", directory={directory!r}, publish_timeout=1.5)
+
+@app.agent(on=[OrderCreated, "order.*"], retry=Retry(max=7), rate_limit="30/m", timeout=2.5)
+def billing(order: OrderCreated) -> None: ...
+
+@app.agent(on="#")
+async def audit(data, ctx: Context) -> None: ...
+"""
+
 #: Modules stay imported, so each test has one of its own.
 _NAMES = (f"shop_of_commands_{n}" for n in count())
+
+
+def write_module(directory: Path, source: str) -> str:
+    """Write a module with an app into a directory; return its name."""
+    name = next(_NAMES)
+    (directory / f"{name}.py").write_text(source.format(directory=str(directory / "state")))
+    return name
+
+
+def process(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command in a process of its own."""
+    command = [sys.executable, "-m", "pipeline.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, check=False)
 
 
 class Shop:
@@ -86,27 +115,18 @@ class Shop:
             assert len(result.stderr.splitlines()) == 1
             assert result.stderr.startswith("pipeline: ")
 
-    def process(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-        """Run the command in a process of its own."""
-        return subprocess.run(self.command(*arguments), capture_output=True, text=True, check=False, **options)
-
     def command(self, *arguments: str) -> list[str]:
         return [sys.executable, "-m", "pipeline.cli", "--app", self.name, *arguments]
 
 
-@contextmanager
-def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
-    """Make the app in an empty directory, with a ledger that knows its agents."""
-    for name in [name for name in os.environ if name.startswith("PIPELINE_")]:
-        monkeypatch.delenv(name)
-    for name in ("PIPELINE_CONFIG", "PIPELINE_BROKER_URL", "PIPELINE_LEDGER_URL"):  # so that they are gone afterwards
-        monkeypatch.setenv(name, "")
-        monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    name = next(_NAMES)
-    (tmp_path / f"{name}.py").write_text(SOURCE.format(directory=str(tmp_path / "state")))
-    shop = Shop(name)
-    run_agents(shop.app, {"billing": "order.#", "stock": "order.placed"})
-    yield shop
-    shop.app.close()
+#: System calls with what they are asked for, by the machine's name: standard input is read, a sleep by the clock.
+_CALLS = {
+    "x86_64": {"read": ["0", "0x0"], "sleep": ["230", "0x1"]},
+    "aarch64": {"read": ["63", "0x0"], "sleep": ["115", "0x1"]},
+}
+
+
+def wait_until_in(pid: int, call: str) -> None:
+    """Wait until a process reads its standard input, or sleeps."""
+    wanted = _CALLS[platform.machine()][call]
+    wait_for(lambda: Path(f"/proc/{pid}/syscall").read_text().split()[:2] == wanted, f"the command to {call}")

@@ -11,7 +11,7 @@ import pytest
 from kombu import pools
 
 from pipeline import Pipeline
-from tests.harness import Broker, Worker
+from tests.harness import Broker, Worker, delete_queues, flush
 from tests.servers import PostgreSQL, RabbitMQ, Redis, Server, ServerMissingError
 
 #: "bare" is the embedded broker without a ledger, for the tests that are marked so.
@@ -78,10 +78,7 @@ def broker(request: pytest.FixtureRequest, tmp_path: Path, servers: Callable[[st
 def _empty(broker: Broker) -> None:
     """Remove what a test left on a shared server."""
     if broker.name == "redis":
-        import redis
-
-        with redis.Redis.from_url(broker.url) as client:
-            client.flushall()
+        flush(broker)
         return
     from tests.apps import contract_app
 
@@ -89,13 +86,7 @@ def _empty(broker: Broker) -> None:
     from tests.apps import durable_app
 
     queues = {*contract_app.app.celery.amqp.queues, *durable_app.app.celery.amqp.queues, "events.unrouted"}
-    with contract_app.app.celery.connection_for_write(broker.url) as connection:
-        channel = connection.channel()
-        for queue in queues:
-            channel.queue_delete(queue)
-            channel.queue_delete(queue + ".dead")
-        for exchange in ("events", "events.unrouted", "agents", "agents.dead"):
-            channel.exchange_delete(exchange)
+    delete_queues(broker, queues)
 
 
 @pytest.fixture(params=LEDGERS)
@@ -111,10 +102,15 @@ def ledger_url(request: pytest.FixtureRequest, tmp_path: Path, servers: Callable
 
 
 @pytest.fixture
-def bus(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pipeline]:
-    """A publisher on the broker under test, which knows no agents."""
+def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the settings of whoever runs the tests out of the environment."""
     for name in [name for name in os.environ if name.startswith("PIPELINE_")]:
         monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def bus(broker: Broker, no_settings: None) -> Iterator[Pipeline]:
+    """A publisher on the broker under test, which knows no agents."""
     app = Pipeline("publisher", broker_url=broker.url, directory=broker.directory / "state", ledger_url=broker.ledger)
     yield app
     app.close()

@@ -8,16 +8,23 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kombu import Connection, Queue
+
+from pipeline import Pipeline
 from tests.servers import Server, wait_for
 
 #: The environment of workers on Redis that get a dead worker's events within seconds.
 SOON = {"PIPELINE_REDIS_VISIBILITY_TIMEOUT": "2"}
 
 APPS = Path(__file__).parent / "apps"
+
+#: `celery inspect ping`, to be followed by a worker's name: it returns when that one has answered.
+PING = ("inspect", "--timeout", "60", "ping", "-d")
 
 
 @dataclass
@@ -73,7 +80,7 @@ class Journal:
         """Return how often each event id occurs in the entries like that."""
         return Counter(line["id"] for line in self.lines(**like))
 
-    def wait(self, number: int, seconds: float = 30.0, **like: Any) -> list[dict[str, Any]]:
+    def wait(self, number: int, seconds: float = 60.0, **like: Any) -> list[dict[str, Any]]:
         """Wait until `number` entries like that are there, and return them."""
         wait_for(lambda: len(self.lines(**like)) >= number, f"{number} entries like {like}", seconds)
         return self.lines(**like)
@@ -109,7 +116,7 @@ class Worker:
                 stdin=subprocess.DEVNULL, start_new_session=True, cwd=self.broker.directory,
             )  # fmt: skip
         if wait:
-            wait_for(self._ready_or_dead, f"worker {self.name} to be ready", 40)
+            wait_for(self._ready_or_dead, f"worker {self.name} to be ready", 90)
             assert self.process.poll() is None, self.output()
         return self
 
@@ -121,6 +128,10 @@ class Worker:
         """Return the log so far."""
         return self.log.read_text(errors="replace")
 
+    def is_running(self) -> bool:
+        """Say whether the process has not ended."""
+        return self.process is not None and self.process.poll() is None
+
     def kill(self) -> None:
         """End the worker and its pool processes at once, as `kill -9` does."""
         self._end(signal.SIGKILL)
@@ -131,7 +142,7 @@ class Worker:
         if self.process.poll() is None:
             self.process.terminate()
             try:
-                self.process.wait(timeout=20)
+                self.process.wait(timeout=60)
             except subprocess.TimeoutExpired:
                 self.kill()
 
@@ -142,6 +153,9 @@ class Worker:
             self.process.wait(timeout=20)
 
 
+StartWorker = Callable[..., Worker]
+
+
 def run(
     command: list[str], broker: Broker, *, seconds: float = 60, **environment: str
 ) -> subprocess.CompletedProcess[str]:
@@ -150,3 +164,84 @@ def run(
         command, env=broker.environment(**environment), cwd=broker.directory, capture_output=True, text=True,
         timeout=seconds, check=False, stdin=subprocess.DEVNULL,
     )  # fmt: skip
+
+
+def dead_letters(bus: Pipeline, agent: str) -> list[str]:
+    """Return the events set aside for an agent, leaving them where they are."""
+    if bus.has_ledger:
+        return [letter.event.encode().decode() for letter in bus.dead_letters.list(agent=agent)]
+    found = []
+    with bus.celery.connection_for_read() as connection:
+        queue = Queue(f"agent.{agent}.dead", no_declare=True)(connection.default_channel)
+        while message := queue.get():
+            found.append(message)
+        for message in found:
+            message.requeue()
+    return [str(message.body) for message in found]
+
+
+def backlog(bus: Pipeline, queue: str) -> int:
+    """Return how many messages wait in a queue."""
+    with bus.celery.connection_for_read() as connection:
+        try:
+            return int(connection.default_channel.queue_declare(queue, passive=True).message_count)
+        except connection.channel_errors:
+            return 0  # in Redis an empty queue does not exist
+
+
+def delete_queues(broker: Broker, queues: Iterable[str]) -> None:
+    """Delete queues of a RabbitMQ with their dead letters, and the bus's exchanges."""
+    with Connection(broker.url) as connection:
+        channel = connection.channel()
+        for queue in queues:
+            channel.queue_delete(queue)
+            channel.queue_delete(queue + ".dead")
+        for exchange in ("events", "events.unrouted", "agents", "agents.dead"):
+            channel.exchange_delete(exchange)
+
+
+def flush(broker: Broker) -> None:
+    """Delete everything that a Redis holds."""
+    from redis import Redis
+
+    with Redis.from_url(broker.url) as client:
+        client.flushall()
+
+
+def declared(worker: StartWorker) -> None:
+    """Let a worker declare the agents' queues, and leave."""
+    worker(name="declarer").stop()
+
+
+#: Publishes until a file may not grow any more, and once again when it may.
+FILL_DISK = """
+import resource, signal, sys
+from pipeline import Pipeline, errors
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a file at its size limit fails like a file on a full disk
+app = Pipeline("web", publish_timeout=0.3, ledger_timeout=0.3)
+app.publish("order.placed", {"n": 0})
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
+accepted = 0
+try:
+    while True:
+        app.publish("order.placed", "x" * 50_000)
+        accepted += 1
+except getattr(errors, sys.argv[1]) as exc:
+    print(accepted, exc)
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+app.publish("order.placed", {"n": 1}, timeout=5)
+app.close()
+"""
+
+
+def fill_disk(broker: Broker, error: str, size: int) -> int:
+    """Publish until a file has `size` bytes and the error comes, and once more; return how many were accepted between.
+
+    One is published before them, and one after them, when there is room again.
+    """
+    done = run([sys.executable, "-c", FILL_DISK, error, str(size)], broker)
+    assert done.returncode == 0, done.stderr
+    accepted, _, message = done.stdout.partition(" ")
+    assert "cannot grow" in message
+    assert "free space" in message
+    return int(accepted)

@@ -2,25 +2,67 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Table, update
+import pytest
+from sqlalchemy import Engine, Table, create_engine, update
 
 from pipeline import Event, Pipeline
+from pipeline.errors import PipelineError
 from pipeline.event import new_event
 from pipeline.ids import delivery_id
-from pipeline.ledger import Ledger
+from pipeline.ledger import Claim, Ledger, Outcome, missing
 from pipeline.ledger.rows import SECOND, Record, now
-from tests.records import age
+from pipeline.sweeper import Sweeper
+from tests.records import age, order, rows, settle
+
+ON_POSTGRESQL = pytest.mark.parametrize("ledger_url", ["postgresql"], indirect=True)
+ON_SQLITE = pytest.mark.parametrize("ledger_url", ["sqlite"], indirect=True)
 
 #: Seconds that reconciliation waits for events in these tests.
 AFTER = 60.0
 LONG_AGO = round((AFTER + 1) * SECOND)
+DAY = 86_400 * SECOND
+DAYS = timedelta(days=1)
+
+
+@contextmanager
+def engine_on(url: str, **options: Any) -> Iterator[Engine]:
+    """Somebody else's way to the ledger's database."""
+    engine = create_engine(url, **options)
+    yield engine
+    engine.dispose()
+
+
+def refused(app: Pipeline, kind: type[PipelineError], *words: str) -> str:
+    """Publish in vain; return what the error says, which is one line with these words."""
+    with pytest.raises(kind) as caught:
+        app.publish(order())
+    message = str(caught.value)
+    assert type(caught.value) is kind
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+    return message
+
+
+# -- events
+
+
+def new_order(type: str = "order.placed", **options: Any) -> Event:
+    return new_event(type, {"n": 1}, source="/test", **options)
+
+
+def record(event: Event, **options: Any) -> Record:
+    return Record(event, event.encode(), **options)
 
 
 def append(ledger: Ledger, number: int = 1, type: str = "order.placed", **options: Any) -> list[Event]:
     found = [new_event(type, {"n": n}, source="/test", **options) for n in range(number)]
-    ledger.append([Record(event, event.encode()) for event in found], due=now())
+    ledger.append([record(event) for event in found], due=now())
     return found
 
 
@@ -31,17 +73,73 @@ def old(app: Pipeline, number: int = 1, type: str = "order.placed", **options: A
     return found
 
 
+def long_settled(app: Pipeline, number: int, days: int = 10) -> list[Event]:
+    """Publish orders that were settled days ago."""
+    found = app.publish_many([order(n) for n in range(number)])
+    settle(app, found)
+    age(app, found, days * DAY)
+    return found
+
+
+# -- deliveries to billing
+
+
+def claim(ledger: Ledger, event: Event, worker: str = "w1", **options: Any) -> Claim:
+    return ledger.claim(delivery_id(event.id, "billing"), event, "billing", worker=worker, **options)
+
+
+def again(ledger: Ledger, event: Event, attempt: int) -> bool:
+    id = delivery_id(event.id, "billing")
+    return ledger.again(id, event, attempt, delay=60, error="boom", timer=True)
+
+
+def die(ledger: Ledger, event: Event, attempt: int | None, *announced: Record) -> bool:
+    id = delivery_id(event.id, "billing")
+    return ledger.die(id, attempt, announced, error="boom", traceback="Traceback", due=now())
+
+
+def running(ledger: Ledger) -> tuple[Event, str]:
+    """Return an event whose delivery runs, and the delivery's id."""
+    event = new_order()
+    assert claim(ledger, event) == Claim(1, Outcome.RUNNING)
+    return event, delivery_id(event.id, "billing")
+
+
+def retrying(ledger: Ledger, number: int = 1) -> list[str]:
+    """Let deliveries wait for their second attempt; return their ids."""
+    found = append(ledger, number)
+    for event in found:
+        assert claim(ledger, event).attempt == 1
+        assert again(ledger, event, 1)
+    return [delivery_id(event.id, "billing") for event in found]
+
+
+def delivery(app: Pipeline) -> dict[str, Any]:
+    """Return the row of the only delivery."""
+    (row,) = rows(app, agent="billing")
+    return row
+
+
+# -- what time and sweepers do
+
+
 def move(ledger: Ledger, table: Table, seconds: float, column: str = "due") -> None:
     """Let time pass for all rows of a table."""
     with ledger.store.transaction() as connection:
         connection.execute(update(table).values({column: table.c[column] - round(seconds * SECOND)}))
 
 
-def retrying(ledger: Ledger, number: int = 1) -> list[str]:
-    """Let deliveries wait for their second attempt; return their ids."""
-    ids = []
-    for event in append(ledger, number):
-        ids.append(delivery_id(event.id, "billing"))
-        assert ledger.claim(ids[-1], event, "billing", worker="w1").attempt == 1
-        assert ledger.again(ids[-1], event, 1, delay=60, error="boom", timer=True)
-    return ids
+def reconcile(ledger: Ledger, after: float = AFTER) -> None:
+    """Let the ledger look for missing deliveries until there are none."""
+    while missing.check(ledger, after):
+        pass
+
+
+def sweep(app: Pipeline) -> None:
+    """Let a sweeper do all that is due."""
+    sweeper = Sweeper(app)
+    try:
+        while sweeper.sweep():
+            pass
+    finally:
+        sweeper.leave()

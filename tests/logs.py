@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,22 +11,10 @@ from sqlalchemy import Connection
 from pipeline.event import Event, new_event
 from pipeline.ids import delivery_id
 from pipeline.ledger import Ledger
-from pipeline.ledger.migrate import upgrade
-from pipeline.ledger.rows import Record
+from pipeline.ledger.rows import Record, now
+from pipeline.tree import EventNode, Trace
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
-
-
-@contextlib.contextmanager
-def opened(url: str) -> Iterator[Ledger]:
-    """Open a ledger with its tables, and close it afterwards."""
-    ledger = Ledger(url)
-    if ledger.store.is_sqlite:
-        ledger.store.check()
-    else:
-        upgrade(ledger.store)
-    yield ledger
-    ledger.close()
 
 
 def made(type: str = "order.created", data: Any = None, *, at: float = 0, agent: str = "", **options: Any) -> Event:
@@ -55,3 +42,44 @@ def succeed(ledger: Ledger, event: Event, agent: str, *emitted: Event, joins: Se
     records = [Record(each, each.encode(), delivery=id) for each in emitted]
     ledger.succeed(id, records, [], started_joins=joins, due=None)
     return id
+
+
+def numbered(number: int, type: str = "order.created", **options: Any) -> Event:
+    """Return an event with a number, which happened so many seconds after START."""
+    return made(type, {"n": number}, **{"at": number, **options})
+
+
+def numbers(found: Iterable[Any]) -> list[int]:
+    """Return the numbers of events that were read."""
+    return [each.event.data["n"] for each in found]
+
+
+def outline(found: Trace) -> list[tuple[int, str]]:
+    """Return the tree as depths and names, without saying of what that nobody listens to it."""
+    named = [(depth, node.type if isinstance(node, EventNode) else node.agent) for depth, node in found.walk()]
+    return [(depth, name) for depth, name in named if name]
+
+
+def cascade(ledger: Ledger) -> dict[str, Event]:
+    """An order is paid for and mailed about; the payment is booked; somebody else publishes an effect by hand."""
+    order = made("order.created", {"n": 1}, priority=2)
+    paid = made("order.paid", cause=order, agent="billing")
+    mailed = made("mail.sent", cause=order, agent="mailer")
+    booked = made("payment.booked", cause=paid, agent="books")
+    note = made("note.made", cause=order)
+    put(ledger, order)
+    succeed(ledger, order, "billing", paid)
+    succeed(ledger, order, "mailer", mailed)
+    succeed(ledger, paid, "books", booked)
+    put(ledger, note)
+    return {event.type: event for event in (order, paid, mailed, booked, note)}
+
+
+def started_join(event: Event) -> dict[str, Any]:
+    return {
+        "id": delivery_id(event.id, "join"),
+        "name": "briefing",
+        "event_id": event.id,
+        "correlation": event.correlation_id,
+        "started": now(),
+    }

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from pipeline import Context, Event, Payload, Pipeline
 from pipeline.ids import delivery_id, derived_id
 from pipeline.ledger.migrate import upgrade
 from pipeline.ledger.missing import register
-from pipeline.ledger.rows import now
+from pipeline.ledger.rows import SECOND, now
 from pipeline.ledger.tables import deliveries, events, outbox
 
 
@@ -25,6 +26,7 @@ class Order(Payload, type="order.placed"):
 
 AGENTS = {"billing": "order.#", "stock": "order.placed"}
 AWAY = "amqp://guest:guest@127.0.0.1:1//"
+HOUR = 3600 * SECOND
 
 
 def make_app(ledger_url: str, directory: Path, *, agents: bool = True, **settings: Any) -> Pipeline:
@@ -33,15 +35,31 @@ def make_app(ledger_url: str, directory: Path, *, agents: bool = True, **setting
     app = Pipeline("t", ledger_url=ledger_url, directory=directory / "state", **options)
     upgrade(app.ledger.store)
     if agents:
-
-        @app.agent(on="order.#")
-        def billing(order: Order, ctx: Context) -> None: ...
-
-        @app.agent(on="order.placed")
-        def stock(order: Order) -> None: ...
-
-        run_agents(app, AGENTS)
+        declare_agents(app)
     return app
+
+
+def declare_agents(app: Pipeline) -> None:
+    """Let an app have the AGENTS, and the ledger know them."""
+
+    @app.agent(on="order.#")
+    def billing(order: Order, ctx: Context) -> None: ...
+
+    @app.agent(on="order.placed")
+    def stock(order: Order) -> None: ...
+
+    run_agents(app, AGENTS)
+
+
+@contextmanager
+def making_apps(ledger_url: str, directory: Path, **defaults: Any) -> Iterator[Callable[..., Pipeline]]:
+    """Lend a function that makes apps, on this ledger or on another one; they are closed at the end."""
+    with ExitStack() as made:
+
+        def one(url: str = ledger_url, **settings: Any) -> Pipeline:
+            return made.enter_context(closing(make_app(url, directory, **{**defaults, **settings})))
+
+        yield one
 
 
 def run_agents(app: Pipeline, patterns: dict[str, str]) -> None:
@@ -62,6 +80,14 @@ def die(app: Pipeline, event: Event, agent: str = "billing", *, error: str = "bo
     assert claim.attempt == 1
     assert app.ledger.die(id, 1, [], error=error, traceback=f"Traceback of {error}", due=now())
     return id
+
+
+def died(app: Pipeline, number: int, **options: Any) -> list[str]:
+    """Let an agent give up so many orders, one hour after the other; return the deliveries, the newest first."""
+    ids = [die(app, app.publish(order(n)), **options) for n in range(number)]
+    for hours, id in enumerate(reversed(ids)):
+        backdate(app, id, hours * HOUR)
+    return ids[::-1]
 
 
 def succeed(app: Pipeline, event: Event, agent: str) -> str:
@@ -86,6 +112,11 @@ def rows(app: Pipeline, table: Any = deliveries, **like: Any) -> list[dict[str, 
         query = query.where(table.c[name] == value)
     with app.ledger.store.reading() as connection:
         return [dict(row) for row in connection.execute(query).mappings()]
+
+
+def event_ids(app: Pipeline) -> list[str]:
+    """Return the ids of the events in the ledger, in their order."""
+    return [row["id"] for row in rows(app, events)]
 
 
 def everything(app: Pipeline) -> dict[str, list[dict[str, Any]]]:

@@ -30,6 +30,10 @@ POSTGRESQL_PATHS = (
 )
 
 
+#: Seconds that nothing takes which ends in a second or less by itself, on a machine that is busy too.
+AT_MOST = 20.0
+
+
 class ServerMissingError(Exception):
     """The server's binary is not installed; the message says how to get it."""
 
@@ -42,7 +46,7 @@ def free_port() -> int:
         return port
 
 
-def wait_for(condition: Callable[[], object], what: str, seconds: float = 30.0, interval: float = 0.02) -> None:
+def wait_for(condition: Callable[[], object], what: str, seconds: float = 60.0, interval: float = 0.02) -> None:
     """Return when `condition()` is true; fail with `what` after `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from email.message import EmailMessage
 from email.policy import default
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import Event
+from tests.servers import wait_for
 
 COMMAND = [sys.executable, "-m", "pipeline.cli", "demo"]
 
@@ -127,7 +127,14 @@ def test_a_demo_that_takes_too_long_says_what_is_missing(tmp_path: Path, environ
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
-        command = [*COMMAND, "What is a lambda?", "--directory", "here", "--timeout", "4"]
+        command = [
+            *COMMAND,
+            "What is a lambda?",
+            "--directory",
+            "here",
+            "--timeout",
+            "15",
+        ]  # for the worker's start too
         found = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, check=False)
         process.communicate("")
     assert found.returncode == 1
@@ -142,9 +149,7 @@ def test_a_demo_that_is_interrupted_stops_its_worker(
     with subprocess.Popen(
         COMMAND, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**environment, "PYTHONUNBUFFERED": "1"}
     ) as running:
-        deadline = time.monotonic() + 30
-        while not workers_in(tmp_path) and time.monotonic() < deadline:
-            time.sleep(0.05)
+        wait_for(lambda: workers_in(tmp_path), "the worker")
         running.send_signal(number)
         _, said = running.communicate(timeout=30)
     assert running.returncode == code

@@ -45,6 +45,11 @@ def once(mark: str) -> bool:
     return True
 
 
+def is_open(gate: str) -> bool:
+    """Say whether the test has opened a gate."""
+    return (Path(os.environ["JOURNAL"]).parent / gate).exists()
+
+
 def perform(agent: str, data: Any, ctx: Context) -> Any:
     """Do what the data says for this agent: {"alpha": "fail 2"}."""
     journal(agent, ctx, data)
@@ -63,8 +68,8 @@ def perform(agent: str, data: Any, ctx: Context) -> Any:
             os.kill(os.getpid(), signal.SIGKILL)
         if verb == "die-always":
             os.kill(os.getpid(), signal.SIGKILL)
-        if verb == "hold":  # until the test opens the gate
-            while not (Path(os.environ["JOURNAL"]).parent / argument).exists():
+        if verb == "hold":
+            while not is_open(argument):
                 time.sleep(0.02)
         if verb == "next":
             return Step(n=int(argument))
@@ -123,7 +128,8 @@ async def narrow(data: Any, ctx: Context) -> None:
 @app.agent(on="wait.#")
 async def wait(data: Any, ctx: Context) -> None:
     journal("wait", ctx, data)
-    await asyncio.sleep(data["seconds"])
+    while not is_open(data["until"]):  # noqa: ASYNC110
+        await asyncio.sleep(0.2)
     journal("waited", ctx, data)
 
 

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from pipeline import Pipeline
-from tests.harness import Broker, run
+from tests.harness import Broker, backlog, run
 from tests.servers import wait_for
 
 PUBLISH_AND_END = """
@@ -19,17 +19,12 @@ for n in range(2000):
 """
 
 
-def unrouted(bus: Pipeline) -> int:
-    with bus.celery.connection_for_read() as connection:
-        return int(connection.default_channel.queue_declare("events.unrouted", passive=True).message_count)
-
-
 def test_a_process_that_ends_right_after_unconfirmed_publishing_loses_nothing(bus: Pipeline, broker: Broker) -> None:
     bus.publish("nobody.listens", {})
     done = run([sys.executable, "-c", PUBLISH_AND_END], broker)
     assert done.returncode == 0, done.stderr
 
-    wait_for(lambda: unrouted(bus) == 2001, "2,001 events")
+    wait_for(lambda: backlog(bus, "events.unrouted") == 2001, "2,001 events")
 
 
 def test_a_broker_that_pauses_under_unconfirmed_publishing_loses_nothing(bus: Pipeline, broker: Broker) -> None:
@@ -46,7 +41,7 @@ def test_a_broker_that_pauses_under_unconfirmed_publishing_loses_nothing(bus: Pi
         broker.server.resume()
     fast.close()
 
-    wait_for(lambda: unrouted(bus) == 101, "101 events")
+    wait_for(lambda: backlog(bus, "events.unrouted") == 101, "101 events")
 
 
 def wait_a_while() -> None:

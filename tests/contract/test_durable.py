@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import UTC, datetime
 
 import pytest
@@ -11,10 +10,8 @@ from sqlalchemy import text
 from pipeline import InvalidEvent, Pipeline
 from pipeline.event import new_event
 from pipeline.ids import delivery_id
-from tests.harness import SOON, Broker, Worker
+from tests.harness import SOON, Broker, StartWorker
 from tests.servers import wait_for
-
-StartWorker = Callable[..., Worker]
 
 
 @pytest.fixture
@@ -111,8 +108,7 @@ def test_an_event_that_kills_the_whole_worker_is_set_aside_after_its_attempts(
     event = bus.publish("kill.me", {})
     for number in range(3):
         victim = start(name=f"victim{number}", wait=False, environment=SOON)
-        assert victim.process is not None
-        wait_for(lambda one=victim.process: one.poll() is not None, "the worker to die", 60)
+        wait_for(lambda one=victim: not one.is_running(), "the worker to die")
     start(name="survivor", environment=SOON)
     bus.settle(event, 60)
     (letter,) = bus.dead_letters.list(agent="killer")
@@ -192,7 +188,7 @@ def test_a_revoked_delivery_is_a_dead_letter_and_is_not_sent_again(
     start(environment={"PIPELINE_RECONCILE_AFTER": "1"})
     event = new_event("order.placed", {"n": 1}, source="/test")
     delivery = delivery_id(event.id, "order")
-    bus.celery.control.revoke(delivery, reply=True, timeout=5)
+    bus.celery.control.revoke(delivery, destination=["w1@test"], reply=True, timeout=60)
     bus.publish(event)
     bus.settle(event)
     (letter,) = bus.dead_letters.list()

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
-import pytest
 from sqlalchemy import delete, update
 
 from pipeline import Event, Pipeline
@@ -18,24 +14,10 @@ from pipeline.ledger import Ledger, due
 from pipeline.ledger.rows import SECOND, now, timer_row
 from pipeline.ledger.tables import deliveries, events, outbox, timers
 from tests.ledgers import append, move, retrying
-from tests.records import make_app, rows
+from tests.records import rows
+from tests.threads import in_threads
 
 GRACE = 10.0
-TAKERS = 4
-
-
-@pytest.fixture
-def app(ledger_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pipeline]:
-    for name in [name for name in os.environ if name.startswith("PIPELINE_")]:
-        monkeypatch.delenv(name)
-    app = make_app(ledger_url, tmp_path, agents=False)
-    yield app
-    app.close()
-
-
-@pytest.fixture
-def ledger(app: Pipeline) -> Ledger:
-    return app.ledger
 
 
 def set_timers(ledger: Ledger, *found: dict[str, Any]) -> None:
@@ -55,20 +37,11 @@ def fired(ledger: Ledger, **options: Any) -> tuple[list[str], list[str], int]:
 
 def all_taken(take: Callable[[], list[str]]) -> list[str]:
     """Let several threads take at once until there is nothing left."""
-    barrier = threading.Barrier(TAKERS)
-    taken: list[str] = []
 
-    def work() -> None:
-        barrier.wait()
-        while found := take():
-            taken.extend(found)
+    def work(_: int) -> list[str]:
+        return [one for found in iter(take, []) for one in found]
 
-    threads = [threading.Thread(target=work) for _ in range(TAKERS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return taken
+    return [one for found in in_threads(4, work) for one in found]
 
 
 # -- timers

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import threading
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from sqlalchemy import delete, select
@@ -16,24 +13,8 @@ from pipeline.ids import delivery_id
 from pipeline.ledger import Ledger, Outcome, due, missing
 from pipeline.ledger.rows import DEAD_AFTER, SECOND, Record, now
 from pipeline.ledger.tables import agents, deliveries, events, timers, workers
-from tests.ledgers import AFTER, LONG_AGO, append, move, old, retrying
-from tests.records import age, make_app, rows, run_agents
-
-ON_POSTGRESQL = pytest.mark.parametrize("ledger_url", ["postgresql"], indirect=True)
-
-
-@pytest.fixture
-def app(ledger_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pipeline]:
-    for name in [name for name in os.environ if name.startswith("PIPELINE_")]:
-        monkeypatch.delenv(name)
-    app = make_app(ledger_url, tmp_path, agents=False)
-    yield app
-    app.close()
-
-
-@pytest.fixture
-def ledger(app: Pipeline) -> Ledger:
-    return app.ledger
+from tests.ledgers import AFTER, LONG_AGO, ON_POSTGRESQL, append, move, old, reconcile, retrying
+from tests.records import age, rows, run_agents
 
 
 def waiting(app: Pipeline, agent: str = "billing") -> set[str]:
@@ -44,17 +25,12 @@ def unrouted(app: Pipeline) -> set[str]:
     return {row["event_id"] for row in rows(app, outcome="unrouted")}
 
 
-def settled(ledger: Ledger, after: float = AFTER) -> None:
-    while missing.check(ledger, after):
-        pass
-
-
 def test_an_event_that_never_reached_an_agent_is_found_and_waits(app: Pipeline, ledger: Ledger) -> None:
     run_agents(app, {"billing": "order.#", "mail": "user.#"})
     move(ledger, agents, 3600, "registered")
     (lost,) = old(app)
     append(ledger)
-    settled(ledger)
+    reconcile(ledger)
     assert waiting(app) == {lost.id}, "the younger one may still be on its way"
     assert waiting(app, "mail") == set()
     assert unrouted(app) == set()
@@ -70,7 +46,7 @@ def test_an_event_that_reached_its_agent_is_not_missing(app: Pipeline, ledger: L
     run_agents(app, {"billing": "order.#"})
     (event,) = old(app)
     ledger.claim(delivery_id(event.id, "billing"), event, "billing", worker="w1")
-    settled(ledger)
+    reconcile(ledger)
     assert [row["outcome"] for row in rows(app)] == ["running"]
 
 
@@ -80,24 +56,24 @@ def test_events_that_a_replay_emitted_reach_nobody(app: Pipeline, ledger: Ledger
         event = new_event(type, source="/test")
         ledger.append([Record(event, event.encode(), replay="r1")], due=None)
         age(app, [event], LONG_AGO)
-    settled(ledger)
+    reconcile(ledger)
     assert rows(app) == []
 
 
 def test_an_event_with_targets_is_missed_only_by_them(app: Pipeline, ledger: Ledger) -> None:
     run_agents(app, {"billing": "order.#", "stock": "order.#", "mail": "user.#"})
     (event,) = old(app, targets=("stock",))
-    settled(ledger)
+    reconcile(ledger)
     assert (waiting(app), waiting(app, "stock"), unrouted(app)) == (set(), {event.id}, set())
 
 
 def test_an_event_that_nobody_wants_is_unrouted_until_somebody_does(app: Pipeline, ledger: Ledger) -> None:
     run_agents(app, {"mail": "user.#"})
     (event,) = old(app)
-    settled(ledger)
+    reconcile(ledger)
     assert unrouted(app) == {event.id}
     missing.register(ledger, {"billing": (("order.#",), 0)})
-    settled(ledger)
+    reconcile(ledger)
     assert (unrouted(app), waiting(app)) == (set(), {event.id})
 
 
@@ -107,7 +83,7 @@ def test_an_event_that_became_unwanted_meanwhile_is_marked_as_unrouted(app: Pipe
     assert unrouted(app) == set()
     assert missing.forget(ledger, "billing")
     assert not missing.forget(ledger, "billing")
-    settled(ledger)
+    reconcile(ledger)
     assert (unrouted(app), waiting(app)) == ({event.id}, set())
 
 
@@ -115,7 +91,7 @@ def test_a_new_agent_begins_now(app: Pipeline, ledger: Ledger) -> None:
     old(app)
     run_agents(app, {"billing": "order.#"})
     (second,) = old(app)
-    settled(ledger)
+    reconcile(ledger)
     assert waiting(app) == {second.id}
 
 
@@ -125,23 +101,23 @@ def test_a_new_agent_gets_the_past_that_it_asks_for_at_once(app: Pipeline, ledge
     numbers = {row["id"]: row["seq"] for row in rows(app, events)}
     since = {"everything": 0, "sequence": numbers[second.id], "time": second.time}[how]
     missing.register(ledger, {"billing": (("order.#",), since)})
-    settled(ledger)
+    reconcile(ledger)
     wanted = [first, second, third][how != "everything" :]
     assert sorted(one.event.id for one in due.at_once(ledger)) == sorted(event.id for event in wanted)
     assert due.at_once(ledger) == [], "they were taken"
     missing.register(ledger, {"billing": (("order.#",), 0)})
-    settled(ledger)
+    reconcile(ledger)
     assert due.at_once(ledger) == [], "it is no longer new"
 
 
 def test_an_agents_changed_pattern_counts_from_where_it_was_checked(app: Pipeline, ledger: Ledger) -> None:
     run_agents(app, {"billing": "order.#"})
     old(app, type="user.left")
-    settled(ledger)
+    reconcile(ledger)
     run_agents(app, {"billing": "user.#"})
     (left,) = old(app, type="user.left")
     old(app)
-    settled(ledger)
+    reconcile(ledger)
     assert waiting(app) == {left.id}
 
 
@@ -151,7 +127,7 @@ def test_many_events_are_checked_in_steps(app: Pipeline, ledger: Ledger, monkeyp
     wanted = {event.id for event in old(app, 35)}
     missing.check(ledger, AFTER)
     assert len(waiting(app)) == 10
-    settled(ledger)
+    reconcile(ledger)
     assert waiting(app) == waiting(app, "stock") == wanted
 
 
@@ -162,13 +138,13 @@ def test_what_is_committed_late_does_not_escape(app: Pipeline, ledger: Ledger) -
     with ledger.store.session() as session:
         ledger.append([Record(slow, slow.encode())], due=now(), connection=session.connection())
         quick = old(app, 3)
-        settled(ledger)
+        reconcile(ledger)
         assert waiting(app) == set(), "an earlier one may still come"
         session.commit()
     age(app, [slow], LONG_AGO)
     numbers = {row["id"]: row["seq"] for row in rows(app, events)}
     assert numbers[slow.id] < numbers[quick[0].id]
-    settled(ledger)
+    reconcile(ledger)
     assert waiting(app) == {slow.id, *(event.id for event in quick)}
 
 
@@ -178,9 +154,9 @@ def test_an_agent_that_another_worker_looks_after_still_wants_its_events(app: Pi
     (event,) = old(app)
     with ledger.store.transaction() as connection:
         connection.execute(select(agents).where(agents.c.name == "billing").with_for_update())
-        settled(ledger)
+        reconcile(ledger)
     assert unrouted(app) == set()
-    settled(ledger)
+    reconcile(ledger)
     assert waiting(app) == {event.id}
 
 
@@ -189,7 +165,7 @@ def test_a_delivery_that_begins_while_it_is_looked_for_is_no_trouble(app: Pipeli
     run_agents(app, {"billing": "order.#"})
     begun, lost = old(app, 2)
     id = delivery_id(begun.id, "billing")
-    checker = threading.Thread(target=settled, args=(ledger,))
+    checker = threading.Thread(target=reconcile, args=(ledger,))
     row = {"id": id, "event_id": begun.id, "agent": "billing", "outcome": "running", "attempts": 1}
     with ledger.store.session() as session:
         session.execute(deliveries.insert(), row)
@@ -226,7 +202,7 @@ def test_a_delivery_is_lost_when_its_worker_is_dead_or_its_timer_is_gone(app: Pi
 def test_a_delivery_that_could_not_be_sent_is_asked_for_again(app: Pipeline, ledger: Ledger) -> None:
     missing.register(ledger, {"billing": (("order.#",), 0)})
     append(ledger)
-    settled(ledger, 0)
+    reconcile(ledger, 0)
     move(ledger, deliveries, 1)
     (found,) = due.lost(ledger, "billing", 0)
     assert due.at_once(ledger) == []
@@ -237,7 +213,7 @@ def test_a_delivery_that_could_not_be_sent_is_asked_for_again(app: Pipeline, led
 def test_a_delivery_whose_event_was_deleted_is_dropped_and_says_why(app: Pipeline, ledger: Ledger) -> None:
     append(ledger)
     missing.register(ledger, {"billing": (("order.#",), 0)})
-    settled(ledger)
+    reconcile(ledger)
     with ledger.store.transaction() as connection:
         connection.execute(delete(events))
     assert due.at_once(ledger) == []

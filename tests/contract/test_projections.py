@@ -1,92 +1,30 @@
-"""Read models: kept up to date in order, exactly once, and rebuilt, on every ledger."""
+"""Read models: kept up to date in order and exactly once, on every ledger."""
 
 from __future__ import annotations
 
 import multiprocessing
 import threading
-from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from sqlalchemy import Column, Integer, MetaData, String, Table, delete, insert, select
+from sqlalchemy import insert, select
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.orm import Session
 
 from pipeline import projections as module
-from pipeline.errors import InvalidAgent, InvalidPattern, InvalidSelection, PipelineError, ProjectionFailed
+from pipeline.errors import ProjectionFailed
 from pipeline.event import Event, Payload
 from pipeline.ledger import Ledger
 from pipeline.ledger.log import BEGIN
-from pipeline.ledger.tables import positions
-from pipeline.projections import Projection, Projections, catch_up, lag, rebuild
-from tests.logs import made, opened, put
+from pipeline.projections import catch_up, lag
+from tests.logs import numbered, put
+from tests.readmodels import Total, note, numbers, position, projection, seen
 
-#: The read model of these tests: the numbers in the order in which they came.
-model = MetaData()
-seen = Table(
-    "seen", model, Column("place", Integer, primary_key=True), Column("number", Integer), Column("by", String(20))
-)
-
-
-class Base(DeclarativeBase):
-    """The declarative models of these tests."""
-
-
-class Total(Base):
-    """A read model that is mapped to a class."""
-
-    __tablename__ = "totals"
-    type: Mapped[str] = mapped_column(String(100), primary_key=True)
-    count: Mapped[int]
+pytestmark = pytest.mark.usefixtures("read_model")
 
 
 class OrderPaid(Payload, type="order.paid"):
     n: int
-
-
-@pytest.fixture
-def ledger(ledger_url: str) -> Iterator[Ledger]:
-    with opened(ledger_url) as ledger:
-        with ledger.store.transaction() as connection:
-            model.create_all(connection)
-            Base.metadata.create_all(connection)
-        yield ledger
-
-
-@pytest.fixture(autouse=True)
-def no_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the size of a batch not depend on the speed of the machine."""
-    monkeypatch.setattr(module, "BATCH_SECONDS", 3600)
-
-
-def note(event: Event, session: Session) -> None:
-    session.execute(insert(seen).values(number=event.data["n"], by="note"))
-
-
-def forget(session: Session) -> None:
-    session.execute(delete(seen))
-
-
-def projection(patterns: Any = "order.*", handler: Any = note, name: str = "orders") -> Projection:
-    found = Projection(name, patterns, handler)
-    found.reset(forget)
-    return found
-
-
-def numbered(number: int, type: str = "order.created") -> Event:
-    return made(type, {"n": number})
-
-
-def numbers(ledger: Ledger) -> list[int]:
-    with ledger.store.reading() as connection:
-        return list(connection.execute(select(seen.c.number).order_by(seen.c.place)).scalars())
-
-
-def position(ledger: Ledger) -> tuple[int, int] | None:
-    with ledger.store.reading() as connection:
-        row = connection.execute(select(positions.c.tx, positions.c.seq)).first()
-    return (row.tx, row.seq) if row else None
 
 
 def test_events_are_shown_once_in_order(ledger: Ledger) -> None:
@@ -339,122 +277,3 @@ def test_a_process_that_is_at_it_is_left_alone(ledger: Ledger) -> None:
     catching.join()
 
     assert numbers(ledger) == [0]
-
-
-def test_a_rebuilt_read_model_is_what_it_was(ledger: Ledger) -> None:
-    orders = projection()
-    put(ledger, *(numbered(n) for n in range(2500)))
-    while catch_up(ledger, orders):
-        pass
-    with ledger.store.transaction() as connection:
-        connection.execute(insert(seen).values(number=-1))
-    told: list[tuple[int, int]] = []
-
-    assert rebuild(ledger, orders, lambda done, total: told.append((done, total))) == 2500
-
-    assert numbers(ledger) == list(range(2500))
-    assert told == [(1000, 2500), (2000, 2500), (2500, 2500)]
-    assert catch_up(ledger, orders) == 0
-
-
-def test_one_that_never_ran_can_be_rebuilt(ledger: Ledger) -> None:
-    put(ledger, numbered(0))
-
-    assert rebuild(ledger, projection()) == 1
-    assert numbers(ledger) == [0]
-
-
-def test_a_failing_reset_changes_nothing(ledger: Ledger) -> None:
-    orders = projection()
-    put(ledger, numbered(0))
-    catch_up(ledger, orders)
-    before = position(ledger)
-
-    @orders.reset
-    def clear(session: Session) -> None:
-        forget(session)
-        raise RuntimeError("no")
-
-    with pytest.raises(ProjectionFailed, match="'orders' failed at its reset function: RuntimeError: no"):
-        rebuild(ledger, orders)
-    assert (numbers(ledger), position(ledger)) == ([0], before)
-
-
-def test_without_a_reset_function_there_is_no_rebuild(ledger: Ledger) -> None:
-    put(ledger, numbered(0))
-    orders = Projection("orders", "order.*", note)
-
-    with pytest.raises(ProjectionFailed, match=r"decorate the function .* with @orders\.reset"):
-        rebuild(ledger, orders)
-    assert numbers(ledger) == []
-
-
-def test_a_rebuild_while_others_catch_up_shows_each_event_once(ledger: Ledger) -> None:
-    orders = projection()
-    put(ledger, *(numbered(n) for n in range(200)))
-    stop = threading.Event()
-    failed: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            while not stop.is_set():
-                catch_up(ledger, orders, limit=3)
-        except BaseException as exc:
-            failed.append(exc)
-
-    helper = threading.Thread(target=work)
-    helper.start()
-    for _ in range(3):
-        rebuild(ledger, orders)
-    stop.set()
-    helper.join()
-
-    assert failed == []
-    assert numbers(ledger) == list(range(200))
-
-
-# -- declaring
-
-
-def test_the_registry_knows_projections_by_name() -> None:
-    registry = Projections()
-    orders = projection()
-    registry.add(orders)
-    registry.add(projection())  # a module that is imported again
-
-    assert [each.name for each in registry] == ["orders"]
-    assert len(registry) == 1
-    assert "orders" in registry
-    assert repr(registry["orders"]) == "<Projection orders on order.*>"
-    with pytest.raises(InvalidAgent, match="no projection is called 'order'; did you mean 'orders'"):
-        registry["order"]
-    with pytest.raises(InvalidAgent, match="name 'orders' is used twice"):
-        registry.add(projection(handler=lambda event, session: None))
-
-
-def test_patterns_are_what_agents_take() -> None:
-    found = projection(["order.*", OrderPaid, "order.*"])
-
-    assert found.patterns == ("order.*", "order.paid")
-    assert Counter(found.matches(type) for type in ("order.made", "order.paid", "user.made")) == {True: 2, False: 1}
-
-
-async def asynchronous(event: Event, session: Session) -> None:
-    """Do what no projection can do."""
-
-
-@pytest.mark.parametrize(
-    ("arguments", "error", "says"),
-    [
-        (("", "a", note), InvalidAgent, "'' is no name"),
-        (("x" * 300, "a", note), InvalidAgent, "is no name"),
-        (("x", "a..b", note), InvalidPattern, "'a..b' is not a topic pattern"),
-        (("x", [], note), InvalidAgent, "listens to nothing"),
-        (("x", [7], note), InvalidSelection, "7 is neither a topic pattern"),
-        (("x", "a", None), InvalidAgent, "no plain function"),
-        (("x", "a", asynchronous), InvalidAgent, "no plain function"),
-    ],
-)
-def test_a_wrong_declaration_is_refused(arguments: Any, error: type[PipelineError], says: str) -> None:
-    with pytest.raises(error, match=says):
-        Projection(*arguments)

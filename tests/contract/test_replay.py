@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ import pytest
 
 from pipeline import Event, Pipeline
 from pipeline import replay as module
-from pipeline.errors import BrokerUnavailable, InvalidAgent, InvalidPattern, InvalidSelection, LedgerOff, UnknownEvent
+from pipeline.errors import BrokerUnavailable, InvalidAgent, InvalidPattern, InvalidSelection, UnknownEvent
 from pipeline.event import new_event
 from pipeline.ids import delivery_id
 from pipeline.ledger import due
@@ -22,14 +20,7 @@ from pipeline.ledger.rows import Record
 from pipeline.replay import ReplayInterrupted, replay, replay_unrouted, unrouted
 from tests.records import AWAY, Order, make_app, messages, order, rows, run_agents, succeed
 
-
-@pytest.fixture
-def app(ledger_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pipeline]:
-    for name in [name for name in os.environ if name.startswith("PIPELINE_")]:
-        monkeypatch.delenv(name)
-    app = make_app(ledger_url, tmp_path)
-    yield app
-    app.close()
+pytestmark = pytest.mark.usefixtures("agents")
 
 
 class Clock:
@@ -232,12 +223,6 @@ def test_a_replay_that_was_asked_for_wrongly_sends_nothing(
     with pytest.raises(error, match=match):
         replay(app, **arguments)
     assert sent(app, "billing") == sent(app, "stock") == []
-
-
-def test_without_a_ledger_there_is_nothing_to_replay(tmp_path: Path) -> None:
-    app = Pipeline("t", ledger_url="", directory=tmp_path)
-    with pytest.raises(LedgerOff):
-        replay(app, to="billing", all=True)
 
 
 # -- its pace

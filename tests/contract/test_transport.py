@@ -14,6 +14,7 @@ from kombu import Connection, Consumer, Exchange, Queue
 from pipeline import BrokerUnavailable, Pipeline, brokers, topics, topology
 from tests.harness import Broker, run
 from tests.servers import Server, wait_for
+from tests.threads import in_threads
 
 TOPIC = Exchange("test.topic", type="topic", durable=True)
 DIRECT = Exchange("test.direct", type="direct", durable=True)
@@ -35,7 +36,7 @@ def connect(broker: Broker) -> Iterator[Callable[[], Connection]]:
 
     def connect() -> Connection:
         opened.append(
-            Connection(broker.url, transport_options={"visibility_timeout": 2} if broker.name == "redis" else {})
+            Connection(broker.url, transport_options={"visibility_timeout": 60} if broker.name == "redis" else {})
         )
         return opened[-1].connect() and opened[-1]
 
@@ -81,6 +82,12 @@ def drain(connection: Connection, seconds: float = 0.3) -> None:
             connection.drain_events(timeout=seconds)
 
 
+def receive(connection: Connection, messages: list[Any], number: int) -> None:
+    """Wait until `number` messages are there, and take what else comes."""
+    wait_for(lambda: drain(connection, 0.05) or len(messages) >= number, f"{number} messages")
+    drain(connection)
+
+
 def bound_to_events(connection: Connection) -> Queue:
     """Return a durable queue that gets the bus's load.# events."""
     topology.declare_events(connection.default_channel)
@@ -123,11 +130,15 @@ def test_topic_patterns_mean_what_amqp_says(connect: Callable[[], Connection]) -
         publish(connection, event_type, event_type)
     for pattern, one in zip(PATTERNS, queues, strict=True):
         with consuming(connection, one) as messages:
+            wanted = sorted(t for t in TYPES if topics.matches(pattern, t))
+            wait_for(
+                lambda wanted=wanted, found=messages: drain(connection, 0.05) or len(found) >= len(wanted), pattern
+            )
             drain(connection, 0.15)
             got = sorted(bodies(messages))
             for message in messages:
                 message.ack()
-        assert got == sorted(t for t in TYPES if topics.matches(pattern, t)), pattern
+        assert got == wanted, pattern
 
 
 def test_a_queue_bound_twice_gets_one_copy(connect: Callable[[], Connection]) -> None:
@@ -137,7 +148,7 @@ def test_a_queue_bound_twice_gets_one_copy(connect: Callable[[], Connection]) ->
     one(connection.default_channel).bind_to(TOPIC, "#")
     publish(connection, "once", "a.b")
     with consuming(connection, one) as messages:
-        drain(connection)
+        receive(connection, messages, 1)
         assert bodies(messages) == ["once"]
 
 
@@ -147,18 +158,17 @@ def test_what_is_not_acknowledged_comes_back_to_its_own_queue_only(connect: Call
     declare(first, one, two)
     publish(first, "event", "a.b")
     with consuming(first, one) as messages:
-        drain(first)
+        receive(first, messages, 1)
         assert len(messages) == 1
     with consuming(second, two) as copies:
-        drain(second)
+        receive(second, copies, 1)
         copies[0].ack()
         drain(second, 0.1)
     first.release()
     third = connect()
     declare(third, one, two)
     with consuming(third, one, two) as again:
-        wait_for(lambda: drain(third, 0.1) or again, "the redelivery")
-        drain(third)
+        receive(third, again, 1)
         assert bodies(again) == ["event"]
         assert again[0].delivery_info["redelivered"]
 
@@ -179,7 +189,7 @@ def test_a_rejected_message_goes_to_the_dead_letters_and_a_requeued_one_comes_ba
         assert bodies(messages) == ["bad", "later", "later"]
         messages[2].ack()
     with consuming(connection, DEAD) as dead:
-        drain(connection)
+        receive(connection, dead, 1)
         assert bodies(dead) == ["bad"]
         dead[0].ack()
 
@@ -191,11 +201,10 @@ def test_the_prefetch_limit_holds_and_an_ack_makes_room(connect: Callable[[], Co
     for n in range(5):
         publish(connection, str(n), "a")
     with consuming(connection, one, prefetch=2) as messages:
-        drain(connection)
+        receive(connection, messages, 2)
         assert bodies(messages) == ["0", "1"]
         messages[0].ack()
-        wait_for(lambda: drain(connection, 0.1) or len(messages) == 3, "the third message")
-        drain(connection)
+        receive(connection, messages, 3)
         assert bodies(messages) == ["0", "1", "2"]
 
 
@@ -238,13 +247,9 @@ def test_many_threads_publish_at_once_and_nothing_is_lost(bus: Pipeline, connect
             bus.publish("load.test", {"id": thread * 25 + n})
 
     one = bound_to_events(connection)
-    threads = [threading.Thread(target=work, args=(n,)) for n in range(10)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(10, work)
     with consuming(connection, one) as messages:
-        drain(connection)
+        receive(connection, messages, 250)
     assert len({m.headers["id"] for m in messages}) == len(messages) == 250
 
 
@@ -267,7 +272,7 @@ def test_what_publish_accepted_survives_the_death_of_the_publisher(
     done = run([sys.executable, "-c", PUBLISH_AND_DIE], broker)
     assert done.returncode == -9, done.stderr
     with consuming(connection, one) as messages:
-        drain(connection)
+        receive(connection, messages, 201)
     assert {m.headers["id"] for m in messages} == set(done.stdout.split())
     assert len(messages) == 201
 
@@ -306,7 +311,7 @@ def test_a_broker_that_restarts_while_a_hundred_publishers_publish_loses_nothing
     assert len(accepted) == 600
     final = connect()
     with consuming(final, one) as messages:
-        drain(final, 0.5)
+        receive(final, messages, 600)
     assert set(accepted) <= {m.headers["id"] for m in messages}
 
 

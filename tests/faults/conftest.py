@@ -7,12 +7,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from kombu import Connection
 
 from pipeline.ledger import Ledger
 from pipeline.ledger.migrate import upgrade
 from tests.effects import AGENTS
-from tests.harness import Broker
+from tests.harness import Broker, delete_queues, flush
 from tests.servers import Server
 
 
@@ -40,9 +39,9 @@ def durable(request: pytest.FixtureRequest, tmp_path: Path, servers: Callable[[s
     ledger = database.database()  # type: ignore[attr-defined]
     upgrade_ledger(ledger)
     found = Broker("rabbitmq", server.url, tmp_path, server, ledger)  # type: ignore[attr-defined]
-    delete_queues(found)
+    delete_own_queues(found)
     yield found
-    delete_queues(found)
+    delete_own_queues(found)
     database.drop(ledger)  # type: ignore[attr-defined]
 
 
@@ -58,14 +57,6 @@ def empty_redis(server: Server, directory: Path) -> Broker:
     return found
 
 
-def flush(broker: Broker) -> None:
-    """Delete everything that a Redis holds."""
-    from redis import Redis
-
-    with Redis.from_url(broker.url) as client:
-        client.flushall()
-
-
 def upgrade_ledger(url: str) -> None:
     """Make the tables of a ledger."""
     ledger = Ledger(url)
@@ -73,12 +64,6 @@ def upgrade_ledger(url: str) -> None:
     ledger.close()
 
 
-def delete_queues(broker: Broker) -> None:
+def delete_own_queues(broker: Broker) -> None:
     """Remove what a test left on a shared RabbitMQ."""
-    with Connection(broker.url) as connection:
-        channel = connection.channel()
-        for queue in (*(f"agent.{agent}" for agent in AGENTS), "agents.emit", "events.unrouted"):
-            channel.queue_delete(queue)
-            channel.queue_delete(queue + ".dead")
-        for exchange in ("events", "events.unrouted", "agents", "agents.dead"):
-            channel.exchange_delete(exchange)
+    delete_queues(broker, [*(f"agent.{agent}" for agent in AGENTS), "agents.emit", "events.unrouted"])

@@ -17,10 +17,9 @@ import pytest
 from pipeline import Pipeline
 from pipeline.ids import caused_id, delivery_id
 from tests.effects import CHAIN, Effects
-from tests.harness import APPS, Broker, Worker, run
+from tests.harness import APPS, Broker, StartWorker, Worker, run
 from tests.servers import wait_for
 
-StartWorker = Callable[..., Worker]
 Report = Callable[[str], None]
 
 #: Where the process that runs a handler dies; with the prefork pool it is one of the pool's.

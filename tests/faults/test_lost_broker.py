@@ -12,11 +12,9 @@ from pipeline import Pipeline
 from pipeline.embedded.store import Outgoing, Store
 from pipeline.errors import EmbeddedBrokerBusy
 from tests.effects import LOADED, Effects
-from tests.faults.conftest import embedded, empty_redis, flush, upgrade_ledger
-from tests.harness import SOON, Broker, Worker
+from tests.faults.conftest import embedded, empty_redis, upgrade_ledger
+from tests.harness import SOON, Broker, StartWorker, flush
 from tests.servers import RabbitMQ, Server, ServerMissingError, wait_for
-
-StartWorker = Callable[..., Worker]
 
 EVENTS = 200
 RECONCILE = {**SOON, "PIPELINE_RECONCILE_AFTER": "2"}

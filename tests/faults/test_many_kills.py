@@ -11,10 +11,9 @@ import pytest
 
 from pipeline import Pipeline
 from tests.effects import LOADED, Effects
-from tests.harness import SOON, Broker, Worker
+from tests.harness import SOON, Broker, StartWorker, Worker
 from tests.servers import wait_for
 
-StartWorker = Callable[..., Worker]
 Report = Callable[[str], None]
 
 WORKERS = 4

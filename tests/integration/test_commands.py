@@ -5,15 +5,13 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from pipeline import Pipeline
-from tests.harness import Broker, Worker, run
+from tests.harness import PING, Broker, StartWorker, Worker, run
 
-StartWorker = Callable[..., Worker]
 CELERY = [sys.executable, "-m", "celery"]
 
 
@@ -25,12 +23,16 @@ def broker(tmp_path: Path) -> Broker:
 
 def test_inspect_answers_ping_queues_and_registered_tasks(broker: Broker, worker: StartWorker) -> None:
     worker()
-    ping = run([*CELERY, "-A", "contract_app", "inspect", "ping"], broker)
+    ping = run([*CELERY, "-A", "contract_app", *PING, "w1@test"], broker)
     assert ping.returncode == 0, ping.stderr
     assert "pong" in ping.stdout
-    queues = run([*CELERY, "-A", "contract_app", "inspect", "active_queues"], broker)
+    queues = run(
+        [*CELERY, "-A", "contract_app", "inspect", "--timeout", "60", "active_queues", "-d", "w1@test"], broker
+    )
     assert "agent.alpha" in queues.stdout
-    registered = run([*CELERY, "-A", "contract_app", "inspect", "registered"], broker)
+    registered = run(
+        [*CELERY, "-A", "contract_app", "inspect", "--timeout", "60", "registered", "-d", "w1@test"], broker
+    )
     assert "agent.alpha" in registered.stdout
     assert "plain.add" in registered.stdout
 
@@ -40,7 +42,7 @@ def test_a_worker_of_one_queue_runs_that_agent_only(bus: Pipeline, broker: Broke
     worker(name="subset", options=("-Q", "agent.alpha"))
     event = bus.publish("task.created", {})
     broker.journal.wait(1, id=event.id)
-    run([*CELERY, "-A", "contract_app", "inspect", "ping"], broker)
+    run([*CELERY, "-A", "contract_app", *PING, "subset@test"], broker)
     assert [line["agent"] for line in broker.journal.lines()] == ["alpha"]
 
 

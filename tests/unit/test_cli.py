@@ -1,13 +1,10 @@
 """The `pipeline` command: what it prints, where, and with which exit code."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
-from itertools import count
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,65 +15,11 @@ from pipeline import ConfigError, Event
 from pipeline.cli import agent_rows, cli, load_app
 from pipeline.doctor import without_passwords
 from pipeline.ledger.missing import register
+from tests.commands import process, wait_until_in
 
-SHOP = """
-from celery import Celery
-from pipeline import Context, Payload, Pipeline, Retry
-
-class OrderCreated(Payload, type="order.created"):
-    number: int
-
-app = Pipeline("shop", directory={directory!r}, publish_timeout=1.5)
-
-@app.agent(on=[OrderCreated, "order.*"], retry=Retry(max=7), rate_limit="30/m", timeout=2.5)
-def billing(order: OrderCreated) -> None: ...
-
-@app.agent(on="#")
-async def audit(data, ctx: Context) -> None: ...
-"""
-
-#: Modules stay imported, so each test has one of its own.
-NAMES = (f"shop_of_test_{n}" for n in count())
+pytestmark = pytest.mark.usefixtures("empty_directory")
 
 Run = Callable[..., Any]
-
-
-@pytest.fixture(autouse=True)
-def clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in list(os.environ):
-        if name.startswith("PIPELINE_"):
-            monkeypatch.delenv(name)
-    for name in (
-        "PIPELINE_CONFIG",
-        "PIPELINE_BROKER_URL",
-        "PIPELINE_LEDGER_URL",
-    ):  # set first, so that they are gone after the test
-        monkeypatch.setenv(name, "")
-        monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-
-
-@pytest.fixture
-def shop(tmp_path: Path) -> Iterator[str]:
-    name = next(NAMES)
-    (tmp_path / f"{name}.py").write_text(SHOP.format(directory=str(tmp_path / "state")))
-    yield name
-    if name in sys.modules:
-        sys.modules[name].app.close()
-
-
-@pytest.fixture
-def run(shop: str) -> Run:
-    def call(*arguments: str, app: str = shop, stdin: str | None = None) -> Any:
-        return CliRunner().invoke(cli, ["--app", app, *arguments], input=stdin)
-
-    return call
-
-
-def process(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pipeline.cli", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, check=False)
 
 
 # -- help
@@ -110,8 +53,8 @@ def test_publish_prints_the_id_alone(run: Run) -> None:
     assert len(result.stdout.strip()) == 36
 
 
-def test_publish_prints_the_event_as_json(run: Run, shop: str) -> None:
-    register(load_app(shop).ledger, {"audit": (("#",), None), "billing": (("order.*",), None)})
+def test_publish_prints_the_event_as_json(run: Run, module: str) -> None:
+    register(load_app(module).ledger, {"audit": (("#",), None), "billing": (("order.*",), None)})
     options = [
         "--priority",
         "1",
@@ -155,17 +98,17 @@ def test_publish_names_the_wrong_field(run: Run, arguments: list[str], code: int
     assert result.stdout == ""
 
 
-def test_publish_to_an_agent_that_is_unknown_names_the_nearest(run: Run, shop: str) -> None:
-    register(load_app(shop).ledger, {"billing": (("order.*",), None)})
+def test_publish_to_an_agent_that_is_unknown_names_the_nearest(run: Run, module: str) -> None:
+    register(load_app(module).ledger, {"billing": (("order.*",), None)})
     result = run("publish", "order.created", "--target", "biling")
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr == "pipeline: targets: no agent is called 'biling'; did you mean 'billing'?\n"
 
 
-def test_publish_later_prints_the_id_and_nothing_else(run: Run, shop: str) -> None:
+def test_publish_later_prints_the_id_and_nothing_else(run: Run, module: str) -> None:
     result = run("publish", "order.created", "--delay", "60")
     assert (result.exit_code, result.stderr) == (0, "")
-    assert load_app(shop).cancel(result.stdout.strip())
+    assert load_app(module).cancel(result.stdout.strip())
     at = Event.decode(run("publish", "order.created", "--at", "2199-03-01T09:30:00Z", "--json").stdout)
     assert at.time.isoformat() == "2199-03-01T09:30:00+00:00"
 
@@ -184,23 +127,23 @@ def test_publish_later_wants_one_time(run: Run, options: list[str], said: str) -
     assert said in result.stderr
 
 
-def test_publish_without_a_broker_is_accepted_by_the_ledger(shop: str) -> None:
+def test_publish_without_a_broker_is_accepted_by_the_ledger(module: str) -> None:
     broker = ["--broker-url", "amqp://me:secret@127.0.0.1:1//"]
-    found = process(*broker, "--app", shop, "publish", "order.created")
+    found = process(*broker, "--app", module, "publish", "order.created")
     assert (found.returncode, len(found.stdout.strip())) == (0, 36)
     assert found.stderr == (
         "pipeline: the broker amqp://me:**@127.0.0.1:1// is away; the event is accepted, and a worker sends it when "
         "the broker is back\n"
     )
-    assert [each.event.id for each in load_app(shop).get_events()] == [found.stdout.strip()]
-    assert process(*broker, "--app", shop, "publish", "order.created", "--delay", "60").stderr == ""
+    assert [each.event.id for each in load_app(module).get_events()] == [found.stdout.strip()]
+    assert process(*broker, "--app", module, "publish", "order.created", "--delay", "60").stderr == ""
 
 
-def test_publish_without_broker_and_ledger_is_one_line_without_the_password(shop: str) -> None:
+def test_publish_without_broker_and_ledger_is_one_line_without_the_password(module: str) -> None:
     broker = ["--broker-url", "amqp://me:secret@127.0.0.1:1//"]
-    found = process(*broker, "--app", shop, "publish", "order.created", PIPELINE_LEDGER_URL="")
+    found = process(*broker, "--app", module, "publish", "order.created", PIPELINE_LEDGER_URL="")
     assert (found.returncode, found.stdout) == (1, "")
-    assert process(*broker, "--ledger-url", "", "--app", shop, "publish", "order.created").returncode == 1
+    assert process(*broker, "--ledger-url", "", "--app", module, "publish", "order.created").returncode == 1
     assert found.stderr.startswith("pipeline: the broker amqp://me:**@127.0.0.1:1// did not take the event")
     assert len(found.stderr.splitlines()) == 1
 
@@ -208,12 +151,12 @@ def test_publish_without_broker_and_ledger_is_one_line_without_the_password(shop
 # -- apps and settings
 
 
-def test_an_app_is_found_by_name_by_its_module_or_by_its_celery_app(shop: str) -> None:
-    app = load_app(f"{shop}:app")
-    assert load_app(shop) is app
-    assert load_app(f"{shop}:app.celery".rpartition(".")[0]) is app
-    vars(sys.modules[shop])["celery_app"] = app.celery
-    assert load_app(f"{shop}:celery_app") is app
+def test_an_app_is_found_by_name_by_its_module_or_by_its_celery_app(module: str) -> None:
+    app = load_app(f"{module}:app")
+    assert load_app(module) is app
+    assert load_app(f"{module}:app.celery".rpartition(".")[0]) is app
+    vars(sys.modules[module])["celery_app"] = app.celery
+    assert load_app(f"{module}:celery_app") is app
 
 
 @pytest.mark.parametrize(("spec", "said"), [("no_such_shop:app", "no_such_shop"), ("json:loads", "is no Pipeline")])
@@ -249,6 +192,15 @@ def test_a_setting_with_a_password_is_shown_without_it() -> None:
 )
 def test_passwords_in_urls_are_hidden(text: str, shown: str) -> None:
     assert without_passwords(text) == shown
+
+
+def test_an_app_with_two_pipelines_wants_a_name(module: str) -> None:
+    from pipeline import Pipeline
+
+    load_app(module)
+    vars(sys.modules[module])["second"] = Pipeline("second")
+    with pytest.raises(ConfigError, match="has 2 Pipelines"):
+        load_app(module)
 
 
 # -- agents
@@ -290,132 +242,18 @@ def test_an_agent_module_that_cannot_be_imported_is_named_with_the_line(tmp_path
     assert len(found.stderr.splitlines()) == 1
 
 
-def test_rows_can_be_had_without_the_command(shop: str) -> None:
-    assert [row["name"] for row in agent_rows(load_app(shop))] == ["billing", "audit"]
-
-
-# -- doctor
-
-
-def checks(result: Any) -> dict[str, dict[str, str]]:
-    return {check["name"]: check for check in json.loads(result.stdout)}
-
-
-def test_the_doctor_finds_a_fresh_installation_healthy(run: Run) -> None:
-    result = run("doctor", "--json")
-    found = checks(result)
-    assert result.exit_code == 0
-    assert {name for name, check in found.items() if check["status"] != "ok"} == {"workers"}
-    assert {"python", "celery", "kombu", "sqlite", "broker", "broker file", "results", "agents", "consumer"} <= set(
-        found
-    )
-    assert found["agents"]["detail"] == "2: billing, audit"
-    assert "celery -A pipeline worker" in found["workers"]["mend"]
-
-
-def test_the_doctor_says_what_it_finds_line_by_line(run: Run) -> None:
-    lines = run("doctor").stdout.splitlines()
-    assert any(line.startswith("ok   broker: sqlite:///") for line in lines)
-    at = next(at for at, line in enumerate(lines) if line.startswith("warn workers: none answers"))
-    assert lines[at + 1].strip().startswith("start one:")
-
-
-def test_the_doctor_says_where_each_setting_comes_from(shop: str, tmp_path: Path) -> None:
-    (tmp_path / "pipeline.toml").write_text("max_event_bytes = 5000")
-    url = f"sqlite:///{tmp_path / 'other.db'}"
-    found = process("--broker-url", url, "--app", shop, "doctor", "--json", PIPELINE_CONFIRM="false")
-    shown = {c["name"]: c["detail"] for c in json.loads(found.stdout) if c["name"].startswith("setting ")}
-    origin = {name.removeprefix("setting "): detail.partition("  [")[2][:-1] for name, detail in shown.items()}
-    assert origin["broker_url"] == "--broker-url"
-    assert origin["confirm"] == "environment PIPELINE_CONFIRM"
-    assert origin["max_event_bytes"] == "file pipeline.toml"
-    assert origin["publish_timeout"] == "argument of Pipeline()"
-    assert origin["agents"] == "default"
-
-
-def test_the_doctor_reports_a_broker_that_is_away(shop: str) -> None:
-    found = process("--broker-url", "redis://:secret@127.0.0.1:1/0", "--app", shop, "doctor", "--json")
-    checked = {check["name"]: check for check in json.loads(found.stdout)}
-    assert found.returncode == 1
-    assert checked["broker"]["status"] == "fail"
-    assert "PIPELINE_BROKER_URL" in checked["broker"]["mend"]
-    assert checked["joins"]["status"] == "warn"  # results lie in a file, the broker does not
-    assert "workers" not in checked
-    assert "secret" not in found.stdout + found.stderr
-
-
-def test_the_doctor_says_which_package_is_missing(run: Run, shop: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    load_app(shop).celery.conf.broker_url = "redis://localhost/0"
-    monkeypatch.setattr("pipeline.doctor._is_installed", lambda package: False)
-    assert checks(run("doctor", "--json"))["broker"]["mend"] == "pip install 'pipeline[redis]'"
-
-
-def test_the_doctor_reports_settings_that_are_wrong(tmp_path: Path) -> None:
-    (tmp_path / "pipeline.toml").write_text("publish_timeout = -1")
-    found = process("doctor", "--json")
-    assert found.returncode == 1
-    assert "publish_timeout = -1" in json.loads(found.stdout)[-1]["detail"]
-
-
-@pytest.mark.parametrize("name", ["broker.db", "results.db"])
-def test_the_doctor_reports_a_damaged_file(run: Run, tmp_path: Path, name: str) -> None:
-    (tmp_path / "state").mkdir()
-    (tmp_path / "state" / name).write_bytes(b"this is no database at all" * 100)
-    result = run("doctor", "--json")
-    broken = [check for check in checks(result).values() if check["status"] == "fail"]
-    assert result.exit_code == 1
-    assert [name in check["detail"] and "damaged" in check["detail"] for check in broken] == [True]
-
-
-def test_the_doctor_reports_a_worker_consumer_that_takes_no_events(run: Run, shop: str) -> None:
-    load_app(shop).celery.conf.worker_consumer = "celery.worker.consumer.consumer:Consumer"
-    found = checks(run("doctor", "--json"))
-    assert found["consumer"]["status"] == "fail"
-    assert "AgentConsumer" in found["consumer"]["mend"]
-
-
-def test_the_doctor_warns_about_time_limits_that_no_pool_keeps(run: Run, shop: str) -> None:
-    load_app(shop).celery.conf.worker_pool = "threads"
-    found = checks(run("doctor", "--json"))
-    assert found["time limits"]["status"] == "warn"
-    assert "billing" in found["time limits"]["detail"]
-    assert "audit" not in found["time limits"]["detail"]
-
-
-def test_the_doctor_reports_agents_that_cannot_be_imported(tmp_path: Path) -> None:
-    found = process("doctor", PIPELINE_AGENTS='["no_such_agents"]')
-    assert found.returncode == 1
-    assert "fail agents: importing no_such_agents: ModuleNotFoundError" in found.stdout
+def test_rows_can_be_had_without_the_command(module: str) -> None:
+    assert [row["name"] for row in agent_rows(load_app(module))] == ["billing", "audit"]
 
 
 # -- Ctrl-C
 
 
-def test_ctrl_c_ends_a_command_without_a_traceback(shop: str) -> None:
-    command = [sys.executable, "-m", "pipeline.cli", "--app", shop, "publish", "order.created", "--data", "-"]
+def test_ctrl_c_ends_a_command_without_a_traceback(module: str) -> None:
+    command = [sys.executable, "-m", "pipeline.cli", "--app", module, "publish", "order.created", "--data", "-"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
-        wait_until_reading(running.pid)
+        wait_until_in(running.pid, "read")
         running.send_signal(signal.SIGINT)
         _, said = running.communicate(timeout=20)
     assert running.returncode == 130
     assert said.strip() == ""
-
-
-def wait_until_reading(pid: int) -> None:
-    """Wait until the process sleeps in read(0)."""
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        call = Path(f"/proc/{pid}/syscall").read_text().split()
-        if call[:2] == ["0", "0x0"]:
-            return
-        time.sleep(0.02)
-    raise AssertionError("the command did not read its standard input")
-
-
-def test_an_app_with_two_pipelines_wants_a_name(shop: str) -> None:
-    from pipeline import Pipeline
-
-    load_app(shop)
-    vars(sys.modules[shop])["second"] = Pipeline("second")
-    with pytest.raises(ConfigError, match="has 2 Pipelines"):
-        load_app(shop)

@@ -2,7 +2,6 @@
 
 import getpass
 import json
-from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -12,18 +11,11 @@ from typer.testing import CliRunner
 
 from pipeline import Event
 from pipeline.cli import cli
-from tests.commands import Shop, opened
-from tests.records import AWAY, backdate, die, lose_outbox, messages, order, rows, run_agents, settle
+from tests.commands import Shop
+from tests.records import AWAY, HOUR, backdate, die, lose_outbox, messages, order, rows, run_agents, settle
 
-HOUR = 3_600_000_000
 UNKNOWN = "01980c5e-7d1c-7a52-9f0e-6a4e8f7f0d11"
 COMMANDS = [["dead", name] for name in ("list", "show", "count", "requeue", "drop")] + [["replay"], ["unrouted"]]
-
-
-@pytest.fixture
-def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
-    with opened(tmp_path, monkeypatch) as found:
-        yield found
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ import pytest
 
 from pipeline import __version__
 from pipeline.config import Settings
+from tests.harness import PING
 from tests.servers import wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -79,7 +80,7 @@ def celery(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
                     stdout=output, stderr=output, stdin=subprocess.DEVNULL, start_new_session=True,
                 )
             )  # fmt: skip
-        wait_for(lambda: " ready." in log.read_text() or started[-1].poll() is not None, "the worker", 40)
+        wait_for(lambda: " ready." in log.read_text() or started[-1].poll() is not None, "the worker", 90)
         assert started[-1].poll() is None, log.read_text()
         return log
 
@@ -114,7 +115,8 @@ def test_the_example_of_the_readme_runs_as_the_readme_says(tmp_path: Path, celer
         "audit: order.placed {'order_id': 'A1', 'total': 9.5}",
         "audit: order.paid {'order_id': 'A1'}",
     )
-    assert "pong" in run(sys.executable, "-m", "celery", "-A", "shop", "inspect", "ping", cwd=tmp_path)
+    (name,) = re.findall(r"(\S+@\S+) ready\.", log.read_text())
+    assert "pong" in run(sys.executable, "-m", "celery", "-A", "shop", *PING, name, cwd=tmp_path)
 
 
 def test_the_five_lines_of_the_readme_add_the_bus_to_a_celery_app(tmp_path: Path) -> None:
@@ -186,7 +188,7 @@ def test_the_snippets_of_the_ledger_page_do_together_what_it_says(
         "            return session.execute(text(statement)).all()\n"
         "    except OperationalError:  # the worker has not made the table yet\n"
         "        return []\n"
-        "deadline = time.monotonic() + 20\n"
+        "deadline = time.monotonic() + 60\n"
         "while len(rows := query('SELECT * FROM revenue')) < 3 and time.monotonic() < deadline:\n"
         "    time.sleep(0.1)\n"
         "print('revenue', rows)\n"

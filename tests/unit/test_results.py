@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,7 +29,7 @@ def backend(tmp_path: Path) -> Iterator[ResultBackend]:
 class Chord:
     """A chord of members `0..size-1`, with what its body and its errbacks were called with."""
 
-    def __init__(self, backend: ResultBackend, size: int, monkeypatch: pytest.MonkeyPatch, id: str = "chord-1") -> None:
+    def __init__(self, backend: ResultBackend, size: int, monkeypatch: pytest.MonkeyPatch, id: str) -> None:
         self.backend, self.id = backend, id
         self.bodies: list[Any] = []
         self.errors: list[BaseException] = []
@@ -42,6 +42,12 @@ class Chord:
         request = SimpleNamespace(id=f"task-{number}", group=self.id, group_index=number, chord={})
         result = number * 10 if result is None else result
         self.backend.on_chord_part_return(request, state, result)
+
+
+@pytest.fixture
+def start(backend: ResultBackend, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Chord]:
+    """Start chords of so many members."""
+    return lambda size, id="chord-1": Chord(backend, size, monkeypatch, id)
 
 
 # -- results
@@ -86,10 +92,8 @@ def test_a_backend_travels_as_its_address(backend: ResultBackend) -> None:
 # -- chords
 
 
-def test_the_last_member_starts_the_body_with_all_results_in_their_order(
-    backend: ResultBackend, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    chord = Chord(backend, 3, monkeypatch)
+def test_the_last_member_starts_the_body_with_all_results_in_their_order(start: Callable[..., Chord]) -> None:
+    chord = start(3)
     for number in (2, 0):
         chord.member(number)
     assert chord.bodies == []
@@ -98,8 +102,8 @@ def test_the_last_member_starts_the_body_with_all_results_in_their_order(
     assert chord.errors == []
 
 
-def test_a_member_that_is_delivered_twice_counts_once(backend: ResultBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    chord = Chord(backend, 2, monkeypatch)
+def test_a_member_that_is_delivered_twice_counts_once(start: Callable[..., Chord]) -> None:
+    chord = start(2)
     chord.member(0)
     chord.member(0)
     assert chord.bodies == []
@@ -107,19 +111,15 @@ def test_a_member_that_is_delivered_twice_counts_once(backend: ResultBackend, mo
     assert chord.bodies == [[0, 10]]
 
 
-def test_a_member_that_comes_again_after_the_end_changes_nothing(
-    backend: ResultBackend, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    chord = Chord(backend, 2, monkeypatch)
+def test_a_member_that_comes_again_after_the_end_changes_nothing(start: Callable[..., Chord]) -> None:
+    chord = start(2)
     for number in (0, 1, 1, 0):
         chord.member(number)
     assert len(chord.bodies) == 1
 
 
-def test_a_chord_that_is_started_again_is_still_one_chord(
-    backend: ResultBackend, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    chord = Chord(backend, 2, monkeypatch)
+def test_a_chord_that_is_started_again_is_still_one_chord(backend: ResultBackend, start: Callable[..., Chord]) -> None:
+    chord = start(2)
     chord.member(0)
     backend.set_chord_size(chord.id, 2)
     chord.member(1)
@@ -129,9 +129,9 @@ def test_a_chord_that_is_started_again_is_still_one_chord(
 
 
 def test_a_crash_before_the_body_was_sent_lets_the_redelivered_member_send_it(
-    backend: ResultBackend, monkeypatch: pytest.MonkeyPatch
+    backend: ResultBackend, start: Callable[..., Chord], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    chord = Chord(backend, 2, monkeypatch)
+    chord = start(2)
     chord.member(0)
     finish = backend._finish
     monkeypatch.setattr(backend, "_finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -142,10 +142,8 @@ def test_a_crash_before_the_body_was_sent_lets_the_redelivered_member_send_it(
     assert chord.bodies == [[0, 10]]
 
 
-def test_a_dead_member_is_reported_instead_of_the_body_when_all_are_there(
-    backend: ResultBackend, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    chord = Chord(backend, 2, monkeypatch)
+def test_a_dead_member_is_reported_instead_of_the_body_when_all_are_there(start: Callable[..., Chord]) -> None:
+    chord = start(2)
     chord.member(0, ValueError("wrong"), states.FAILURE)
     assert (chord.bodies, chord.errors) == ([], [])
     chord.member(1)
@@ -156,8 +154,8 @@ def test_a_dead_member_is_reported_instead_of_the_body_when_all_are_there(
     assert chord.bodies == []
 
 
-def test_a_body_that_cannot_be_sent_is_reported(backend: ResultBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    chord = Chord(backend, 1, monkeypatch)
+def test_a_body_that_cannot_be_sent_is_reported(start: Callable[..., Chord], monkeypatch: pytest.MonkeyPatch) -> None:
+    chord = start(1)
 
     def fail(_: Any) -> None:
         raise ConnectionError("gone")
@@ -167,9 +165,9 @@ def test_a_body_that_cannot_be_sent_is_reported(backend: ResultBackend, monkeypa
     assert "gone" in str(chord.errors[0])
 
 
-def test_chords_do_not_count_each_others_members(backend: ResultBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    one = Chord(backend, 2, monkeypatch, "one")
-    two = Chord(backend, 2, monkeypatch, "two")
+def test_chords_do_not_count_each_others_members(start: Callable[..., Chord]) -> None:
+    one = start(2, "one")
+    two = start(2, "two")
     one.member(0)
     two.member(0)
     assert (one.bodies, two.bodies) == ([], [])

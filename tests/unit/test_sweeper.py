@@ -19,22 +19,16 @@ from pipeline.ledger import due
 from pipeline.ledger.tables import agents, deliveries, outbox, timers, workers
 from pipeline.sweeper import Sweeper, SweeperStep
 from tests.ledgers import AFTER, move, old, retrying
-from tests.records import AWAY, make_app, messages, order, rows, run_agents
-from tests.servers import wait_for
+from tests.records import AWAY, making_apps, messages, order, rows, run_agents
+from tests.servers import AT_MOST, wait_for
 
 
 @pytest.fixture
 def make(tmp_path: Path) -> Iterator[Callable[..., Pipeline]]:
-    made: list[Pipeline] = []
-
-    def one(**settings: Any) -> Pipeline:
-        options = {"reconcile_after": AFTER, "publish_timeout": 0.3, **settings}
-        made.append(make_app(f"sqlite:///{tmp_path / 'ledger.db'}", tmp_path, **options))
-        return made[-1]
-
-    yield one
-    for app in made:
-        app.close()
+    """Make apps on one ledger."""
+    url = f"sqlite:///{tmp_path / 'ledger.db'}"
+    with making_apps(url, tmp_path, reconcile_after=AFTER, publish_timeout=0.3) as make:
+        yield make
 
 
 @pytest.fixture
@@ -107,7 +101,7 @@ def test_looking_at_queues_of_a_broker_that_is_away_ends_in_time(
     one = Sweeper(make(broker_url=url))
     looking = threading.Thread(target=one._declare, daemon=True)
     looking.start()
-    looking.join(20 * 0.3)
+    looking.join(AT_MOST)
     assert not looking.is_alive()
     assert "could not be declared again" in caplog.text
     with pytest.raises(BrokerUnavailable, match="the queue of agent billing cannot be looked at"):

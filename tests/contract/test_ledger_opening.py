@@ -1,0 +1,217 @@
+"""Ledgers that are opened: wrong addresses, schemas of other versions, and several processes that make one at once."""
+
+from __future__ import annotations
+
+import builtins
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import inspect, text
+
+from pipeline import Pipeline
+from pipeline.errors import ConfigError, LedgerError, LedgerUnavailable
+from pipeline.ledger import migrate, tables
+from pipeline.ledger.migrate import HEAD, VERSION_TABLE, upgrade
+from pipeline.ledger.store import Store
+from pipeline.ledger.tables import events
+from pipeline.sweeper import SweeperStep
+from tests.harness import Broker, Worker
+from tests.ledgers import ON_POSTGRESQL, engine_on, refused
+from tests.records import order, rows
+
+pytestmark = pytest.mark.usefixtures("no_settings")
+
+
+# -- wrong addresses
+
+
+WRONG = [
+    ("nonsense", "ledger_url"),
+    ("mysql://localhost/x", "ledger_url"),
+    ("postgres", "ledger_url"),
+    ("sqlite://", "needs a file"),
+    ("sqlite:///:memory:", "needs a file"),
+    ("sqlite:///x.db?synchronus=full", "there is no synchronus=full"),
+    ("sqlite:///x.db?synchronous=FULL", "SQLite takes synchronous=normal or =full"),
+    ("postgresql://localhost:port/x", "is no database address"),
+    ("postgresql://ada:s3@cret@localhost/x", "%40"),
+    ("mysql://ada:s3@cret@localhost/x", "ledger_url"),
+]
+
+
+@pytest.mark.parametrize(("url", "words"), WRONG)
+def test_a_wrong_address_is_refused_without_its_password(url: str, words: str, tmp_path: Path) -> None:
+    for attempt in (lambda: Store(url), lambda: Pipeline("t", ledger_url=url, directory=tmp_path).publish(order())):
+        with pytest.raises(ConfigError) as caught:
+            attempt()
+        message = str(caught.value)
+        assert words in message or "ledger_url" in message
+        assert "\n" not in message
+        assert "cret" not in message
+        assert "s3" not in message
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("scheme", ["sqlite", "sqlite+pysqlite", "sqlite+aiosqlite"])
+def test_an_address_with_another_driver_works_all_the_same(
+    fresh: Callable[..., Pipeline], tmp_path: Path, scheme: str
+) -> None:
+    assert fresh(f"{scheme}:///{tmp_path / 'ledger.db'}").publish(order()).sent
+    assert Store("postgres://localhost/x").url.drivername == "postgresql+psycopg"
+
+
+def test_the_options_of_an_address_are_kept() -> None:
+    assert Store("sqlite:////x.db?synchronous=full")._synchronous == "FULL"
+    url = "postgresql://localhost/x?options=-csearch_path%3Dshop&sslmode=require"
+    _, arguments = Store(url).engine.dialect.create_connect_args(Store(url).url)
+    assert arguments["sslmode"] == "require"
+
+
+@ON_POSTGRESQL
+def test_what_the_address_asks_of_the_server_is_not_lost(ledger_url: str) -> None:
+    with engine_on(ledger_url) as engine, engine.begin() as connection:
+        connection.execute(text("CREATE SCHEMA shop"))
+    store = Store(ledger_url + "?options=-csearch_path%3Dshop", timeout=3)
+    upgrade(store)
+    with store.reading() as connection:
+        assert inspect(connection).get_table_names(schema="shop")
+        assert connection.execute(text("SHOW lock_timeout")).scalar() == "3s"
+    store.close()
+
+
+def test_a_driver_that_is_missing_is_named(fresh: Callable[..., Pipeline], monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def without(name: str, *args: Any) -> Any:
+        if name.partition(".")[0] == "psycopg":
+            raise ModuleNotFoundError("No module named 'psycopg'")
+        return real(name, *args)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    refused(fresh("postgresql://localhost/x"), ConfigError, "psycopg", "pip install 'pipeline[postgres]'")
+
+
+@pytest.mark.parametrize("error", [ConfigError, LedgerError, LedgerUnavailable])
+def test_a_worker_whose_ledger_is_wrong_ends_with_one_line(
+    fresh: Callable[..., Pipeline], tmp_path: Path, error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong() -> None:
+        raise error("the ledger is wrong")
+
+    app = fresh(f"sqlite:///{tmp_path / 'ledger.db'}")
+    monkeypatch.setattr(app, "_open_ledger", wrong)
+    worker = SimpleNamespace(app=app.celery)
+    with pytest.raises(SystemExit, match=r"^pipeline: the ledger is wrong$"):
+        SweeperStep(worker).start(worker)
+
+
+# -- the schema
+
+
+def set_version(url: str, version: str) -> None:
+    with engine_on(url) as engine, engine.begin() as connection:
+        connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '{version}'"))
+
+
+def schema(url: str) -> dict[str, Any]:
+    """Return what is in a database: its tables, the version, the number of events."""
+    with engine_on(url) as engine, engine.connect() as connection:
+        found = {table: inspect(connection).get_columns(table) for table in inspect(connection).get_table_names()}
+        version = migrate.version(connection)
+        number = connection.execute(text("SELECT count(*) FROM pipeline_events")).scalar()
+    return {"tables": {name: str(columns) for name, columns in found.items()}, "version": version, "events": number}
+
+
+def test_a_newer_schema_is_refused_and_left_as_it_is(
+    fresh: Callable[..., Pipeline], ready: Pipeline, ledger_url: str
+) -> None:
+    set_version(ledger_url, "9999")
+    before = schema(ledger_url)
+    app = fresh(ledger_url)
+    refused(app, LedgerError, "has schema 9999, newer than " + HEAD, "upgrade pipeline")
+    with pytest.raises(LedgerError, match="the ledger was left as it is"):
+        upgrade(app.ledger.store)
+    assert schema(ledger_url) == before
+    set_version(ledger_url, HEAD)
+    fresh(ledger_url).publish(order())
+
+
+def test_a_worker_does_not_start_on_a_newer_schema(ready: Pipeline, ledger_url: str, tmp_path: Path) -> None:
+    set_version(ledger_url, "9999")
+    worker = Worker(Broker("embedded", f"sqlite:///{tmp_path / 'b.db'}", tmp_path, ledger=ledger_url))
+    worker.start(wait=False)
+    assert worker.process is not None
+    assert worker.process.wait(60) != 0
+    assert "has schema 9999, newer than" in worker.output()
+    assert "Traceback" not in worker.output()
+
+
+@ON_POSTGRESQL
+def test_a_database_without_tables_is_not_touched(fresh: Callable[..., Pipeline], ledger_url: str) -> None:
+    app = fresh(ledger_url)
+    refused(app, LedgerError, "has no tables yet", "run `pipeline ledger upgrade`")
+    with engine_on(ledger_url) as engine:
+        assert inspect(engine).get_table_names() == []
+    assert upgrade(app.ledger.store) == (None, HEAD)
+    assert upgrade(app.ledger.store) == (HEAD, HEAD)
+    app.publish(order())
+
+
+CREATE = """
+import sys
+from pipeline.ledger import Ledger
+from pipeline.ledger.migrate import upgrade
+from pipeline import Pipeline
+app = Pipeline("new", ledger_url=sys.argv[1], broker_url=sys.argv[2])
+print("ready", flush=True)
+sys.stdin.readline()
+if sys.argv[3] == "upgrade":
+    upgrade(app.ledger.store)
+app.publish("order.placed", {})
+app.close()
+"""
+
+
+@pytest.mark.parametrize("how", ["upgrade", "publish"])
+def test_processes_that_make_one_ledger_at_once_agree(
+    fresh: Callable[..., Pipeline], ledger_url: str, tmp_path: Path, how: str
+) -> None:
+    if how == "publish" and ledger_url.startswith("postgresql"):
+        upgrade(fresh(ledger_url).ledger.store)
+    command = [sys.executable, "-c", CREATE, ledger_url, f"sqlite:///{tmp_path / 'broker.db'}", how]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    processes = [subprocess.Popen(command, **pipes) for _ in range(4)]
+    for process in processes:
+        assert process.stdout.readline() == b"ready\n"
+    for process in processes:
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+    errors = [process.communicate(timeout=60)[1].decode() for process in processes]
+    assert [process.returncode for process in processes] == [0] * 4, "\n".join(errors)
+    app = fresh(ledger_url)
+    assert len(rows(app, events)) == 4
+    assert len(rows(app, tables.meta)) == 1
+
+
+def test_the_migrations_make_the_tables_that_the_code_knows(ready: Pipeline) -> None:
+    with ready.ledger.store.transaction() as connection:
+        context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE, "compare_type": True})
+        assert compare_metadata(context, tables.metadata) == []
+
+
+def test_a_foreign_database_keeps_its_own_tables(fresh: Callable[..., Pipeline], ledger_url: str) -> None:
+    with engine_on(ledger_url) as engine, engine.begin() as connection:
+        connection.execute(text("CREATE TABLE accounts (name TEXT)"))
+        connection.execute(text("INSERT INTO accounts VALUES ('ada')"))
+    app = fresh(ledger_url)
+    upgrade(app.ledger.store)
+    assert app.publish(order()).sent
+    with engine_on(ledger_url) as engine, engine.connect() as connection:
+        assert connection.execute(text("SELECT name FROM accounts")).scalars().all() == ["ada"]
