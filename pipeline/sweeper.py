@@ -16,7 +16,7 @@ from celery.bootsteps import StartStopStep
 from celery.signals import worker_shutdown
 from celery.utils.log import get_logger
 
-from . import topology
+from . import forks, topology
 from .errors import BrokerUnavailable, ConfigError, LedgerError, PipelineError, ProjectionFailed
 from .ledger import due, missing
 from .outbox import GRACE, PAUSE, Outbox
@@ -55,6 +55,12 @@ class Sweeper:
 
     def sweep(self) -> int:
         """Do all that is due now; return how many things were done."""
+        with forks.held_off():  # what this thread has locked, a module that it imports too, a child could never unlock
+            done = self._send_what_is_due()
+            self._publisher.close()  # an idle connection beside the worker's own would be in the way of forks
+        return done + sum(self._project())
+
+    def _send_what_is_due(self) -> int:
         found = due.look(self._ledger)
         done = self.relay() if found.outbox else 0
         done += self.fire() if found.timers else 0
@@ -64,8 +70,7 @@ class Sweeper:
             self._declare()
         if self._is_time("reconcile", look):
             done += self.reconcile()
-        self._publisher.close()  # an idle connection beside the worker's own would be in the way of forks
-        return done + sum(self._project())
+        return done
 
     def relay(self) -> int:
         """Send what publishers have accepted and not sent."""
@@ -222,7 +227,12 @@ class SweeperStep(StartStopStep):  # type: ignore[misc]  # celery's classes are 
 
     def _beat(self) -> None:
         """Say that the worker lives, in a thread of its own: a slow broker or read model must not make it seem dead."""
-        self._repeat("heartbeat", self._register, HEARTBEAT)
+
+        def beat() -> None:
+            with forks.held_off():
+                self._register()
+
+        self._repeat("heartbeat", beat, HEARTBEAT)
 
     def _repeat(self, name: str, do: Callable[[], int | None], interval: float) -> None:
         """Call `do` until the worker ends: at once again while it finds something to do, else after the interval."""

@@ -6,12 +6,12 @@ import contextlib
 import os
 import sqlite3
 import threading
-import weakref
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from .. import forks
 from ..errors import EmbeddedBrokerBusy, EmbeddedBrokerError
 
 #: Seconds that a writer waits for the others before it gives up.
@@ -43,10 +43,10 @@ class Database:
         self._db: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None
         self._patience = BUSY_TIMEOUT
-        with _registry, self.errors():
+        with forks.held_off(), self.errors():
             make_private(path)
             self._connection()
-            _close_at_fork(self)
+            forks.watch(self)
 
     def _connection(self) -> sqlite3.Connection:
         if self._db is None:
@@ -131,6 +131,15 @@ class Database:
                 self._db.close()
                 self._db = None
 
+    def before_fork(self) -> None:
+        """Close the file, and let no other thread open it."""
+        self.mutex.acquire()
+        self.close()
+
+    def after_fork(self, *, child: bool) -> None:
+        """Let it be opened again."""
+        self.mutex.release()
+
 
 def make_private(path: Path) -> None:
     """Create a database's file, for its owner only, and its directory, where they are missing."""
@@ -147,34 +156,3 @@ def file_id(path: Path) -> tuple[int, int] | None:
     except FileNotFoundError:
         return None
     return found.st_dev, found.st_ino
-
-
-# SQLite keeps its file locks in a table of the process. A forked child inherits the table but not the locks, and writes
-# without any (sqlite.org/howtocorrupt.html, 2.6). So every connection is closed before a fork, and opened again later.
-_open: weakref.WeakSet[Database] = weakref.WeakSet()
-_hooked: list[bool] = []
-_forking: list[Database] = []
-#: Held from before a fork until after it, so that no database is opened in between.
-_registry = threading.RLock()
-
-
-def _close_at_fork(database: Database) -> None:
-    with _registry:
-        _open.add(database)
-        if not _hooked:
-            _hooked.append(True)
-            os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
-
-
-def _before_fork() -> None:
-    _registry.acquire()
-    _forking.extend(_open)
-    for database in _forking:
-        database.mutex.acquire()
-        database.close()
-
-
-def _after_fork() -> None:
-    while _forking:
-        _forking.pop().mutex.release()
-    _registry.release()

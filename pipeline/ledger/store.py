@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +16,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, Programm
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
+from .. import forks
 from ..embedded.database import file_id, make_private
 from ..errors import ConfigError, LedgerError, LedgerUnavailable
 
@@ -25,8 +24,6 @@ T = TypeVar("T")
 
 #: Seconds between two attempts to reach a database that is locked or away.
 RETRY_INTERVAL = 0.1
-#: Seconds that a fork waits for the transactions of other threads.
-FORK_PATIENCE = 10.0
 _DRIVERS = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
 _FULL = ("full", "disk i/o", "no space left")
 
@@ -51,7 +48,6 @@ class Store:
         self.engine = self._engine()
         #: Reads that take no write lock.
         self.reader = self.engine.execution_options(reading=True)
-        self._gate = _Gate()
         # SQLite has one writer at a time; within a process a lock hands over faster than SQLite's own waiting.
         self._writer = threading.Lock()
         #: How often the database was opened: a file may be deleted and made anew.
@@ -60,7 +56,7 @@ class Store:
         self._path = Path(str(self.url.database))
         self._file: tuple[int, int] | None = None
         self._checking = threading.Lock()
-        _close_at_fork(self)
+        forks.watch(self)
 
     def __str__(self) -> str:
         """Return the address without its password."""
@@ -116,7 +112,7 @@ class Store:
     def reading(self) -> Iterator[Connection]:
         """Read from one snapshot."""
         self.check()
-        with self.errors(), self._gate, self.reader.begin() as connection:
+        with self.errors(), forks.held_off(), self.reader.begin() as connection:
             yield connection
 
     @contextlib.contextmanager
@@ -163,7 +159,7 @@ class Store:
     @contextlib.contextmanager
     def _turn(self) -> Iterator[None]:
         """Wait until no fork happens and, on SQLite, until no other thread of this process writes."""
-        with self._gate:
+        with forks.held_off():
             if not self.is_sqlite:
                 yield
                 return
@@ -248,20 +244,16 @@ class Store:
     # -- forks
 
     def before_fork(self) -> None:
-        """Let other threads' transactions end, and close SQLite's files."""
-        self._gate.close()
+        """Close SQLite's files."""
         if self.is_sqlite:
             self.engine.dispose()
 
     def after_fork(self, *, child: bool) -> None:
-        """Let transactions begin again; a child leaves its parent's connections alone."""
+        """Leave the parent's connections alone, and the locks of its threads."""
         if child:
-            self._gate = _Gate()
             self._writer = threading.Lock()
             self._checking = threading.Lock()
             self.engine.dispose(close=False)
-        else:
-            self._gate.open()
 
 
 def _parse(url: str) -> tuple[URL, dict[str, Any]]:
@@ -297,70 +289,3 @@ def _begin(connection: Connection) -> None:
         connection.connection.driver_connection.execute("BEGIN" if reading else "BEGIN IMMEDIATE")  # type: ignore[union-attr]
     except sqlite3.Error as exc:
         raise OperationalError("BEGIN", None, exc) from exc
-
-
-class _Gate:
-    """Lets any number of transactions through, or one fork."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition(threading.Lock())
-        self._inside = 0
-        self._mine = threading.local()
-        #: Several threads may fork at once.
-        self._forks = 0
-
-    def __enter__(self) -> None:
-        mine = getattr(self._mine, "count", 0)
-        with self._changed:
-            while self._forks and not mine:
-                self._changed.wait()
-            self._inside += 1
-        self._mine.count = mine + 1
-
-    def __exit__(self, *_: object) -> None:
-        # A session may be closed by another thread than the one that opened it.
-        self._mine.count = max(0, getattr(self._mine, "count", 0) - 1)
-        with self._changed:
-            self._inside -= 1
-            if self._forks:
-                self._changed.notify_all()
-
-    def close(self) -> None:
-        """Keep others out until open(), once those inside have left; the calling thread's own may stay."""
-        mine = getattr(self._mine, "count", 0)
-        with self._changed:
-            self._forks += 1
-            self._changed.wait_for(lambda: self._inside <= mine, timeout=FORK_PATIENCE)
-
-    def open(self) -> None:
-        with self._changed:
-            self._forks -= 1
-            self._changed.notify_all()
-
-
-# SQLite keeps its file locks in a table of the process, which a forked child inherits without the locks; PostgreSQL's
-# sockets must not be used from two processes. So nothing that is open crosses a fork.
-_stores: weakref.WeakSet[Store] = weakref.WeakSet()
-_hooked: list[bool] = []
-
-
-def _close_at_fork(store: Store) -> None:
-    _stores.add(store)
-    if not _hooked:
-        _hooked.append(True)
-        os.register_at_fork(before=_before, after_in_parent=_after_in_parent, after_in_child=_after_in_child)
-
-
-def _before() -> None:
-    for store in tuple(_stores):
-        store.before_fork()
-
-
-def _after_in_parent() -> None:
-    for store in tuple(_stores):
-        store.after_fork(child=False)
-
-
-def _after_in_child() -> None:
-    for store in tuple(_stores):
-        store.after_fork(child=True)
