@@ -172,7 +172,7 @@ class AgentConsumer(Consumer):  # type: ignore[misc]
         if connection.transport.driver_type == "redis":
             # Redis has no exclusive queues, so the name's owner is asked: on a connection that is closed afterwards. A
             # pooled one would stay open beside the worker's event loop, which then misses what new pool processes say.
-            return bool(self.app.control.ping(destination=[self.hostname], timeout=0.5, connection=connection))
+            return bool(self.app.control.ping(destination=[self.hostname], timeout=1.0, connection=connection))
         mailbox = self.app.control.mailbox.get_queue(self.hostname)
         try:
             mailbox(connection.default_channel).queue_declare(passive=True)
