@@ -6,7 +6,7 @@ import heapq
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import Column, Connection, Row, Select, bindparam, func, select, text, tuple_
+from sqlalchemy import Column, Connection, Row, Select, bindparam, func, literal, select, text, tuple_
 
 from ..topics import matches
 from .missing import Position
@@ -48,16 +48,23 @@ class Bounds(NamedTuple):
         """Whether a time is given."""
         return (self.min_time, self.max_time) != (-HIGHEST, HIGHEST)
 
-    def restrict(self, query: Select[Any]) -> Select[Any]:
-        """Return the query with these bounds."""
-        if self.min_seq > -1:
-            query = query.where(events.c.seq >= self.min_seq)
-        if self.max_seq < HIGHEST:
-            query = query.where(events.c.seq <= self.max_seq)
-        if self.has_times:
-            # "+ 0": the database is not to look them up by time and sort; a page follows the order of the log.
-            query = query.where((events.c.time + 0).between(self.min_time, self.max_time))
-        return query
+    def restrict(self, query: Select[Any], *, by_time: bool = False) -> Select[Any]:
+        """Return the query with these bounds.
+
+        Arguments:
+            by_time: follow the index of times, which a page must not do: it follows the order of the log.
+
+        """
+        # "+ 0": the database cannot use the column's index.
+        seq = events.c.seq + 0 if by_time and self.has_times else events.c.seq
+        time = events.c.time if by_time else events.c.time + 0
+        limits = (
+            (self.min_seq > -1, seq >= self.min_seq),
+            (self.max_seq < HIGHEST, seq <= self.max_seq),
+            (self.min_time > -HIGHEST, time >= self.min_time),
+            (self.max_time < HIGHEST, time <= self.max_time),
+        )
+        return query.where(*(condition for given, condition in limits if given))
 
 
 class Path(NamedTuple):
@@ -157,13 +164,23 @@ def window_of(ledger: Ledger, connection: Connection, bounds: Bounds, *, narrow:
     few = not ledger.store.is_sqlite and min(bounds.max_seq, last.seq) - bounds.min_seq < FEW
     if not (narrow and (bounds.has_times or few)):
         return BEGIN, position_of(last)
+    first = _extreme(ledger, connection, bounds, func.min)
+    if first is None:
+        return _NOTHING
+    if bounds.max_seq < HIGHEST or bounds.max_time < HIGHEST:
+        until = _extreme(ledger, connection, bounds, func.max) or END
+    else:
+        until = position_of(last)
+    return (first[0], first[1] - 1), until
+
+
+def _extreme(ledger: Ledger, connection: Connection, bounds: Bounds, function: Any) -> Position | None:
+    """Return the lowest transaction and sequence number within the bounds, or the highest ones."""
     # "+ 0": else PostgreSQL walks along the order of the log until it meets the first such event.
-    ends = [function(column + 0) for function in (func.min, func.max) for column in _ORDER]
-    query: Select[Any] = select(*ends).where(events.c.seq.between(bounds.min_seq, bounds.max_seq))
-    if bounds.has_times:
-        query = query.where(events.c.time.between(bounds.min_time, bounds.max_time))
-    min_tx, min_seq, max_tx, max_seq = connection.execute(query).one()
-    return _NOTHING if min_tx is None else ((min_tx, min_seq - 1), (max_tx, max_seq))
+    tx = literal(0) if ledger.store.is_sqlite else function(events.c.tx + 0)
+    query = bounds.restrict(select(tx, function(events.c.seq + 0)), by_time=True)
+    found_tx, found_seq = connection.execute(query).one()
+    return None if found_seq is None else (found_tx, found_seq)
 
 
 def type_paths(connection: Connection, pattern: str) -> list[Path]:
