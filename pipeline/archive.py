@@ -22,8 +22,8 @@ from sqlalchemy import Table
 from .errors import InvalidEvent, LedgerError, PipelineError
 from .event import Event
 from .ids import derived_id
+from .ledger.rows import moment
 from .ledger.tables import FINAL, deliveries, events
-from .letters import time_of
 
 EVENT, DELIVERY, END = "event.recorded", "delivery.recorded", "archive.ended"
 #: What an event's row has beside the event itself; the transaction that wrote it means nothing elsewhere.
@@ -100,7 +100,7 @@ def _lines(entry: Entry) -> Iterator[bytes]:
 def _record(type: str, id: str, row: dict[str, Any] | None, data: dict[str, Any]) -> bytes:
     about: dict[str, Any] = {}
     if row is not None:
-        about = {"time": time_of(row["recorded"]), "subject": row["id"], "correlation_id": row["correlation"]}
+        about = {"time": moment(row["recorded"]), "subject": row["id"], "correlation_id": row["correlation"]}
     return Event(id=id, type=type, source="/ledger", data=data, **about).encode()
 
 

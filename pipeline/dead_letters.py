@@ -18,9 +18,9 @@ from .errors import BrokerUnavailable, EventTooLarge, InvalidAgent, InvalidSelec
 from .event import Event, Payload, new_event
 from .families import DeliveryDropped, DeliveryRequeued
 from .ledger.due import ask_again
-from .ledger.rows import Outcome, Record, chunks, now
+from .ledger.rows import Outcome, Record, chunks, moment, now
 from .ledger.tables import deliveries
-from .letters import DEAD, IDS, LETTERS, DeadLetter, Filter, letter_of, place_of, time_of
+from .letters import DEAD, IDS, LETTERS, DeadLetter, Filter, letter_of, place_of
 from .outbox import soon
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ class DeadLetters:
         columns = deliveries.c.agent, func.count(), func.min(deliveries.c.ended)
         query = select(*columns).where(DEAD).group_by(deliveries.c.agent).order_by(deliveries.c.agent)
         with self._ledger.store.reading() as connection:
-            return {agent: Count(number, time_of(oldest)) for agent, number, oldest in connection.execute(query)}
+            return {agent: Count(number, moment(oldest)) for agent, number, oldest in connection.execute(query)}
 
     # -- changing them
 

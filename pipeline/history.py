@@ -7,7 +7,7 @@ import hashlib
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import orjson
@@ -20,7 +20,7 @@ from .event import Event, Payload
 from .ledger import Ledger, log
 from .ledger.log import COLUMNS, Bounds, Path, in_order, merged, position_of, rows
 from .ledger.missing import Position, after, end_of_log
-from .ledger.rows import SECOND, micros
+from .ledger.rows import micros, moment
 from .ledger.tables import deliveries, events, snapshots, timers
 from .topics import check_pattern, matches
 
@@ -126,11 +126,6 @@ def pattern_of(what: str | type[Payload]) -> str:
     if isinstance(what, type) and issubclass(what, Payload) and what.event_type:
         return what.event_type
     raise InvalidSelection(f"type: {what!r} is neither a topic pattern nor a Payload class with a type")
-
-
-def moment(at: int) -> datetime:
-    """Return a time of the ledger as a datetime (UTC)."""
-    return datetime.fromtimestamp(at / SECOND, UTC)
 
 
 def recorded(row: Row[Any]) -> Recorded:

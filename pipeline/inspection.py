@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import orjson
 from sqlalchemy import Row, select
 
-from .history import moment
 from .ledger import Ledger
+from .ledger.rows import moment
 from .ledger.tables import deliveries, events, timers
 
 

@@ -10,7 +10,7 @@ from sqlalchemy import Row, Select, and_, select
 
 from .errors import InvalidSelection
 from .event import Event
-from .ledger.rows import SECOND, Outcome, now
+from .ledger.rows import SECOND, Outcome, micros, moment, now
 from .ledger.tables import OPEN, deliveries, events
 from .topics import check_pattern, matches
 
@@ -101,8 +101,8 @@ def letter_of(row: Row[Any]) -> DeadLetter:
         error=row.error or "",
         traceback=row.traceback or "",
         attempts=row.attempts,
-        started=None if row.started is None else time_of(row.started),
-        ended=time_of(row.ended),
+        started=None if row.started is None else moment(row.started),
+        ended=moment(row.ended),
         replay=row.replay,
         broadcast=row.broadcast,
         edited=row.body is not None,
@@ -115,12 +115,6 @@ def place_of(cursor: str | None) -> tuple[int, str] | None:
         return None
     when, _, id = cursor.partition("/")
     try:
-        return round(datetime.fromisoformat(when).timestamp() * SECOND), id
+        return micros(datetime.fromisoformat(when)), id
     except ValueError:
         raise InvalidSelection(f"after: {cursor!r} is not the cursor of a dead letter") from None
-
-
-def time_of(micros: int) -> datetime:
-    """Return the ledger's time as a datetime."""
-    # Not from a float: microseconds since 1970 need more digits than it has.
-    return datetime.fromtimestamp(micros // SECOND, UTC) + timedelta(microseconds=micros % SECOND)

@@ -14,10 +14,10 @@ from sqlalchemy import Connection, Row, bindparam, select
 
 from .errors import InvalidSelection, SettleTimeout
 from .event import DEFAULT_PRIORITY
-from .history import moment, unknown_event
+from .history import unknown_event
 from .ledger import Ledger, Outcome
 from .ledger.log import in_order
-from .ledger.rows import chunks, wants
+from .ledger.rows import chunks, moment, wants
 from .ledger.tables import agents, deliveries, events, joins, outbox, timers
 from .tree import DeliveryNode, EventNode, JoinNode, Trace
 

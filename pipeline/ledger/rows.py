@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from ..topics import matches
 
 #: Microseconds per second.
 SECOND = 1_000_000
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 #: How the types of the bus's own events begin.
 ANNOUNCEMENTS = "delivery."
 #: Seconds after its last heartbeat when a worker counts as dead.
@@ -52,6 +53,11 @@ def now() -> int:
 def micros(when: datetime) -> int:
     """Return a time in the ledger's unit."""
     return round(when.timestamp() * SECOND)
+
+
+def moment(at: int) -> datetime:
+    """Return a time of the ledger as a datetime (UTC)."""
+    return _EPOCH + timedelta(0, at // SECOND, at % SECOND)  # not from a float, which has too few digits from 2242 on
 
 
 def event_row(record: Record, at: int) -> dict[str, Any]:
