@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import orjson
 from sqlalchemy import Connection, delete, select
 
-from ..errors import LedgerError, nearest
+from ..errors import LedgerError, LedgerUnavailable, nearest
 from ..event import Event
+from .hot import Hot
 from .rows import (
     ANNOUNCEMENTS,
     DEAD_AFTER,
@@ -29,6 +30,9 @@ from .statements import Statements
 from .store import Store
 from .tables import agents, deliveries, events, joins, meta, outbox, timers
 
+#: What the statements of the hot path are run on: in a transaction of their own, or in somebody's.
+Executes = Connection | Hot
+_AGENTS = select(agents.c.name, agents.c.patterns)
 #: Seconds for which the list of agents is believed; a publisher asks the ledger for it no more often.
 AGENTS_FRESH = 1.0
 
@@ -100,9 +104,9 @@ class Ledger:
         if connection is not None:
             self.write_events(connection, records, due)
         else:
-            self.store.run(lambda own: self.write_events(own, records, due))
+            self.store.run_hot(lambda own: self.write_events(own, records, due))
 
-    def write_events(self, connection: Connection, records: Sequence[Record], due: int | None) -> None:
+    def write_events(self, connection: Executes, records: Sequence[Record], due: int | None) -> None:
         """Do what append() says in a transaction that is open."""
         if not records:
             return
@@ -118,16 +122,16 @@ class Ledger:
         """Take events out of the outbox: the broker has them."""
         wanted = list(ids)
         if len(wanted) == 1:
-            statement = self._statements.sent
-            self.store.run(lambda connection: connection.execute(statement, {"event_id": wanted[0]}), relaxed=True)
-            return
-        self.store.run(lambda connection: _delete_in(connection, outbox, outbox.c.event_id, wanted), relaxed=True)
+            row = {"event_id": wanted[0]}
+            self.store.run_hot(lambda own: own.execute(self._statements.sent, row).fetchone(), alone=True)
+        else:
+            self.store.run(lambda connection: _delete_in(connection, outbox, outbox.c.event_id, wanted))
 
-    def _has_reader(self, event: Event, connection: Connection) -> bool:
+    def _has_reader(self, event: Event, connection: Executes) -> bool:
         # The bus's own announcements are there for whoever wants them.
         return event.type.startswith(ANNOUNCEMENTS) or self.is_routed(event, connection)
 
-    def is_routed(self, event: Event, connection: Connection) -> bool:
+    def is_routed(self, event: Event, connection: Executes) -> bool:
         """Say whether any agent is known that listens to the event."""
         patterns = self.known_agents(connection)
         if event.targets:
@@ -137,7 +141,7 @@ class Ledger:
             known = self._routes[event.type] = any(wants(one, event.type) for one in patterns.values())
         return known
 
-    def known_agents(self, connection: Connection, *, fresh: bool = False) -> dict[str, tuple[str, ...]]:
+    def known_agents(self, connection: Executes, *, fresh: bool = False) -> dict[str, tuple[str, ...]]:
         """Return every agent's patterns, as the ledger knew them at most AGENTS_FRESH seconds ago."""
         if fresh or time.monotonic() - self._asked > AGENTS_FRESH:
             self._patterns = read_agents(connection)
@@ -152,7 +156,7 @@ class Ledger:
             known = self.known_agents(connection, fresh=True)
         return "; ".join(f"no agent is called {name!r}; {nearest(name, known)}" for name in names if name not in known)
 
-    def add_timers(self, connection: Connection, rows: list[dict[str, Any]]) -> None:
+    def add_timers(self, connection: Executes, rows: list[dict[str, Any]]) -> None:
         """Write timers; one that exists gets the new due time and the new event."""
         if rows:
             connection.execute(self._statements.timer, rows)
@@ -202,16 +206,19 @@ class Ledger:
             "alive": at - round(DEAD_AFTER * SECOND),
         }
 
-        def work(connection: Connection) -> Claim:
+        def work(connection: Hot) -> Claim:
             if body is not None:
                 connection.execute(self._statements.event, [event_row(Record(event, body), at)])
-            attempt = connection.execute(self._statements.claim, row).scalar()
-            if attempt is not None:
-                return Claim(attempt, Outcome.RUNNING)
-            outcome, result, emitted = connection.execute(self._statements.inbox, {"id": delivery}).one()
+            claimed = connection.execute(self._statements.claim, row).fetchone()
+            if claimed is not None:
+                return Claim(claimed[0], Outcome.RUNNING)
+            known = connection.execute(self._statements.inbox, {"id": delivery}).fetchone()
+            if known is None:
+                raise LedgerUnavailable(f"delivery {delivery} was pruned from {self} while it was claimed")
+            outcome, result, emitted = known
             return Claim(0, Outcome(outcome), result, emitted)
 
-        return self.store.run(work, relaxed=body is None)
+        return self.store.run_hot(work, alone=body is None)
 
     def succeed(
         self,
@@ -237,8 +244,8 @@ class Ledger:
         """
         done = {"key": delivery, "ended": now(), "emitted": len(emitted), "result": result}
 
-        def work(connection: Connection) -> None:
-            if not connection.execute(self._statements.succeed, done).rowcount:
+        def work(connection: Executes) -> None:
+            if connection.execute(self._statements.succeed, done).fetchone() is None:
                 self._expect_claim(connection, delivery)
                 raise AlreadyRecordedError
             if not first:
@@ -251,7 +258,7 @@ class Ledger:
         if connection is not None:
             work(connection)
         else:
-            self.store.run(work)
+            self.store.run_hot(work, alone=first and not (emitted or delayed or started_joins))
 
     def again(self, delivery: str, event: Event, attempt: int, *, delay: float, error: str, timer: bool) -> bool:
         """Record a failed attempt that is followed by another one; say whether it was the delivery's last one.
@@ -292,9 +299,9 @@ class Ledger:
 
         return self.store.run(work)
 
-    def _expect_claim(self, connection: Connection, delivery: str) -> None:
+    def _expect_claim(self, connection: Executes, delivery: str) -> None:
         """Raise LedgerError when a claim is gone: PostgreSQL has crashed before it was on disk."""
-        if connection.execute(self._statements.inbox, {"id": delivery}).first() is None:
+        if connection.execute(self._statements.inbox, {"id": delivery}).fetchone() is None:
             raise LedgerError(f"the ledger {self} has lost the claim of delivery {delivery}")
 
     def state(self, delivery: str) -> tuple[Outcome | None, int]:
@@ -322,10 +329,9 @@ class Ledger:
         self.store.run(work)
 
 
-def read_agents(connection: Connection) -> dict[str, tuple[str, ...]]:
+def read_agents(connection: Executes) -> dict[str, tuple[str, ...]]:
     """Return the patterns of every agent that the ledger knows."""
-    rows = connection.execute(select(agents.c.name, agents.c.patterns))
-    return {name: tuple(orjson.loads(patterns)) for name, patterns in rows}
+    return {name: tuple(orjson.loads(patterns)) for name, patterns in connection.execute(_AGENTS)}
 
 
 def _delete_in(connection: Connection, table: Any, column: Any, values: Sequence[Any]) -> None:

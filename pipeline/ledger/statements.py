@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from sqlalchemy import Boolean, and_, bindparam, case, delete, literal_column, or_, select, update
+from sqlalchemy import Boolean, and_, bindparam, case, delete, func, literal_column, or_, select, update
 
 from .rows import Outcome
 from .store import Store
@@ -22,21 +22,25 @@ class Statements:
             event = event.values(tx=literal_column("txid_current()"))
         self.event = event
         self.outbox = insert(outbox).on_conflict_do_nothing()
-        self.sent = delete(outbox).where(outbox.c.event_id == bindparam("event_id"))
+        # A crash of PostgreSQL may undo a claim or a mark, as both may be repeated: they do not wait for its disk.
+        relaxed = [] if store.is_sqlite else [func.set_config("synchronous_commit", "off", True)]
+        sent = delete(outbox).where(outbox.c.event_id == bindparam("event_id"))
+        self.sent = sent.returning(outbox.c.event_id, *relaxed)
         self.delivery = insert(deliveries).on_conflict_do_nothing()
         timer = insert(timers)
         new = {"due": timer.excluded.due, "body": timer.excluded.body}
         self.timer = timer.on_conflict_do_update(index_elements=["id"], set_=new)
         self.timer_gone = delete(timers).where(timers.c.id == bindparam("timer"))
         self.join = insert(joins).on_conflict_do_nothing()
-        self.claim = self._claim(store.insert)
+        self.claim = self._claim(store.insert).returning(deliveries.c.attempts, *relaxed)
         self.inbox = select(deliveries.c.outcome, deliveries.c.result, deliveries.c.emitted).where(
             deliveries.c.id == bindparam("id")
         )
         mine = deliveries.c.id == bindparam("key")
-        self.succeed = self._update(Outcome.SUCCEEDED, "ended", "emitted", "result", error=None, traceback=None).where(
+        succeed = self._update(Outcome.SUCCEEDED, "ended", "emitted", "result", error=None, traceback=None).where(
             mine, deliveries.c.outcome != Outcome.SUCCEEDED.value
         )
+        self.succeed = succeed.returning(deliveries.c.id)
         running = and_(mine, deliveries.c.outcome == Outcome.RUNNING.value)
         self.again = self._update(Outcome.RETRYING, "due", "error").where(
             running, deliveries.c.attempts == bindparam("attempt")
@@ -76,7 +80,7 @@ class Statements:
                 # A retry's message is good for that one attempt only.
                 and_(found.outcome == Outcome.RETRYING.value, found.attempts == bindparam("expected")),
             ),
-        ).returning(deliveries.c.attempts)
+        )
 
     @staticmethod
     def _update(outcome: Outcome, *names: str, **fixed: Any) -> Any:

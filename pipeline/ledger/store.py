@@ -7,6 +7,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +20,8 @@ from sqlalchemy.orm import Session
 from .. import forks
 from ..embedded.database import file_id, make_private
 from ..errors import ConfigError, LedgerError, LedgerUnavailable
+from . import hot
+from .hot import Hot, Text
 
 T = TypeVar("T")
 
@@ -48,6 +51,7 @@ class Store:
         self.engine = self._engine()
         #: Reads that take no write lock.
         self.reader = self.engine.execution_options(reading=True)
+        self._texts: dict[Any, Text] = {}
         # SQLite has one writer at a time; within a process a lock hands over faster than SQLite's own waiting.
         self._writer = threading.Lock()
         #: How often the database was opened: a file may be deleted and made anew.
@@ -124,28 +128,33 @@ class Store:
                 session.connection()  # begins, and on SQLite takes the write lock
             yield session
 
-    def run(self, work: Callable[[Connection], T], *, relaxed: bool = False) -> T:
+    @contextlib.contextmanager
+    def _hot(self, begin: Callable[..., contextlib.AbstractContextManager[Hot]]) -> Iterator[Hot]:
+        self.check()
+        with self.errors(), self._turn(), begin(self.engine, self._texts) as connection:
+            yield connection
+
+    def run(self, work: Callable[[Connection], T]) -> T:
         """Do `work` in a write transaction, and again while the database is away, until `timeout` has passed.
 
         What `work` writes is keyed by ids, so that doing it twice is doing it once.
+        """
+        return self._until_timeout(self.transaction, work)
+
+    def run_hot(self, work: Callable[[Hot], T], *, alone: bool = False) -> T:
+        """Do the same with nothing but the statements of every delivery, which live as long as the ledger.
 
         Arguments:
-            relaxed: do not wait until PostgreSQL has the transaction on disk; a crash of the server may undo it.
+            alone: each statement is a transaction of its own; what it returns has to be fetched.
 
         """
-
-        def write(connection: Connection) -> T:
-            if relaxed and not self.is_sqlite:
-                connection.exec_driver_sql("SET LOCAL synchronous_commit TO OFF")
-            return work(connection)
-
-        return self._until_timeout(self.transaction, write)
+        return self._until_timeout(partial(self._hot, hot.alone if alone else hot.transaction), work)
 
     def read(self, work: Callable[[Connection], T]) -> T:
         """Do `work` in one snapshot, and again as run() does: after a restart every pooled connection is dead."""
         return self._until_timeout(self.reading, work)
 
-    def _until_timeout(self, begin: Callable[[], Any], work: Callable[[Connection], T]) -> T:
+    def _until_timeout(self, begin: Callable[[], Any], work: Callable[[Any], T]) -> T:
         deadline = time.monotonic() + self.timeout
         while True:
             try:

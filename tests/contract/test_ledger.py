@@ -14,7 +14,7 @@ from sqlalchemy import update
 
 from pipeline import Event, Pipeline
 from pipeline.errors import LedgerUnavailable
-from pipeline.ledger import Claim, Ledger, Outcome, due
+from pipeline.ledger import Claim, Ledger, Outcome, due, hot
 from pipeline.ledger.rows import DEAD_AFTER, SECOND, now
 from pipeline.ledger.tables import deliveries, events, outbox, workers
 from tests.ledgers import again, claim, delivery, die, new_order, record, running
@@ -166,7 +166,7 @@ def test_the_event_of_another_program_is_logged_with_its_first_claim(app: Pipeli
 
 
 @pytest.fixture
-def lost_answer(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def lost_answer(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let the next transaction be committed, but its client not hear of it."""
     lost: list[str] = []
 
@@ -181,7 +181,8 @@ def lost_answer(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
 
         return losing
 
-    monkeypatch.setattr(ledger.store, "transaction", lose(ledger.store.transaction))
+    monkeypatch.setattr(hot, "transaction", lose(hot.transaction))
+    monkeypatch.setattr(hot, "alone", lose(hot.alone))
     yield
     assert lost
 
