@@ -73,28 +73,29 @@ def alone(engine: Engine, texts: dict[Any, Text]) -> Iterator[Hot]:
             yield Hot(driver, engine, texts)
             return
         driver.autocommit = True
-        try:
-            yield Hot(driver, engine, texts)
-        finally:
-            if not driver.closed:
-                driver.autocommit = False
+        yield Hot(driver, engine, texts)
+        driver.autocommit = False
 
 
 @contextlib.contextmanager
 def _driver(engine: Engine) -> Iterator[Any]:
     """Lend the driver's connection, and turn its errors into SQLAlchemy's."""
+    dialect: Any = engine.dialect
+    errors = dialect.loaded_dbapi.Error
     pooled, driver = None, None
-    assert engine.dialect.loaded_dbapi is not None  # the engine has loaded it
-    errors = engine.dialect.loaded_dbapi.Error
     try:
         pooled = engine.raw_connection()
         driver = pooled.driver_connection
         yield driver
     except errors as exc:
-        lost = driver is None or engine.dialect.is_disconnect(exc, driver, None)
+        lost = driver is None or dialect.is_disconnect(exc, driver, None)
         if lost:
             engine.dispose()  # the idle connections are as dead as this one
-        raise DBAPIError.instance(None, None, exc, errors, connection_invalidated=lost, dialect=engine.dialect) from exc
-    finally:
+        raise DBAPIError.instance(None, None, exc, errors, connection_invalidated=lost, dialect=dialect) from exc
+    except BaseException:
         if pooled is not None:
+            pooled.invalidate()  # a time limit, say, has left it in the middle of a statement
+        raise
+    finally:
+        if pooled is not None and pooled.is_valid:
             pooled.close()

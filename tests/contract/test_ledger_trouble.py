@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -11,13 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import select, text
 
 from pipeline import Pipeline
 from pipeline.errors import LedgerError, LedgerUnavailable
-from pipeline.ledger.tables import events
+from pipeline.ledger.tables import deliveries, events
 from tests.harness import Broker, fill_disk
-from tests.ledgers import ON_POSTGRESQL, ON_SQLITE, append, engine_on, refused
+from tests.ledgers import ON_POSTGRESQL, ON_SQLITE, append, claim, engine_on, refused
 from tests.records import order, rows, run_agents
 from tests.servers import AT_MOST, Server, free_port
 
@@ -47,7 +48,7 @@ def test_a_wrong_password_is_not_shown(
             rules.write_text("host all guarded 127.0.0.1/32 scram-sha-256\n" + before)
             connection.execute(text("SELECT pg_reload_conf()"))
             url = ledger_url.replace("postgres@", "guarded:s3cret@")
-            message = refused(fresh(url, ledger_timeout=0.5), LedgerUnavailable, "password authentication failed")
+            message = refused(fresh(url, ledger_timeout=3), LedgerUnavailable, "password authentication failed")
         finally:
             rules.write_text(before)
             connection.execute(text("SELECT pg_reload_conf()"))
@@ -72,6 +73,31 @@ def test_publishing_goes_on_after_a_restart_of_the_server(ready: Pipeline, serve
     server.start()
     assert ready.ledger.state("unknown") == (None, 0)
     assert len(rows(ready, events)) == 3, "none that was accepted is lost, though a mark that it was sent may be"
+
+
+@ON_POSTGRESQL
+def test_a_time_limit_in_the_middle_of_a_statement_leaves_nothing_behind(
+    ready: Pipeline, ledger_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    class TimeLimitError(Exception):
+        pass
+
+    def interrupt(*_: object) -> None:
+        raise TimeLimitError
+
+    event, ledger = ready.publish(order()), ready.ledger
+    assert claim(ledger, event).attempt == 1
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with engine_on(ledger_url) as engine, engine.begin() as holder:
+            holder.execute(select(deliveries).with_for_update())
+            signal.setitimer(signal.ITIMER_REAL, 0.3)  # a row's lock is waited for longer than that
+            with pytest.raises(TimeLimitError):
+                claim(ledger, event, redelivered=True)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert claim(ledger, event, redelivered=True).attempt > 1
+    assert not caplog.records
 
 
 # -- locked, full, read-only, damaged

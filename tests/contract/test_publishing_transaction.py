@@ -104,7 +104,7 @@ def test_a_delayed_event_shares_the_fate_of_its_transaction(app: Pipeline, engin
 def test_the_first_event_of_a_process_may_be_in_a_transaction_that_has_written(
     make: Callable[..., Pipeline], engine: Engine
 ) -> None:
-    fresh = make.__call__(ledger_timeout=1)
+    fresh = make(ledger_timeout=1)
     again = Pipeline("again", ledger_url=str(fresh.settings.ledger_url), broker_url=AWAY, ledger_timeout=1)
     by_session(again, engine, "commit")
     again.close()
