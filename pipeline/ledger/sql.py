@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -199,6 +200,8 @@ class Ledger:
             "attempts": 1,
             "started": at,
             "worker": worker,
+            "process": os.getpid(),
+            "gone": None,
             "replay": replay,
             "broadcast": broadcast,
             "expected": -1 if expected is None else expected - 1,
@@ -215,7 +218,11 @@ class Ledger:
             known = connection.execute(self._statements.inbox, {"id": delivery}).fetchone()
             if known is None:
                 raise LedgerUnavailable(f"delivery {delivery} was pruned from {self} while it was claimed")
-            outcome, result, emitted = known
+            outcome, result, emitted, owner, process = known
+            if outcome == Outcome.RUNNING and owner == worker and row["gone"] is None and is_gone(process):
+                # Celery gives to another process what one has died of before it could say that it had begun.
+                row["gone"] = process
+                return work(connection)
             return Claim(0, Outcome(outcome), result, emitted)
 
         return self.store.run_hot(work, alone=body is None)
@@ -332,6 +339,19 @@ class Ledger:
 def read_agents(connection: Executes) -> dict[str, tuple[str, ...]]:
     """Return the patterns of every agent that the ledger knows."""
     return {name: tuple(orjson.loads(patterns)) for name, patterns in connection.execute(_AGENTS)}
+
+
+def is_gone(process: int | None) -> bool:
+    """Say whether a process of this machine has ended."""
+    if process is None or process == os.getpid():
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass
+    return False
 
 
 def _delete_in(connection: Connection, table: Any, column: Any, values: Sequence[Any]) -> None:

@@ -11,6 +11,9 @@ from .rows import Outcome
 from .store import Store
 from .tables import deliveries, events, joins, outbox, timers, workers
 
+#: Who runs a delivery.
+RUNNER = ("worker", "process")
+
 
 class Statements:
     """The statements of the hot path, built once."""
@@ -33,9 +36,8 @@ class Statements:
         self.timer_gone = delete(timers).where(timers.c.id == bindparam("timer"))
         self.join = insert(joins).on_conflict_do_nothing()
         self.claim = self._claim(store.insert).returning(deliveries.c.attempts, *relaxed)
-        self.inbox = select(deliveries.c.outcome, deliveries.c.result, deliveries.c.emitted).where(
-            deliveries.c.id == bindparam("id")
-        )
+        known = ("outcome", "result", "emitted", *RUNNER)
+        self.inbox = select(*(deliveries.c[name] for name in known)).where(deliveries.c.id == bindparam("id"))
         mine = deliveries.c.id == bindparam("key")
         succeed = self._update(Outcome.SUCCEEDED, "ended", "emitted", "result", error=None, traceback=None).where(
             mine, deliveries.c.outcome != Outcome.SUCCEEDED.value
@@ -49,7 +51,7 @@ class Statements:
 
     @staticmethod
     def _claim(insert: Callable[[Any], Any]) -> Any:
-        names = ("id", "event_id", "agent", "outcome", "attempts", "started", "worker", "replay", "broadcast")
+        names = ("id", "event_id", "agent", "outcome", "attempts", "started", *RUNNER, "replay", "broadcast")
         claim = insert(deliveries).values({name: bindparam(name) for name in names})
         found = deliveries.c
         # The database has taken this very claim, and its answer was lost: nobody runs it yet.
@@ -64,17 +66,18 @@ class Statements:
             index_elements=["id"],
             set_={
                 "attempts": case((unanswered, found.attempts), else_=found.attempts + 1),
-                **{name: claim.excluded[name] for name in ("outcome", "started", "worker")},
+                **{name: claim.excluded[name] for name in ("outcome", "started", *RUNNER)},
             },
             where=or_(
                 unanswered,
                 found.outcome == Outcome.WAITING.value,
-                # Its worker has died; a second copy of a message whose handler still runs is none of ours.
+                # Its worker or process has died; a second copy of a message whose handler still runs is none of ours.
                 and_(
                     found.outcome == Outcome.RUNNING.value,
                     or_(
                         bindparam("redelivered", type_=Boolean),
                         found.worker.not_in(alive),
+                        and_(found.worker == claim.excluded.worker, found.process == bindparam("gone")),
                     ),
                 ),
                 # A retry's message is good for that one attempt only.

@@ -76,6 +76,8 @@ deliveries = Table(
     #: When a waiting or retrying delivery is to be in its queue.
     Column("due", _Big),
     Column("worker", _Id),
+    #: The number of that worker's process, which may die while the worker lives.
+    Column("process", Integer),
     Column("error", Text),
     Column("traceback", Text),
     #: What a chord's member returned, for the case that it is asked again.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -103,6 +104,27 @@ def test_a_copy_of_what_a_living_worker_runs_is_not_run(app: Pipeline, ledger: L
     assert claim(ledger, event, "w2") == Claim(0, Outcome.RUNNING)
     assert claim(ledger, event, "w2", expected=2) == Claim(0, Outcome.RUNNING)
     assert (delivery(app)["attempts"], delivery(app)["worker"]) == (1, "w1")
+
+
+def test_what_a_dead_process_of_the_same_worker_ran_is_run_again(ledger: Ledger) -> None:
+    event = new_order()
+    claimed, leave = os.pipe(), os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(leave[1])
+        os.write(claimed[1], b"%d" % claim(ledger, event).attempt)
+        os.read(leave[0], 1)
+        os._exit(0)
+    os.close(leave[0])
+    assert os.read(claimed[0], 1) == b"1"
+    assert claim(ledger, event) == Claim(0, Outcome.RUNNING), "it lives"
+    os.close(leave[1])
+    os.waitpid(pid, 0)
+    assert claim(ledger, event, "w2") == Claim(0, Outcome.RUNNING), "another worker cannot know"
+    assert claim(ledger, event) == Claim(2, Outcome.RUNNING)
+    assert claim(ledger, event) == Claim(0, Outcome.RUNNING)
+    for end in claimed:
+        os.close(end)
 
 
 def test_what_the_broker_delivers_again_is_run_again(app: Pipeline, ledger: Ledger) -> None:
