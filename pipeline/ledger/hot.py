@@ -89,6 +89,8 @@ def _driver(engine: Engine) -> Iterator[Any]:
         yield driver
     except errors as exc:
         lost = driver is None or dialect.is_disconnect(exc, driver, None)
+        if pooled is not None and (lost or dialect.name != "sqlite"):
+            pooled.invalidate()  # it may be left without transactions: see alone()
         if lost:
             engine.dispose()  # the idle connections are as dead as this one
         raise DBAPIError.instance(None, None, exc, errors, connection_invalidated=lost, dialect=dialect) from exc

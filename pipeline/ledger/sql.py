@@ -338,7 +338,7 @@ class Ledger:
 
 def read_agents(connection: Executes) -> dict[str, tuple[str, ...]]:
     """Return the patterns of every agent that the ledger knows."""
-    return {name: tuple(orjson.loads(patterns)) for name, patterns in connection.execute(_AGENTS)}
+    return {name: tuple(orjson.loads(patterns)) for name, patterns in connection.execute(_AGENTS).fetchall()}
 
 
 def is_gone(process: int | None) -> bool:

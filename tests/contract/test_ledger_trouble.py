@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import Connection, delete, select, text
 
 from pipeline import Pipeline
 from pipeline.errors import LedgerError, LedgerUnavailable
@@ -98,6 +98,24 @@ def test_a_time_limit_in_the_middle_of_a_statement_leaves_nothing_behind(
         signal.signal(signal.SIGALRM, before)
     assert claim(ledger, event, redelivered=True).attempt > 1
     assert not caplog.records
+
+
+@ON_POSTGRESQL
+def test_after_a_refused_statement_transactions_are_whole(ready: Pipeline, ledger_url: str) -> None:
+    ledger, event = ready.ledger, ready.publish(order())
+    with engine_on(ledger_url) as engine, engine.begin() as holder:
+        assert claim(ledger, event).attempt == 1
+        holder.execute(select(deliveries).with_for_update())
+        with pytest.raises(LedgerUnavailable, match="locked"):
+            claim(ledger, event, redelivered=True)
+
+    def delete_and_fail(connection: Connection) -> None:
+        connection.execute(delete(events))
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        ledger.store.run(delete_and_fail)
+    assert event.id in [row["id"] for row in rows(ready, events)]
 
 
 # -- locked, full, read-only, damaged
