@@ -101,14 +101,16 @@ def _hook() -> None:
 def _before() -> None:
     _gates[-1].close()  # first: those inside may need what is taken away from them now
     _registry.acquire()
-    _forking.extend(_watched)
-    for one in _forking:
+    for one in tuple(_watched):
         one.before_fork()
+        _forking.append(one)
 
 
 def _after_in_parent() -> None:
-    _after(child=False)
-    _gates[-1].open()
+    try:
+        _after(child=False)
+    finally:
+        _gates[-1].open()  # whatever has interrupted the fork
 
 
 def _after_in_child() -> None:

@@ -80,6 +80,30 @@ def test_a_fork_does_not_wait_for_its_own_thread_nor_for_ever(monkeypatch: pytes
         pass
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_fork_whose_preparation_fails_leaves_the_gate_open() -> None:
+    class Failing:
+        def before_fork(self) -> None:
+            raise ZeroDivisionError  # which Python reports, and goes on
+
+        def after_fork(self, *, child: bool) -> None:
+            raise AssertionError("it was never prepared")
+
+    failing = Failing()
+    forks.watch(failing)
+    is_free_in_a_child(threading.Lock())
+    del failing
+    entered = threading.Event()
+
+    def enter() -> None:
+        with forks.held_off():
+            entered.set()
+
+    thread = threading.Thread(target=enter, daemon=True)
+    thread.start()
+    assert entered.wait(10)
+
+
 def test_no_fork_happens_in_the_middle_of_a_sweep(
     tmp_path: Path, lock: threading.Lock, hold: tuple[Holder, threading.Event], monkeypatch: pytest.MonkeyPatch
 ) -> None:
