@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
 from collections.abc import Coroutine
@@ -26,6 +27,9 @@ class EventLoop:
         loop, answer = self._running(), Future[Any]()
 
         def start() -> None:
+            if answer.cancelled():
+                coroutine.close()
+                return
             task = loop.create_task(asyncio.wait_for(coroutine, timeout))
             task.add_done_callback(lambda task: settle(answer, task))
             answer.add_done_callback(lambda answer: loop.call_soon_threadsafe(task.cancel) if answer.cancelled() else 0)
@@ -41,10 +45,18 @@ class EventLoop:
     def _running(self) -> asyncio.AbstractEventLoop:
         with self._mutex:
             if self._loop is None or self._pid != os.getpid():
-                self._pid = os.getpid()
-                self._loop = asyncio.new_event_loop()
-                threading.Thread(target=self._loop.run_forever, name="pipeline-handlers", daemon=True).start()
+                loop = asyncio.new_event_loop()
+                threading.Thread(target=run_for_ever, args=(loop,), name="pipeline-handlers", daemon=True).start()
+                self._pid, self._loop = os.getpid(), loop
             return self._loop
+
+
+def run_for_ever(loop: asyncio.AbstractEventLoop) -> None:
+    """Run a loop until it is stopped; asyncio also ends at a handler's SystemExit, which is for the waiting thread."""
+    while True:
+        with contextlib.suppress(SystemExit, KeyboardInterrupt):
+            loop.run_forever()
+            return
 
 
 def settle(answer: Future[Any], task: asyncio.Task[Any]) -> None:

@@ -127,6 +127,19 @@ def test_a_handler_whose_waiting_thread_is_interrupted_does_not_go_on_behind_it(
     assert loop.run(where(), None), "the loop goes on"
 
 
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
+@pytest.mark.parametrize("timeout", [None, 20.0])
+def test_a_handler_that_ends_its_process_ends_the_thread_that_waits(
+    loop: EventLoop, error: type[BaseException], timeout: float | None
+) -> None:
+    async def leave() -> None:
+        raise error
+
+    with pytest.raises(error):
+        loop.run(leave(), timeout)
+    assert loop.run(where(), 20), "the loop goes on"
+
+
 def test_after_a_fork_the_child_has_a_loop_of_its_own(loop: EventLoop) -> None:
     loop.run(where(), None)
     read, write = os.pipe()
