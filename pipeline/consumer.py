@@ -111,12 +111,12 @@ def raised(exc: BaseException) -> Any:
         return ExceptionInfo()
 
 
-class AgentConsumer(Consumer):  # type: ignore[misc]
+class AgentConsumer(Consumer):  # type: ignore[misc]  # celery's classes are untyped
     """Celery's consumer, which also understands events; set as `worker_consumer`."""
 
     pipeline: Pipeline
 
-    class Blueprint(Consumer.Blueprint):  # type: ignore[misc]
+    class Blueprint(Consumer.Blueprint):  # type: ignore[misc]  # celery's classes are untyped
         """Celery's steps but native delayed delivery, which would widen every agent's bindings."""
 
         default_steps = [step for step in Consumer.Blueprint.default_steps if "delayed_delivery" not in step]

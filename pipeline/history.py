@@ -223,7 +223,7 @@ class _Fold(Generic[State]):
     def add(self, row: Row[Any]) -> None:
         """Apply one event."""
         try:
-            following = self.state.apply(Event.decode(row.body))  # type: ignore[attr-defined]
+            following = self.state.apply(Event.decode(row.body))  # type: ignore[attr-defined]  # its class was checked
         except Exception as exc:
             exc.add_note(f"while the event {row.id} ({row.type}, number {row.seq}) was applied")
             raise
@@ -303,6 +303,6 @@ def _dump(state: Any) -> str | None:
 
 def _load(state: type[State], body: str) -> State | None:
     try:
-        return state.model_validate_json(body)  # type: ignore[attr-defined,no-any-return]
+        return state.model_validate_json(body)  # type: ignore[attr-defined,no-any-return]  # as above
     except ValueError:
         return None

@@ -164,7 +164,7 @@ def rebuild(ledger: Ledger, projection: Projection, progress: Callable[[int, int
     done = 0
     while (number := _advance(ledger, projection)) != 0:
         if number is None:
-            time.sleep(_BUSY_INTERVAL)
+            time.sleep(_BUSY_INTERVAL)  # a sweeper has it in its hands
             continue
         done += number
         if progress is not None:

@@ -172,7 +172,7 @@ class Publisher:
                 hopeless = isinstance(exc, EmbeddedBrokerError) and not isinstance(exc, EmbeddedBrokerBusy)
                 hopeless = hopeless or (tries > 1 and not patient)
                 if hopeless or monotonic() + RECONNECT_INTERVAL >= deadline:
-                    raise self._unavailable(limit, exc) from exc
+                    raise self._unavailable("" if hopeless else f" within {limit:g} s", exc) from exc
                 sleep(RECONNECT_INTERVAL)
 
     def encode(self, event: Event) -> Encoded:
@@ -243,10 +243,10 @@ class Publisher:
         own = (OperationalError, KombuError, EmbeddedBrokerError, OSError)
         return (*own, *connection.connection_errors, *connection.channel_errors)
 
-    def _unavailable(self, seconds: float, exc: BaseException) -> BrokerUnavailable:
+    def _unavailable(self, within: str, exc: BaseException) -> BrokerUnavailable:
         url = self._celery.connection_for_write().as_uri()
         return BrokerUnavailable(
-            f"the broker {url} did not take the event within {seconds:g} s ({type(exc).__name__}: {exc}); "
+            f"the broker {url} did not take the event{within} ({type(exc).__name__}: {exc}); "
             "start it or set PIPELINE_BROKER_URL, and run `pipeline doctor` to see what is wrong"
         )
 

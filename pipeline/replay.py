@@ -208,7 +208,7 @@ class _Pace:
         """Wait until `number` more events may go."""
         early = self._next - monotonic()
         if early > 0:
-            sleep(early)
+            sleep(early)  # no more than the rate that was asked for
         self._next = max(self._next, monotonic()) + number * self._interval
 
 

@@ -237,7 +237,7 @@ def settle(ledger: Ledger, event_id: str, timeout: float, interval: float = 0.05
         left = deadline - time.monotonic()
         if left <= 0:
             raise SettleTimeout(_still_open(event_id, timeout, found.lines()))
-        time.sleep(min(interval, left))
+        time.sleep(min(interval, left))  # between two looks: what settles is in other processes
     return trace(ledger, event_id)
 
 

@@ -26,7 +26,7 @@ class Message(RefusesCompression, virtual.Message):  # type: ignore[misc]  # kom
     """A message from Redis."""
 
 
-class AmqpTopics(TopicExchange):  # type: ignore[misc]
+class AmqpTopics(TopicExchange):  # type: ignore[misc]  # kombu's classes are untyped
     """A topic exchange in which `#` stands for zero words too, as in AMQP."""
 
     def lookup(self, table: Any, exchange: str, routing_key: str, default: str | None) -> set[str]:
@@ -34,7 +34,7 @@ class AmqpTopics(TopicExchange):  # type: ignore[misc]
         return {queue for pattern, _, queue in table if matches(pattern, routing_key)}
 
 
-class QoS(kombu_redis.QoS):  # type: ignore[misc]
+class QoS(kombu_redis.QoS):  # type: ignore[misc]  # kombu's classes are untyped
     """Acknowledgements in which a rejected message goes to the dead letters."""
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
@@ -60,7 +60,7 @@ class QoS(kombu_redis.QoS):  # type: ignore[misc]
         return super().restore_unacked(client)
 
 
-class Channel(kombu_redis.Channel):  # type: ignore[misc]
+class Channel(kombu_redis.Channel):  # type: ignore[misc]  # kombu's classes are untyped
     """A channel on which a copy is its queue's own: set aside when rejected, returned to that queue alone."""
 
     Message = Message
@@ -160,7 +160,7 @@ class Channel(kombu_redis.Channel):  # type: ignore[misc]
         return addressed(super()._get(queue), queue)
 
 
-class Transport(kombu_redis.Transport):  # type: ignore[misc]
+class Transport(kombu_redis.Transport):  # type: ignore[misc]  # kombu's classes are untyped
     """The transport behind redis:// and rediss://."""
 
     Channel = Channel

@@ -34,7 +34,7 @@ class Message(RefusesCompression, virtual.Message):  # type: ignore[misc]  # kom
     """A message from the store."""
 
 
-class QoS(virtual.QoS):  # type: ignore[misc]
+class QoS(virtual.QoS):  # type: ignore[misc]  # kombu's classes are untyped
     """What a channel has in its hands; acks are buffered and written with the next claim."""
 
     def __init__(self, channel: Channel, prefetch_count: int = 0) -> None:
@@ -78,7 +78,7 @@ class QoS(virtual.QoS):  # type: ignore[misc]
         self.restore_unacked()
 
 
-class Channel(virtual.Channel):  # type: ignore[misc]
+class Channel(virtual.Channel):  # type: ignore[misc]  # kombu's classes are untyped
     """AMQP's operations, each one call of the store."""
 
     Message = Message
@@ -237,7 +237,7 @@ class Channel(virtual.Channel):  # type: ignore[misc]
         raise NotImplementedError("drain the connection, not a channel")
 
 
-class Transport(virtual.Transport):  # type: ignore[misc]
+class Transport(virtual.Transport):  # type: ignore[misc]  # kombu's classes are untyped
     """`sqlite:///relative.db`, `sqlite:////absolute.db`, with `?synchronous=full` to survive a power cut."""
 
     Channel = Channel

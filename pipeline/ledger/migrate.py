@@ -81,15 +81,15 @@ def _quiet(logger: logging.Logger) -> Iterator[None]:
 
 
 def _upgrade(connection: Connection) -> None:
-    from alembic import command
-    from alembic.config import Config
-
     if connection.dialect.name == "postgresql":
         connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
-    config.attributes["connection"] = connection
-    with _quiet(logging.getLogger("alembic")):
+    with _quiet(logging.getLogger("alembic")):  # importing it is a step that it reports, too
+        from alembic import command
+        from alembic.config import Config
+
+        config = Config()
+        config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+        config.attributes["connection"] = connection
         command.upgrade(config, "head")
     known = connection.execute(select(tables.meta.c.value).where(tables.meta.c.name == "id")).scalar()
     if known is None:

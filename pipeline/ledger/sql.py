@@ -212,20 +212,23 @@ class Ledger:
         def work(connection: Hot) -> Claim:
             if body is not None:
                 connection.execute(self._statements.event, [event_row(Record(event, body), at)])
-            claimed = connection.execute(self._statements.claim, row).fetchone()
-            if claimed is not None:
-                return Claim(claimed[0], Outcome.RUNNING)
-            known = connection.execute(self._statements.inbox, {"id": delivery}).fetchone()
-            if known is None:
-                raise LedgerUnavailable(f"delivery {delivery} was pruned from {self} while it was claimed")
-            outcome, result, emitted, owner, process = known
-            if outcome == Outcome.RUNNING and owner == worker and row["gone"] is None and is_gone(process):
-                # Celery gives to another process what one has died of before it could say that it had begun.
-                row["gone"] = process
-                return work(connection)
-            return Claim(0, Outcome(outcome), result, emitted)
+            return self._claim(connection, row)
 
         return self.store.run_hot(work, alone=body is None)
+
+    def _claim(self, connection: Hot, row: dict[str, Any]) -> Claim:
+        claimed = connection.execute(self._statements.claim, row).fetchone()
+        if claimed is not None:
+            return Claim(claimed[0], Outcome.RUNNING)
+        known = connection.execute(self._statements.inbox, {"id": row["id"]}).fetchone()
+        if known is None:
+            raise LedgerUnavailable(f"delivery {row['id']} was pruned from {self} while it was claimed")
+        outcome, result, emitted, worker, process = known
+        mine = outcome == Outcome.RUNNING and worker == row["worker"]
+        if mine and row["gone"] is None and is_gone(process):
+            # Celery gives to another process what one has died of before it could say that it had begun.
+            return self._claim(connection, {**row, "gone": process})
+        return Claim(0, Outcome(outcome), result, emitted)
 
     def succeed(
         self,

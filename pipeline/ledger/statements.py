@@ -25,7 +25,8 @@ class Statements:
             event = event.values(tx=literal_column("txid_current()"))
         self.event = event
         self.outbox = insert(outbox).on_conflict_do_nothing()
-        # A crash of PostgreSQL may undo a claim or a mark, as both may be repeated: they do not wait for its disk.
+        # A crash of PostgreSQL may undo a claim (with the event of another program, which its message still has) or a
+        # mark, as both may be repeated: they do not wait for its disk.
         relaxed = [] if store.is_sqlite else [func.set_config("synchronous_commit", "off", True)]
         sent = delete(outbox).where(outbox.c.event_id == bindparam("event_id"))
         self.sent = sent.returning(outbox.c.event_id, *relaxed)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import func, select
+from sqlalchemy import Select, func, select
 
 from .rows import DEAD_AFTER, SECOND, now
 from .sql import Ledger
@@ -54,8 +54,8 @@ def status(ledger: Ledger) -> Status:
     open_ones = select(deliveries.c.outcome, func.count()).where(OPEN).group_by(deliveries.c.outcome)
     with ledger.store.reading() as connection:
 
-        def count(query: object) -> int:
-            return int(connection.execute(query).scalar() or 0)  # type: ignore[call-overload]
+        def count(query: Select[Any]) -> int:
+            return int(connection.execute(query).scalar() or 0)
 
         return Status(
             schema=HEAD,

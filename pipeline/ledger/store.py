@@ -163,7 +163,7 @@ class Store:
             except LedgerUnavailable:
                 if time.monotonic() + RETRY_INTERVAL >= deadline:
                     raise
-                time.sleep(RETRY_INTERVAL)
+                time.sleep(RETRY_INTERVAL)  # the database may be back by then
 
     @contextlib.contextmanager
     def _turn(self) -> Iterator[None]:
@@ -295,6 +295,7 @@ def _begin(connection: Connection) -> None:
     reading = connection.get_execution_options().get("reading")
     try:
         # By the driver's own connection: SQLAlchemy's way to it takes a third of a short transaction's time.
-        connection.connection.driver_connection.execute("BEGIN" if reading else "BEGIN IMMEDIATE")  # type: ignore[union-attr]
+        driver: Any = connection.connection.driver_connection
+        driver.execute("BEGIN" if reading else "BEGIN IMMEDIATE")
     except sqlite3.Error as exc:
         raise OperationalError("BEGIN", None, exc) from exc

@@ -36,13 +36,13 @@ def durable(request: pytest.FixtureRequest, tmp_path: Path, servers: Callable[[s
         yield empty_redis(servers("redis"), tmp_path)
         return
     server, database = servers("rabbitmq"), servers("postgresql")
-    ledger = database.database()  # type: ignore[attr-defined]
+    ledger = database.database()  # type: ignore[attr-defined]  # it is a PostgreSQL
     upgrade_ledger(ledger)
-    found = Broker("rabbitmq", server.url, tmp_path, server, ledger)  # type: ignore[attr-defined]
+    found = Broker("rabbitmq", server.url, tmp_path, server, ledger)  # type: ignore[attr-defined]  # it has an address
     delete_own_queues(found)
     yield found
     delete_own_queues(found)
-    database.drop(ledger)  # type: ignore[attr-defined]
+    database.drop(ledger)  # type: ignore[attr-defined]  # it is a PostgreSQL
 
 
 def embedded(directory: Path) -> Broker:
@@ -52,7 +52,7 @@ def embedded(directory: Path) -> Broker:
 
 def empty_redis(server: Server, directory: Path) -> Broker:
     """Return an empty Redis, with the ledger that it has by default."""
-    found = Broker("redis", server.url, directory, server)  # type: ignore[attr-defined]
+    found = Broker("redis", server.url, directory, server)  # type: ignore[attr-defined]  # it has an address
     flush(found)
     return found
 

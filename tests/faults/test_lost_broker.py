@@ -42,11 +42,11 @@ def rabbitmq_of_its_own(database: Server, directory: Path) -> Iterator[Broker]:
         server.start()
     except ServerMissingError as exc:
         pytest.skip(str(exc))
-    ledger = database.database()  # type: ignore[attr-defined]
+    ledger = database.database()  # type: ignore[attr-defined]  # it is a PostgreSQL
     upgrade_ledger(ledger)
     yield Broker("rabbitmq", server.url, directory, server, ledger)
     server.stop()
-    database.drop(ledger)  # type: ignore[attr-defined]
+    database.drop(ledger)  # type: ignore[attr-defined]  # it is a PostgreSQL
 
 
 def lose_everything(broker: Broker) -> None:
