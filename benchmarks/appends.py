@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from pipeline.event import new_event
-from pipeline.history import get_events
-from pipeline.ledger import Ledger, missing
-from pipeline.ledger.rows import Record
-from pipeline.outbox import soon
+from pipeline.core.event import new_event
+from pipeline.history.events import get_events
+from pipeline.ledger import reconcile
+from pipeline.ledger.database.rows import Record
+from pipeline.ledger.ledger import Ledger
+from pipeline.publishing.outbox import soon
 
 from .databases import Database
 from .progress import say
@@ -55,7 +56,7 @@ def measure(databases: Sequence[Database], single: int, batched: int, repeats: i
 
 
 def _round(ledger: Ledger, single: int, batched: int) -> dict[str, float]:
-    missing.register(ledger, {"bench": ((Work.event_type,), None)})
+    reconcile.register(ledger, {"bench": ((Work.event_type,), None)})
     ledger.append([_record()], due=soon())
     one_by_one = [[_record()] for _ in range(single)]
     batches = [[_record() for _ in range(BATCH)] for _ in range(batched // BATCH)]

@@ -12,8 +12,8 @@ import aio_pika
 import orjson
 from kombu import Connection, Producer
 
-from pipeline import topology
-from pipeline.ledger import missing
+from pipeline.brokers import topology
+from pipeline.ledger import reconcile
 
 from . import agents, bare
 from .databases import POSTGRESQL, Database
@@ -101,7 +101,7 @@ class LoggedBus(Bus):
         self.name = f"pipeline with {database.name} ledger: {_call(many)}, confirmed"
         # Else every event would also be noted as one that nobody wants.
         listening = {f"bench{number}": ((TYPE,), None) for number in range(subscribers)}
-        missing.register(self._app.ledger, listening)
+        reconcile.register(self._app.ledger, listening)
 
     def close(self) -> None:
         super().close()

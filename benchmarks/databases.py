@@ -9,8 +9,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.ledger import Ledger
-from pipeline.ledger.migrate import upgrade
+from pipeline.ledger.database.migrate import upgrade
+from pipeline.ledger.ledger import Ledger
 from tests.servers import PostgreSQL, ServerMissingError
 
 SQLITE, POSTGRESQL = "SQLite", "PostgreSQL"

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import Any
 
-from pipeline.history import get_events
-from pipeline.ledger.tables import events
-from pipeline.trace import trace
+from pipeline.history.events import get_events
+from pipeline.history.trace import trace
+from pipeline.ledger.database.tables import events
 
 from .databases import Database
 from .logs import STREAMS, TYPES, Log

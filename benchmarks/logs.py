@@ -16,9 +16,9 @@ from typing import Any
 import orjson
 from sqlalchemy import func, select
 
-from pipeline.ids import derived_id, new_id
-from pipeline.ledger import Ledger
-from pipeline.ledger.tables import deliveries, events, metadata
+from pipeline.core.ids import derived_id, new_id
+from pipeline.ledger.database.tables import deliveries, events, metadata
+from pipeline.ledger.ledger import Ledger
 
 FAMILIES = ("order", "user", "payment", "stock", "mail", "search", "report", "alarm")
 WORDS = ("created", "changed", "checked", "failed", "closed")

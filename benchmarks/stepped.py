@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import Payload, Pipeline
-from pipeline.delivery import DeliveryTask
+from pipeline.delivery.task import DeliveryTask
 
 from . import agents
 from .steps import DELIVERING, Clock, watch

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from .agent import Agent
-from .app import Pipeline, default_app
-from .context import Context
-from .emit import emit
-from .errors import (
+from .agents.agent import Agent
+from .agents.context import Context
+from .app.app import Pipeline, default_app
+from .coordination.chords import emit
+from .core.errors import (
     BrokerUnavailable,
     ConfigError,
     EventTooLarge,
@@ -24,8 +24,8 @@ from .errors import (
     UnknownAgent,
     UnknownEvent,
 )
-from .event import Event, Payload
-from .retry import Retry
+from .core.event import Event, Payload
+from .core.retry import Retry
 
 __version__ = "0.1.0"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Literal
 
-from .event import Payload
+from .core.event import Payload
 
 Json = Any
 

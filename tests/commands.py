@@ -15,7 +15,7 @@ from typing import Any
 from typer.testing import CliRunner
 
 from pipeline import Pipeline
-from pipeline.cli import cli
+from pipeline.cli.main import cli
 from tests.servers import wait_for
 
 #: Agents and read models, for the commands of the ledger.
@@ -78,7 +78,7 @@ def write_module(directory: Path, source: str) -> str:
 
 def process(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the command in a process of its own."""
-    command = [sys.executable, "-m", "pipeline.cli", *arguments]
+    command = [sys.executable, "-m", "pipeline.cli.main", *arguments]
     return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, check=False)
 
 
@@ -116,7 +116,7 @@ class Shop:
             assert result.stderr.startswith("pipeline: ")
 
     def command(self, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "pipeline.cli", "--app", self.name, *arguments]
+        return [sys.executable, "-m", "pipeline.cli.main", "--app", self.name, *arguments]
 
 
 #: System calls with what they are asked for, by the machine's name: standard input is read, a sleep by the clock.

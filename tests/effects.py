@@ -7,7 +7,7 @@ from collections import Counter
 from sqlalchemy import func, select, text
 
 from pipeline import Pipeline
-from pipeline.ledger.tables import deliveries, events, outbox
+from pipeline.ledger.database.tables import deliveries, events, outbox
 
 #: The agents that are sent work, with what follows, and those that are all sent the same load.
 CHAIN = ("work", "follow")

@@ -11,12 +11,13 @@ import pytest
 from sqlalchemy import Engine, Table, create_engine, update
 
 from pipeline import Event, Pipeline
-from pipeline.errors import PipelineError
-from pipeline.event import new_event
-from pipeline.ids import delivery_id
-from pipeline.ledger import Claim, Ledger, Outcome, missing
-from pipeline.ledger.rows import SECOND, Record, now
-from pipeline.sweeper import Sweeper
+from pipeline.core.errors import PipelineError
+from pipeline.core.event import new_event
+from pipeline.core.ids import delivery_id
+from pipeline.ledger import reconcile as reconciliation
+from pipeline.ledger.database.rows import SECOND, Outcome, Record, now
+from pipeline.ledger.ledger import Claim, Ledger
+from pipeline.workers.sweeper import Sweeper
 from tests.records import age, order, rows, settle
 
 ON_POSTGRESQL = pytest.mark.parametrize("ledger_url", ["postgresql"], indirect=True)
@@ -131,7 +132,7 @@ def move(ledger: Ledger, table: Table, seconds: float, column: str = "due") -> N
 
 def reconcile(ledger: Ledger, after: float = AFTER) -> None:
     """Let the ledger look for missing deliveries until there are none."""
-    while missing.check(ledger, after):
+    while reconciliation.check(ledger, after):
         pass
 
 

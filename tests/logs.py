@@ -8,11 +8,11 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from pipeline.event import Event, new_event
-from pipeline.ids import delivery_id
-from pipeline.ledger import Ledger
-from pipeline.ledger.rows import Record, now
-from pipeline.tree import EventNode, Trace
+from pipeline.core.event import Event, new_event
+from pipeline.core.ids import delivery_id
+from pipeline.history.tree import EventNode, Trace
+from pipeline.ledger.database.rows import Record, now
+from pipeline.ledger.ledger import Ledger
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 

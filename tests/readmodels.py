@@ -7,10 +7,10 @@ from typing import Any
 from sqlalchemy import Column, Integer, MetaData, String, Table, delete, insert, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from pipeline.event import Event
-from pipeline.ledger import Ledger
-from pipeline.ledger.tables import positions
-from pipeline.projections import Projection
+from pipeline.core.event import Event
+from pipeline.history.projections import Projection
+from pipeline.ledger.database.tables import positions
+from pipeline.ledger.ledger import Ledger
 
 model = MetaData()
 seen = Table(

@@ -12,11 +12,11 @@ from kombu import Queue
 from sqlalchemy import delete, select, update
 
 from pipeline import Context, Event, Payload, Pipeline
-from pipeline.ids import delivery_id, derived_id
-from pipeline.ledger.migrate import upgrade
-from pipeline.ledger.missing import register
-from pipeline.ledger.rows import SECOND, now
-from pipeline.ledger.tables import deliveries, events, outbox
+from pipeline.core.ids import delivery_id, derived_id
+from pipeline.ledger.database.migrate import upgrade
+from pipeline.ledger.database.rows import SECOND, now
+from pipeline.ledger.database.tables import deliveries, events, outbox
+from pipeline.ledger.reconcile import register
 
 
 class Order(Payload, type="order.placed"):

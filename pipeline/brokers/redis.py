@@ -12,8 +12,8 @@ from kombu.transport.virtual.exchange import TopicExchange
 from kombu.utils.json import dumps, loads
 from kombu.utils.uuid import uuid
 
-from ..errors import ConfigError
-from ..topics import matches
+from ..core.errors import ConfigError
+from ..core.topics import matches
 from .compression import RefusesCompression
 
 logger = logging.getLogger(__name__)

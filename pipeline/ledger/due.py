@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Select, and_, bindparam, delete, exists, func, or_, select, update
 
-from ..event import Event
-from .rows import DEAD_AFTER, SECOND, Outcome, Record, chunks, now
-from .sql import Ledger
-from .tables import OPEN, deliveries, events, outbox, timers, workers
+from ..core.event import Event
+from .database.rows import DEAD_AFTER, SECOND, Outcome, Record, chunks, now
+from .database.tables import OPEN, deliveries, events, outbox, timers, workers
+from .ledger import Ledger
 
 #: Seconds that a taker has for sending, before somebody else does it.
 LEASE = 30.0

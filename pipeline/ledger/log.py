@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Column, Connection, Row, Select, bindparam, func, literal, select, text, tuple_
 
-from ..topics import matches
-from .missing import Position
-from .sql import Ledger
-from .tables import events
+from ..core.topics import matches
+from .database.tables import events
+from .ledger import Ledger
+from .reconcile import Position
 
 #: Types that are read side by side for one pattern; for more of them the whole log is read.
 MANY_TYPES = 50

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Select, func, select
 
-from .rows import DEAD_AFTER, SECOND, now
-from .sql import Ledger
-from .tables import OPEN, agents, deliveries, events, outbox, timers, workers
+from .database.rows import DEAD_AFTER, SECOND, now
+from .database.tables import OPEN, agents, deliveries, events, outbox, timers, workers
+from .ledger import Ledger
 
 
 class Status(NamedTuple):
@@ -48,7 +48,7 @@ class Status(NamedTuple):
 
 def status(ledger: Ledger) -> Status:
     """Count; cheap however large the ledger is: the log's length is its last sequence number."""
-    from .migrate import HEAD
+    from .database.migrate import HEAD
 
     alive = workers.c.seen > now() - round(DEAD_AFTER * SECOND)
     open_ones = select(deliveries.c.outcome, func.count()).where(OPEN).group_by(deliveries.c.outcome)

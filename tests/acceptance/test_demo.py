@@ -16,7 +16,7 @@ import pytest
 from pipeline import Event
 from tests.servers import wait_for
 
-COMMAND = [sys.executable, "-m", "pipeline.cli", "demo"]
+COMMAND = [sys.executable, "-m", "pipeline.cli.main", "demo"]
 
 
 @pytest.fixture

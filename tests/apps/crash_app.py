@@ -14,12 +14,14 @@ from typing import Any
 from contract_app import once
 from effects_app import app
 
-from pipeline import Event, outbox
-from pipeline.consumer import DeliveryRequest
-from pipeline.delivery import decode
-from pipeline.ledger import Ledger, due
-from pipeline.outbox import Outbox
-from pipeline.publisher import Encoded, Publisher
+from pipeline import Event
+from pipeline.delivery.consumer import DeliveryRequest
+from pipeline.delivery.task import decode
+from pipeline.ledger import due
+from pipeline.ledger.ledger import Ledger
+from pipeline.publishing import outbox
+from pipeline.publishing.outbox import Outbox
+from pipeline.publishing.publisher import Encoded, Publisher
 
 __all__ = ["app"]
 

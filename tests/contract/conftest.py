@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import Pipeline, projections
-from pipeline.dead_letters import DeadLetters
-from pipeline.ledger import Ledger, due
+from pipeline import Pipeline
+from pipeline.history import projections
+from pipeline.ledger import due
+from pipeline.ledger.ledger import Ledger
+from pipeline.operations.dead_letters import DeadLetters
 from tests import readmodels
 from tests.records import declare_agents, making_apps, order
 

@@ -13,14 +13,15 @@ from typing import Any
 
 import pytest
 
-from pipeline import Event, Pipeline, retention
-from pipeline.archive import ArchiveError
-from pipeline.errors import LedgerUnavailable
-from pipeline.event import new_event
-from pipeline.ledger.migrate import VERSION_TABLE
-from pipeline.ledger.rows import Record
-from pipeline.ledger.tables import events, metadata, outbox
-from pipeline.retention import Pruned, Restored, prune, restore
+from pipeline import Event, Pipeline
+from pipeline.core.errors import LedgerUnavailable
+from pipeline.core.event import new_event
+from pipeline.ledger.database.migrate import VERSION_TABLE
+from pipeline.ledger.database.rows import Record
+from pipeline.ledger.database.tables import events, metadata, outbox
+from pipeline.operations import retention
+from pipeline.operations.archive import ArchiveError
+from pipeline.operations.retention import Pruned, Restored, prune, restore
 from tests.ledgers import DAY, DAYS, long_settled, reconcile
 from tests.records import (
     age,

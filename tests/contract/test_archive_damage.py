@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from pipeline import Pipeline
-from pipeline.archive import ArchiveError
-from pipeline.retention import Restored, prune, restore
+from pipeline.operations.archive import ArchiveError
+from pipeline.operations.retention import Restored, prune, restore
 from tests.ledgers import DAYS, long_settled
 from tests.records import (
     event_ids,

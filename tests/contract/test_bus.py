@@ -9,8 +9,8 @@ from celery import chord
 from kombu import Queue
 
 from pipeline import Event, Pipeline, emit
-from pipeline.event import new_event
-from pipeline.ids import caused_id, delivery_id
+from pipeline.core.event import new_event
+from pipeline.core.ids import caused_id, delivery_id
 from tests.apps import contract_app
 from tests.harness import Broker, StartWorker, backlog, dead_letters, declared
 from tests.servers import wait_for

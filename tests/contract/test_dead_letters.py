@@ -8,12 +8,8 @@ from typing import Any
 import pytest
 
 from pipeline import Pipeline
-from pipeline.dead_letters import BATCH, DeadLetters
-from pipeline.errors import (
-    InvalidPattern,
-    InvalidSelection,
-    UnknownEvent,
-)
+from pipeline.core.errors import InvalidPattern, InvalidSelection, UnknownEvent
+from pipeline.operations.dead_letters import BATCH, DeadLetters
 from tests import records
 from tests.records import HOUR, die, died, logged, messages, order, rows, succeed
 

@@ -8,8 +8,8 @@ import pytest
 from sqlalchemy import text
 
 from pipeline import InvalidEvent, Pipeline
-from pipeline.event import new_event
-from pipeline.ids import delivery_id
+from pipeline.core.event import new_event
+from pipeline.core.ids import delivery_id
 from tests.harness import SOON, Broker, StartWorker
 from tests.servers import wait_for
 

@@ -11,13 +11,13 @@ import pytest
 from sqlalchemy import event as sqlalchemy_event
 from sqlalchemy import text
 
-from pipeline.errors import InvalidPattern, InvalidSelection, UnknownEvent
-from pipeline.event import Payload
-from pipeline.history import get_event, get_events
-from pipeline.ledger import Ledger
+from pipeline.core.errors import InvalidPattern, InvalidSelection, UnknownEvent
+from pipeline.core.event import Payload
+from pipeline.core.topics import matches
+from pipeline.history.events import get_event, get_events
+from pipeline.ledger.database.rows import micros, timer_row
+from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.log import COMPARED, MANY_TYPES
-from pipeline.ledger.rows import micros, timer_row
-from pipeline.topics import matches
 from tests.logs import START, numbered, numbers, put, succeed
 
 

@@ -14,10 +14,12 @@ import pytest
 from sqlalchemy import update
 
 from pipeline import Event, Pipeline
-from pipeline.errors import LedgerUnavailable
-from pipeline.ledger import Claim, Ledger, Outcome, due, hot
-from pipeline.ledger.rows import DEAD_AFTER, SECOND, now
-from pipeline.ledger.tables import deliveries, events, outbox, workers
+from pipeline.core.errors import LedgerUnavailable
+from pipeline.ledger import due
+from pipeline.ledger.database import fast
+from pipeline.ledger.database.rows import DEAD_AFTER, SECOND, Outcome, now
+from pipeline.ledger.database.tables import deliveries, events, outbox, workers
+from pipeline.ledger.ledger import Claim, Ledger
 from tests.ledgers import again, claim, delivery, die, new_order, record, running
 from tests.records import rows
 from tests.threads import in_threads
@@ -203,8 +205,8 @@ def lost_answer(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
         return losing
 
-    monkeypatch.setattr(hot, "transaction", lose(hot.transaction))
-    monkeypatch.setattr(hot, "alone", lose(hot.alone))
+    monkeypatch.setattr(fast, "transaction", lose(fast.transaction))
+    monkeypatch.setattr(fast, "alone", lose(fast.alone))
     yield
     assert lost
 

@@ -9,10 +9,11 @@ from typing import Any
 from sqlalchemy import delete, update
 
 from pipeline import Event, Pipeline
-from pipeline.event import new_event
-from pipeline.ledger import Ledger, due
-from pipeline.ledger.rows import SECOND, now, timer_row
-from pipeline.ledger.tables import deliveries, events, outbox, timers
+from pipeline.core.event import new_event
+from pipeline.ledger import due
+from pipeline.ledger.database.rows import SECOND, now, timer_row
+from pipeline.ledger.database.tables import deliveries, events, outbox, timers
+from pipeline.ledger.ledger import Ledger
 from tests.ledgers import append, move, retrying
 from tests.records import rows
 from tests.threads import in_threads

@@ -8,11 +8,13 @@ import pytest
 from sqlalchemy import delete, select
 
 from pipeline import Pipeline
-from pipeline.event import new_event
-from pipeline.ids import delivery_id
-from pipeline.ledger import Ledger, Outcome, due, missing
-from pipeline.ledger.rows import DEAD_AFTER, SECOND, Record, now
-from pipeline.ledger.tables import agents, deliveries, events, timers, workers
+from pipeline.core.event import new_event
+from pipeline.core.ids import delivery_id
+from pipeline.ledger import due
+from pipeline.ledger import reconcile as reconciliation
+from pipeline.ledger.database.rows import DEAD_AFTER, SECOND, Outcome, Record, now
+from pipeline.ledger.database.tables import agents, deliveries, events, timers, workers
+from pipeline.ledger.ledger import Ledger
 from tests.ledgers import AFTER, LONG_AGO, ON_POSTGRESQL, append, move, old, reconcile, retrying
 from tests.records import age, rows, run_agents
 
@@ -72,7 +74,7 @@ def test_an_event_that_nobody_wants_is_unrouted_until_somebody_does(app: Pipelin
     (event,) = old(app)
     reconcile(ledger)
     assert unrouted(app) == {event.id}
-    missing.register(ledger, {"billing": (("order.#",), 0)})
+    reconciliation.register(ledger, {"billing": (("order.#",), 0)})
     reconcile(ledger)
     assert (unrouted(app), waiting(app)) == (set(), {event.id})
 
@@ -81,8 +83,8 @@ def test_an_event_that_became_unwanted_meanwhile_is_marked_as_unrouted(app: Pipe
     run_agents(app, {"billing": "order.#", "mail": "user.#"})
     (event,) = old(app)
     assert unrouted(app) == set()
-    assert missing.forget(ledger, "billing")
-    assert not missing.forget(ledger, "billing")
+    assert reconciliation.forget(ledger, "billing")
+    assert not reconciliation.forget(ledger, "billing")
     reconcile(ledger)
     assert (unrouted(app), waiting(app)) == ({event.id}, set())
 
@@ -100,12 +102,12 @@ def test_a_new_agent_gets_the_past_that_it_asks_for_at_once(app: Pipeline, ledge
     first, second, third = append(ledger, 3)
     numbers = {row["id"]: row["seq"] for row in rows(app, events)}
     since = {"everything": 0, "sequence": numbers[second.id], "time": second.time}[how]
-    missing.register(ledger, {"billing": (("order.#",), since)})
+    reconciliation.register(ledger, {"billing": (("order.#",), since)})
     reconcile(ledger)
     wanted = [first, second, third][how != "everything" :]
     assert sorted(one.event.id for one in due.at_once(ledger)) == sorted(event.id for event in wanted)
     assert due.at_once(ledger) == [], "they were taken"
-    missing.register(ledger, {"billing": (("order.#",), 0)})
+    reconciliation.register(ledger, {"billing": (("order.#",), 0)})
     reconcile(ledger)
     assert due.at_once(ledger) == [], "it is no longer new"
 
@@ -122,10 +124,10 @@ def test_an_agents_changed_pattern_counts_from_where_it_was_checked(app: Pipelin
 
 
 def test_many_events_are_checked_in_steps(app: Pipeline, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(missing, "BATCH", 10)
+    monkeypatch.setattr(reconciliation, "BATCH", 10)
     run_agents(app, {"billing": "order.#", "stock": "order.placed"})
     wanted = {event.id for event in old(app, 35)}
-    missing.check(ledger, AFTER)
+    reconciliation.check(ledger, AFTER)
     assert len(waiting(app)) == 10
     reconcile(ledger)
     assert waiting(app) == waiting(app, "stock") == wanted
@@ -200,7 +202,7 @@ def test_a_delivery_is_lost_when_its_worker_is_dead_or_its_timer_is_gone(app: Pi
 
 
 def test_a_delivery_that_could_not_be_sent_is_asked_for_again(app: Pipeline, ledger: Ledger) -> None:
-    missing.register(ledger, {"billing": (("order.#",), 0)})
+    reconciliation.register(ledger, {"billing": (("order.#",), 0)})
     append(ledger)
     reconcile(ledger, 0)
     move(ledger, deliveries, 1)
@@ -212,7 +214,7 @@ def test_a_delivery_that_could_not_be_sent_is_asked_for_again(app: Pipeline, led
 
 def test_a_delivery_whose_event_was_deleted_is_dropped_and_says_why(app: Pipeline, ledger: Ledger) -> None:
     append(ledger)
-    missing.register(ledger, {"billing": (("order.#",), 0)})
+    reconciliation.register(ledger, {"billing": (("order.#",), 0)})
     reconcile(ledger)
     with ledger.store.transaction() as connection:
         connection.execute(delete(events))

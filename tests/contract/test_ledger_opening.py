@@ -16,12 +16,12 @@ from alembic.migration import MigrationContext
 from sqlalchemy import inspect, text
 
 from pipeline import Pipeline
-from pipeline.errors import ConfigError, LedgerError, LedgerUnavailable
-from pipeline.ledger import migrate, tables
-from pipeline.ledger.migrate import HEAD, VERSION_TABLE, upgrade
-from pipeline.ledger.store import Store
-from pipeline.ledger.tables import events
-from pipeline.sweeper import SweeperStep
+from pipeline.core.errors import ConfigError, LedgerError, LedgerUnavailable
+from pipeline.ledger.database import migrate, tables
+from pipeline.ledger.database.database import Store
+from pipeline.ledger.database.migrate import HEAD, VERSION_TABLE, upgrade
+from pipeline.ledger.database.tables import events
+from pipeline.workers.sweeper import SweeperStep
 from tests.harness import Broker, Worker
 from tests.ledgers import ON_POSTGRESQL, engine_on, refused
 from tests.records import order, rows

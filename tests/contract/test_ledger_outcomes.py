@@ -5,12 +5,11 @@ from __future__ import annotations
 import pytest
 
 from pipeline import Pipeline
-from pipeline.errors import LedgerError
-from pipeline.ids import delivery_id
-from pipeline.ledger import Ledger, Outcome
-from pipeline.ledger.rows import join_row, now, timer_row
-from pipeline.ledger.sql import AlreadyRecordedError
-from pipeline.ledger.tables import deliveries, events, joins, outbox, timers
+from pipeline.core.errors import LedgerError
+from pipeline.core.ids import delivery_id
+from pipeline.ledger.database.rows import Outcome, join_row, now, timer_row
+from pipeline.ledger.database.tables import deliveries, events, joins, outbox, timers
+from pipeline.ledger.ledger import AlreadyRecordedError, Ledger
 from tests.ledgers import again, claim, delivery, die, new_order, record, running
 from tests.records import rows
 from tests.threads import in_threads

@@ -15,8 +15,8 @@ import pytest
 from sqlalchemy import Connection, delete, select, text
 
 from pipeline import Pipeline
-from pipeline.errors import LedgerError, LedgerUnavailable
-from pipeline.ledger.tables import deliveries, events
+from pipeline.core.errors import LedgerError, LedgerUnavailable
+from pipeline.ledger.database.tables import deliveries, events
 from tests.harness import Broker, fill_disk
 from tests.ledgers import ON_POSTGRESQL, ON_SQLITE, append, claim, engine_on, refused
 from tests.records import order, rows, run_agents

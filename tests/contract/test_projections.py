@@ -11,12 +11,12 @@ from sqlalchemy import insert, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from pipeline import projections as module
-from pipeline.errors import ProjectionFailed
-from pipeline.event import Event, Payload
-from pipeline.ledger import Ledger
+from pipeline.core.errors import ProjectionFailed
+from pipeline.core.event import Event, Payload
+from pipeline.history import projections as module
+from pipeline.history.projections import catch_up, lag
+from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.log import BEGIN
-from pipeline.projections import catch_up, lag
 from tests.logs import numbered, put
 from tests.readmodels import Total, note, numbers, position, projection, seen
 

@@ -15,12 +15,13 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection
 
-from pipeline import Event, Pipeline, outbox
-from pipeline.errors import InvalidEvent, LedgerUnavailable, UnknownAgent
-from pipeline.ledger.rows import SECOND
-from pipeline.ledger.tables import events, timers
-from pipeline.ledger.tables import outbox as outbox_table
-from pipeline.publisher import Publisher
+from pipeline import Event, Pipeline
+from pipeline.core.errors import InvalidEvent, LedgerUnavailable, UnknownAgent
+from pipeline.ledger.database.rows import SECOND
+from pipeline.ledger.database.tables import events, timers
+from pipeline.ledger.database.tables import outbox as outbox_table
+from pipeline.publishing import outbox
+from pipeline.publishing.publisher import Publisher
 from tests.harness import Broker, backlog, run
 from tests.ledgers import move, sweep
 from tests.records import AWAY, event_ids, order, rows, run_agents
@@ -111,7 +112,7 @@ def test_a_broker_that_was_away_is_asked_again_only_after_a_pause(
     monkeypatch.setattr(outbox, "monotonic", lambda: clock[0])
     monkeypatch.setattr(Publisher, "send_encoded", lambda *a, **k: (asked.append(clock[0]), send(*a, **k)))
     app = make(broker_url=AWAY)
-    with caplog.at_level(logging.WARNING, "pipeline.outbox"):
+    with caplog.at_level(logging.WARNING, "pipeline.publishing.outbox"):
         for wait in (0.0, 0.0, outbox.PAUSE * 0.9, outbox.PAUSE * 0.2, 0.0):
             clock[0] += wait
             assert not app.publish(order()).sent
@@ -125,7 +126,7 @@ def test_an_event_that_could_not_be_marked_as_sent_is_sent_once_more(
     def away(_: Any) -> None:
         raise LedgerUnavailable("the ledger is away")
 
-    with monkeypatch.context() as patch, caplog.at_level(logging.WARNING, "pipeline.outbox"):
+    with monkeypatch.context() as patch, caplog.at_level(logging.WARNING, "pipeline.publishing.outbox"):
         patch.setattr(app.ledger, "mark_sent", away)
         event = app.publish(order())
     assert event.sent

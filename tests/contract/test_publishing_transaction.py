@@ -16,9 +16,9 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from pipeline import Event, Pipeline
-from pipeline.errors import EventTooLarge, InvalidEvent, LedgerError, UnknownAgent
-from pipeline.ledger.tables import events, timers
-from pipeline.ledger.tables import outbox as outbox_table
+from pipeline.core.errors import EventTooLarge, InvalidEvent, LedgerError, UnknownAgent
+from pipeline.ledger.database.tables import events, timers
+from pipeline.ledger.database.tables import outbox as outbox_table
 from tests.harness import Broker, backlog, run
 from tests.ledgers import sweep
 from tests.records import AWAY, Order, event_ids, order, rows

@@ -8,9 +8,9 @@ import pytest
 from sqlalchemy import insert
 from sqlalchemy.orm import Session
 
-from pipeline.errors import ProjectionFailed
-from pipeline.ledger import Ledger
-from pipeline.projections import Projection, catch_up, rebuild
+from pipeline.core.errors import ProjectionFailed
+from pipeline.history.projections import Projection, catch_up, rebuild
+from pipeline.ledger.ledger import Ledger
 from tests.logs import numbered, put
 from tests.readmodels import forget, note, numbers, position, projection, seen
 

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, PrivateAttr
 from sqlalchemy import select, text, update
 
-from pipeline.errors import InvalidSelection
-from pipeline.event import Event
-from pipeline.history import get_events, reconstruct
-from pipeline.ledger import Ledger
-from pipeline.ledger.rows import micros
-from pipeline.ledger.tables import events, snapshots
+from pipeline.core.errors import InvalidSelection
+from pipeline.core.event import Event
+from pipeline.history.events import get_events, reconstruct
+from pipeline.ledger.database.rows import micros
+from pipeline.ledger.database.tables import events, snapshots
+from pipeline.ledger.ledger import Ledger
 from tests.logs import START, numbered, numbers, put
 
 

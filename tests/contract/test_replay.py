@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from pipeline import Event, Pipeline
-from pipeline import replay as module
-from pipeline.errors import BrokerUnavailable, InvalidAgent, InvalidPattern, InvalidSelection, UnknownEvent
-from pipeline.event import new_event
-from pipeline.ids import delivery_id
+from pipeline.core.errors import BrokerUnavailable, InvalidAgent, InvalidPattern, InvalidSelection, UnknownEvent
+from pipeline.core.event import new_event
+from pipeline.core.ids import delivery_id
 from pipeline.ledger import due
-from pipeline.ledger.rows import Record
-from pipeline.replay import ReplayInterrupted, replay, replay_unrouted, unrouted
+from pipeline.ledger.database.rows import Record
+from pipeline.operations import replay as module
+from pipeline.operations.replay import ReplayInterrupted, replay, replay_unrouted, unrouted
 from tests.records import AWAY, Order, make_app, messages, order, rows, run_agents, succeed
 
 pytestmark = pytest.mark.usefixtures("agents")

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline import Pipeline
-from pipeline.dead_letters import BATCH, DeadLetters
-from pipeline.errors import (
+from pipeline.core.errors import (
     EventTooLarge,
     InvalidAgent,
     InvalidEvent,
@@ -21,7 +20,8 @@ from pipeline.errors import (
     UnknownEvent,
 )
 from pipeline.ledger import due
-from pipeline.ledger.tables import outbox
+from pipeline.ledger.database.tables import outbox
+from pipeline.operations.dead_letters import BATCH, DeadLetters
 from tests import records
 from tests.records import AWAY, Order, die, died, logged, make_app, messages, order, rows
 from tests.threads import in_threads

@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 
-from pipeline import Pipeline, archive
-from pipeline.dead_letters import DeadLetters
-from pipeline.errors import InvalidSelection
-from pipeline.ids import delivery_id
-from pipeline.ledger import missing
-from pipeline.ledger.rows import Record, now
-from pipeline.ledger.tables import joins
-from pipeline.retention import Pruned, prune
+from pipeline import Pipeline
+from pipeline.core.errors import InvalidSelection
+from pipeline.core.ids import delivery_id
+from pipeline.ledger import reconcile
+from pipeline.ledger.database.rows import Record, now
+from pipeline.ledger.database.tables import joins
+from pipeline.operations import archive
+from pipeline.operations.dead_letters import DeadLetters
+from pipeline.operations.retention import Pruned, prune
 from tests.ledgers import DAY, DAYS, long_settled
 from tests.records import (
     age,
@@ -110,7 +111,7 @@ def test_an_event_goes_when_its_agent_is_behind_it_or_does_not_want_it_or_is_for
     age(app, [wanted, for_stock], 10 * DAY)
     assert prune(app.ledger, older_than=DAYS).events == 1, "the other agent was never meant"
     assert event_ids(app) == [wanted.id]
-    missing.forget(app.ledger, "billing")
+    reconcile.forget(app.ledger, "billing")
     assert prune(app.ledger, older_than=DAYS).events == 1
 
 

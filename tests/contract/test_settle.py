@@ -7,18 +7,19 @@ import threading
 import pytest
 from sqlalchemy import update
 
-from pipeline.errors import InvalidSelection, PipelineError, SettleTimeout
-from pipeline.ids import caused_id
-from pipeline.ledger import Ledger, missing
-from pipeline.ledger.rows import Record, micros, now, timer_row
-from pipeline.ledger.tables import deliveries, timers
-from pipeline.trace import settle, settled
-from pipeline.tree import DeliveryNode
+from pipeline.core.errors import InvalidSelection, PipelineError, SettleTimeout
+from pipeline.core.ids import caused_id
+from pipeline.history.trace import settle, settled
+from pipeline.history.tree import DeliveryNode
+from pipeline.ledger import reconcile
+from pipeline.ledger.database.rows import Record, micros, now, timer_row
+from pipeline.ledger.database.tables import deliveries, timers
+from pipeline.ledger.ledger import Ledger
 from tests.logs import START, begin, cascade, made, outline, put, started_join, succeed
 
 
 def listen(ledger: Ledger, **patterns: str) -> None:
-    missing.register(ledger, {name: ((pattern,), None) for name, pattern in patterns.items()})
+    reconcile.register(ledger, {name: ((pattern,), None) for name, pattern in patterns.items()})
 
 
 def test_an_event_settles_when_all_it_caused_is_done(ledger: Ledger) -> None:
@@ -99,9 +100,9 @@ def test_a_new_agent_is_not_waited_for_with_what_came_before_it(ledger: Ledger) 
     listen(ledger, late="order.*")
     assert settled(ledger, order.id)
 
-    missing.register(ledger, {"archivist": (("order.*",), 1)})  # it wants the past too
+    reconcile.register(ledger, {"archivist": (("order.*",), 1)})  # it wants the past too
     assert [name for _, name in settled(ledger, order.id).undelivered] == ["archivist"]
-    missing.check(ledger, 0)
+    reconcile.check(ledger, 0)
     assert [(each.agent, each.outcome) for _, each in settled(ledger, order.id).deliveries] == [
         ("archivist", "waiting")
     ]

@@ -9,12 +9,12 @@ import orjson
 import pytest
 from sqlalchemy import insert, update
 
-from pipeline.errors import UnknownEvent
-from pipeline.ids import delivery_id
-from pipeline.ledger import Ledger
-from pipeline.ledger.rows import SECOND, Record
-from pipeline.ledger.tables import deliveries, events, joins
-from pipeline.trace import settle, settled, trace
+from pipeline.core.errors import UnknownEvent
+from pipeline.core.ids import delivery_id
+from pipeline.history.trace import settle, settled, trace
+from pipeline.ledger.database.rows import SECOND, Record
+from pipeline.ledger.database.tables import deliveries, events, joins
+from pipeline.ledger.ledger import Ledger
 from tests.logs import START, begin, cascade, made, outline, put, started_join, succeed
 
 

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from kombu import Connection, Consumer, Exchange, Queue
 
-from pipeline import BrokerUnavailable, Pipeline, brokers, topics, topology
+from pipeline import BrokerUnavailable, Pipeline
+from pipeline.brokers import kinds, topology
+from pipeline.core import topics
 from tests.harness import Broker, run
 from tests.servers import Server, wait_for
 from tests.threads import in_threads
@@ -31,7 +33,7 @@ def broker(broker: Broker) -> Broker:
 @pytest.fixture
 def connect(broker: Broker) -> Iterator[Callable[[], Connection]]:
     """Open connections that are closed with the test, after what the test declared is deleted."""
-    brokers.register()
+    kinds.register()
     opened: list[Connection] = []
 
     def connect() -> Connection:
@@ -231,7 +233,7 @@ def test_higher_wire_priority_is_served_as_the_bus_maps_it(connect: Callable[[],
     declare(connection, one)
     driver = connection.transport.driver_type
     for priority in (5, 10, 1, 7, 2):
-        publish(connection, str(priority), "a", priority=brokers.wire_priority(priority, driver))
+        publish(connection, str(priority), "a", priority=kinds.wire_priority(priority, driver))
     with consuming(connection, one, prefetch=1) as messages:
         for n in range(1, 6):
             wait_for(lambda n=n: drain(connection, 0.05) or len(messages) == n, "the next message")

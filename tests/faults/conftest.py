@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.ledger import Ledger
-from pipeline.ledger.migrate import upgrade
+from pipeline.ledger.database.migrate import upgrade
+from pipeline.ledger.ledger import Ledger
 from tests.effects import AGENTS
 from tests.harness import Broker, delete_queues, flush
 from tests.servers import Server

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from pipeline import Pipeline
-from pipeline.ids import caused_id, delivery_id
+from pipeline.core.ids import caused_id, delivery_id
 from tests.effects import CHAIN, Effects
 from tests.harness import APPS, Broker, StartWorker, Worker, run
 from tests.servers import wait_for

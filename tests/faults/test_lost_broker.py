@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from pipeline import Pipeline
-from pipeline.embedded.store import Outgoing, Store
-from pipeline.errors import EmbeddedBrokerBusy
+from pipeline.brokers.embedded.store import Outgoing, Store
+from pipeline.core.errors import EmbeddedBrokerBusy
 from tests.effects import LOADED, Effects
 from tests.faults.conftest import embedded, empty_redis, upgrade_ledger
 from tests.harness import SOON, Broker, StartWorker, flush

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from pipeline.cli import cli
-from pipeline.embedded.store import Store
+from pipeline.brokers.embedded.store import Store
+from pipeline.cli.main import cli
 from tests.commands import WITH_LEDGER, WITH_OPTIONS, Shop, write_module
 from tests.records import run_agents
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import ConfigError
-from pipeline.config import Settings, config_file
+from pipeline.settings import Settings, config_file
 
 
 @pytest.fixture(autouse=True)

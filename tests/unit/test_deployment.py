@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from pipeline import __version__
-from pipeline.config import Settings
+from pipeline.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "tests" / "data"

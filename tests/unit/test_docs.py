@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from pipeline import __version__
-from pipeline.config import Settings
+from pipeline.settings import Settings
 from tests.harness import PING
 from tests.servers import wait_for
 

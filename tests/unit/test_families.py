@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 
 from pipeline import Event, Payload, families
-from pipeline.event import new_event
+from pipeline.core.event import new_event
 
 NAMED = [
     *(f"task.{name}" for name in ("created", "assigned", "acknowledged", "completed", "failed")),

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from pipeline import Pipeline
-from pipeline.dead_letters import DeadLetters
-from pipeline.errors import LedgerOff
-from pipeline.replay import replay
+from pipeline.core.errors import LedgerOff
+from pipeline.operations.dead_letters import DeadLetters
+from pipeline.operations.replay import replay
 from tests.records import order
 
 

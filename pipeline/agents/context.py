@@ -1,0 +1,147 @@
+"""What a handler knows about its delivery, and what it does through it: emit events, and write in one transaction."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from ..core.errors import LedgerOff
+from ..core.event import Event, Payload, due_time, new_event
+from ..core.ids import caused_id
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from ..ledger.ledger import Ledger
+
+
+class Context:
+    """What a handler knows about its delivery, and how it emits further events.
+
+    Attributes:
+        event: the event that is delivered.
+        agent: the agent's name.
+        delivery_id: the id of this delivery, the same on every attempt.
+        attempt: 1 on the first attempt, 2 on the first retry.
+        replay: whether the event is replayed: what is emitted is then recorded but, by default, sent to nobody.
+
+    """
+
+    __slots__ = (
+        "_closing",
+        "_ledger",
+        "_priority",
+        "_source",
+        "agent",
+        "attempt",
+        "delayed",
+        "delivery_id",
+        "event",
+        "opened_session",
+        "outgoing",
+        "replay",
+        "started_joins",
+    )
+
+    def __init__(
+        self,
+        event: Event,
+        agent: str,
+        delivery_id: str,
+        attempt: int,
+        source: str,
+        priority: int | None,
+        *,
+        replay: bool = False,
+        ledger: Ledger | None = None,
+    ) -> None:
+        """Take the delivery's facts; the bus calls this."""
+        self.event = event
+        self.agent = agent
+        self.delivery_id = delivery_id
+        self.attempt = attempt
+        self.replay = replay
+        self.outgoing: list[Event] = []
+        self.delayed: list[tuple[Event, datetime]] = []
+        self.started_joins: list[dict[str, Any]] = []
+        self.opened_session: Session | None = None
+        self._closing = ExitStack()
+        self._source = source
+        self._priority = priority
+        self._ledger = ledger
+
+    @property
+    def has_ledger(self) -> bool:
+        """Whether the delivery is recorded in a ledger."""
+        return self._ledger is not None
+
+    @property
+    def session(self) -> Session:
+        """A SQLAlchemy session on the ledger's database, committed together with the delivery's outcome.
+
+        What the handler writes in it takes effect exactly once. It is rolled back when the attempt fails. On SQLite
+        it holds the database's one write lock from its first use: open it when the slow work is done.
+
+        Raises LedgerOff when there is no ledger, LedgerUnavailable when it is locked or away.
+        """
+        if self.opened_session is None:
+            if self._ledger is None:
+                raise LedgerOff("ctx.session needs a ledger, and the setting ledger_url is empty")
+            self.opened_session = self._closing.enter_context(self._ledger.store.session())
+        return self.opened_session
+
+    def publish(
+        self,
+        what: Payload | str,
+        data: Any = None,
+        *,
+        priority: int | None = None,
+        subject: str | None = None,
+        targets: tuple[str, ...] = (),
+        delay: float | timedelta | None = None,
+        at: datetime | None = None,
+    ) -> Event:
+        """Emit an event that this one caused; it is sent when the handler has succeeded.
+
+        Arguments:
+            what: a typed payload, or an event type that `data` goes with.
+            data: any JSON value.
+            priority: 1 (most urgent) to 10; default the agent's, else that of the event handled.
+            delay: seconds (or a timedelta) until it is published; needs a ledger.
+            at: the time at which it is published, as an aware datetime; needs a ledger.
+
+        Raises InvalidEvent at once when the event does not validate.
+
+        """
+        due = due_time(delay, at)
+        if due is not None and self._ledger is None:
+            raise LedgerOff("delay= and at= need a ledger, and the setting ledger_url is empty")
+        event = new_event(
+            what,
+            data,
+            source=self._source,
+            cause=self.event,
+            id=caused_id(self.delivery_id, len(self.outgoing) + len(self.delayed)),
+            priority=self._priority if priority is None else priority,
+            subject=subject,
+            targets=targets,
+        )
+        if due is None:
+            self.outgoing.append(event)
+        else:
+            event = event.evolve(time=due)
+            self.delayed.append((event, due))
+        return event
+
+    def start_join(self, name: str) -> None:
+        """Note that a join begins with this delivery, for those who wait until everything has settled."""
+        if self._ledger is not None:
+            from ..ledger.database.rows import join_row
+
+            row = join_row(self.delivery_id, name, self.event.id, self.event.correlation_id)
+            self.started_joins.append(row)
+
+    def close(self) -> None:
+        """Close the session, if one was opened; what is not committed is rolled back."""
+        self._closing.close()

@@ -1,0 +1,224 @@
+"""What an app offers to those who publish: one event or many, now, later, or together with a transaction."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from ..core.errors import InvalidEvent, LedgerOff
+from ..core.event import Event, Payload, due_time, new_event
+
+if TYPE_CHECKING:
+    from ..ledger.ledger import Ledger
+    from ..publishing.outbox import Outbox
+    from ..publishing.publisher import Publisher
+    from ..settings import Settings
+
+#: What publish_many() takes: a typed payload, (event type, data), or an event as it is.
+Publishable = Payload | tuple[str, Any] | Event
+
+
+class Publishing:
+    """The publishing side of a Pipeline."""
+
+    settings: Settings
+    source: str
+    publisher: Publisher
+    _ledger: Ledger | None = None
+    _outbox: Outbox | None = None
+
+    def publish(
+        self,
+        what: Publishable | str,
+        data: Any = None,
+        *,
+        priority: int | None = None,
+        correlation_id: str | None = None,
+        subject: str | None = None,
+        targets: tuple[str, ...] = (),
+        delay: float | timedelta | None = None,
+        at: datetime | None = None,
+        session: Any = None,
+        connection: Any = None,
+        timeout: float | None = None,
+    ) -> Event:
+        """Publish one event and return it; it is accepted for good when this returns.
+
+        Arguments:
+            what: a typed payload, or an event type that `data` goes with.
+            data: any JSON value.
+            priority: 1 (most urgent) to 10; default 5.
+            correlation_id: joins the event to others; default its own id.
+            subject: what the event is about; it belongs to that history (see get_events).
+            targets: names of the only agents that may receive it.
+            delay: seconds (or a timedelta) until it is published; `cancel(event.id)` takes it back.
+            at: the time at which it is published, as an aware datetime.
+            session: your SQLAlchemy Session on the ledger's database: the event exists when you commit.
+            connection: the same with a SQLAlchemy Connection.
+            timeout: seconds to wait for the broker; default the setting `publish_timeout`.
+
+        With a ledger the event is in the log first. When the broker is away, `event.sent` is False and a worker's
+        relay sends it later. Without a ledger BrokerUnavailable is raised within `timeout`.
+
+        Raises InvalidEvent that names the wrong field, EventTooLarge, UnknownAgent, LedgerUnavailable, LedgerOff.
+
+        """
+        if isinstance(what, tuple):
+            raise InvalidEvent("payload: publish() takes a type and data as two arguments; publish_many() takes pairs")
+        due = due_time(delay, at)
+        event = what
+        if not isinstance(event, Event):
+            event = new_event(
+                event,
+                data,
+                source=self.source,
+                priority=priority,
+                correlation_id=correlation_id,
+                subject=subject,
+                targets=targets,
+            )
+        transaction = session if session is not None else connection
+        if due is not None:
+            event = event.evolve(time=due)
+            self._need_ledger("delay= and at=").delay(event, due, transaction)
+        elif transaction is not None:
+            self._need_ledger("session= and connection=").join(transaction, [event])
+        else:
+            self.publish_events([event], timeout=timeout)
+        return event
+
+    def publish_many(
+        self, items: Iterable[Publishable], *, session: Any = None, timeout: float | None = None
+    ) -> list[Event]:
+        """Publish several events in order with many confirms in flight, and return them.
+
+        Arguments:
+            items: typed payloads, (event type, data) pairs, or events.
+            session: your SQLAlchemy Session or Connection on the ledger's database, as in publish().
+            timeout: seconds to wait for the broker to take all of them.
+
+        Raises InvalidEvent before any is accepted, and without a ledger BrokerUnavailable when some may not have been
+        taken; publishing the returned events again would be safe, because ids stay, so build them first if you want to.
+
+        """
+        events = [self._event(item) for item in items]
+        if session is not None:
+            self._need_ledger("session=").join(session, events)
+        else:
+            self.publish_events(events, timeout=timeout)
+        return events
+
+    async def apublish(self, what: Publishable | str, data: Any = None, **options: Any) -> Event:
+        """Publish one event from async code without blocking its event loop; arguments and errors as publish().
+
+        An AsyncSession or AsyncConnection is taken too.
+        """
+        for name in ("session", "connection"):
+            run_sync = getattr(options.get(name), "run_sync", None)
+            if run_sync is not None:
+                del options[name]
+                found: Event = await run_sync(lambda own: self.publish(what, data, session=own, **options))
+                return found
+        return await asyncio.to_thread(self.publish, what, data, **options)
+
+    def publish_on_commit(
+        self,
+        what: Payload | Event | str,
+        data: Any = None,
+        *,
+        on_commit: Callable[[Callable[[], Any]], Any] | None = None,
+        delay: float | timedelta | None = None,
+        at: datetime | None = None,
+        timeout: float | None = None,
+        **options: Any,
+    ) -> Event:
+        """Publish one event when the surrounding transaction has committed, and never when it is rolled back.
+
+        Arguments:
+            on_commit: what to hand the callback to; default `django.db.transaction.on_commit`.
+            delay: seconds (or a timedelta) from the commit until it is published.
+            at: the time at which it is published, as an aware datetime.
+            timeout: seconds to wait for the broker.
+            options: priority, correlation_id, subject and targets, as for publish().
+
+        A crash between commit and callback loses the event; where that matters, use publish(session=...), which
+        writes it in the transaction itself. What publish() raises about the event is raised at once.
+
+        """
+        if on_commit is None:
+            # Django has no types, and need not be installed.
+            from django.db.transaction import on_commit as on_commit_in_django  # type: ignore[import-not-found,import-untyped,unused-ignore]
+
+            on_commit = on_commit_in_django
+        event = what if isinstance(what, Event) else new_event(what, data, source=self.source, **options)
+        # After the commit nobody could roll back any more: what is wrong is found now.
+        if due_time(delay, at) is not None:
+            self._need_ledger("delay= and at=")
+        if self.has_ledger:
+            self.outbox.encode([event])
+        else:
+            self.publisher.encode(event)
+        on_commit(lambda: self.publish(event, delay=delay, at=at, timeout=timeout))
+        return event
+
+    def publish_events(
+        self, events: Sequence[Event], *, timeout: float | None = None, end_join: str | None = None
+    ) -> None:
+        """Publish events as they are: the one way that everything takes which is due now.
+
+        Arguments:
+            end_join: the join that these events complete.
+
+        """
+        if self.has_ledger:
+            self.outbox.publish(events, timeout=timeout, end_join=end_join)
+        else:
+            self.publisher.send(events, timeout=timeout)
+
+    def cancel(self, event_id: str) -> bool:
+        """Take back an event that was published with delay= or at=; say whether it was still to come."""
+        return self._need_ledger("cancel()").ledger.cancel(event_id)
+
+    def _event(self, item: Publishable) -> Event:
+        if isinstance(item, Event):
+            return item
+        what, data = item if isinstance(item, tuple) else (item, None)
+        return new_event(what, data, source=self.source)
+
+    # -- the ledger
+
+    @property
+    def has_ledger(self) -> bool:
+        """Whether the setting `ledger_url` names a ledger, or leaves the default."""
+        return bool(self.settings.effective_ledger_url)
+
+    @property
+    def ledger(self) -> Ledger:
+        """The ledger; raises LedgerOff when there is none."""
+        if self._ledger is None:
+            self._ledger = self._open_ledger()
+        return self._ledger
+
+    def _open_ledger(self) -> Ledger:
+        url = self.settings.effective_ledger_url
+        if not url:
+            raise LedgerOff("this needs a ledger, and the setting ledger_url is empty; unset it or name a database")
+        from ..ledger.ledger import Ledger
+
+        return Ledger(url, timeout=self.settings.ledger_timeout)
+
+    @property
+    def outbox(self) -> Outbox:
+        """The way of events through the ledger to the broker; raises LedgerOff when there is no ledger."""
+        if self._outbox is None:
+            from ..publishing.outbox import Outbox
+
+            self._outbox = Outbox(self.ledger, self.publisher)
+        return self._outbox
+
+    def _need_ledger(self, what: str) -> Outbox:
+        if not self.has_ledger:
+            raise LedgerOff(f"{what} needs a ledger, and the setting ledger_url is empty; unset it or name a database")
+        return self.outbox

@@ -1,0 +1,204 @@
+"""What an app offers to those who read its ledger: history, traces, dead letters, replays, read models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ..core.event import Event, Payload
+
+if TYPE_CHECKING:
+    from ..history.events import Recorded
+    from ..history.projections import Projection, Projections
+    from ..history.trace import Trace
+    from ..ledger.ledger import Ledger
+    from ..operations.dead_letters import DeadLetters
+    from ..operations.replay import Replayed
+    from ..operations.retention import Pruned, Restored
+
+State = TypeVar("State")
+Moment = datetime | int | None
+
+
+class Reading:
+    """The reading side of a Pipeline; everything here raises LedgerOff when there is no ledger."""
+
+    _dead_letters: DeadLetters | None = None
+    _projections: Projections | None = None
+
+    if TYPE_CHECKING:
+
+        @property
+        def ledger(self) -> Ledger:
+            """The ledger."""
+
+    def get_events(
+        self,
+        *,
+        agent_id: str | None = None,
+        type: str | type[Payload] | None = None,
+        correlation: str | None = None,
+        since: Moment = None,
+        up_to: Moment = None,
+        replayed: bool = False,
+        batch: int = 1000,
+    ) -> Iterator[Recorded]:
+        """Read events in the ledger's order, a page at a time.
+
+        Arguments:
+            agent_id: whose history: an agent's name, or the subject that events were published with.
+            type: an event type, a topic pattern or a Payload class.
+            correlation: a correlation id.
+            since: the first moment: an aware datetime or a sequence number.
+            up_to: the last moment, likewise; both belong to the range.
+            replayed: include what replayed deliveries emitted without sending it.
+            batch: events that are in memory at once.
+
+        Raises InvalidSelection or InvalidPattern at once.
+
+        """
+        from ..history.events import get_events
+
+        return get_events(
+            self.ledger,
+            agent_id=agent_id,
+            type=type,
+            correlation=correlation,
+            since=since,
+            up_to=up_to,
+            replayed=replayed,
+            batch=batch,
+        )
+
+    def get_event(self, id: str) -> Recorded:
+        """Return one event; raises UnknownEvent."""
+        from ..history.events import get_event
+
+        return get_event(self.ledger, id)
+
+    def reconstruct(
+        self, agent_id: str, state: type[State], *, up_to: Moment = None, snapshot_every: int = 500
+    ) -> State:
+        """Fold a history into a state: `state()`, then `.apply(event)` for each event.
+
+        Arguments:
+            agent_id: whose history (see get_events).
+            state: a class; apply() returns the next state, or None when it has changed itself. The states of pydantic
+                models are kept as snapshots, from which the next reconstruction starts.
+            up_to: the last moment that counts: an aware datetime or a sequence number.
+            snapshot_every: events between two snapshots.
+
+        """
+        from ..history.events import reconstruct
+
+        return reconstruct(self.ledger, agent_id, state, up_to=up_to, snapshot_every=snapshot_every)
+
+    def trace(self, id: str) -> Trace:
+        """Return what an event caused, or everything of a correlation, as a tree; raises UnknownEvent."""
+        from ..history.trace import trace
+
+        return trace(self.ledger, id)
+
+    def settle(self, event: Event | str, timeout: float = 30.0) -> Trace:
+        """Wait until everything that an event has caused is done, in whichever process, and return its trace.
+
+        Arguments:
+            timeout: seconds.
+
+        Raises SettleTimeout that lists what is still open, or UnknownEvent.
+
+        """
+        from ..history.trace import settle
+
+        return settle(self.ledger, event if isinstance(event, str) else event.id, timeout)
+
+    @property
+    def dead_letters(self) -> DeadLetters:
+        """The deliveries that failed for good: list, show, requeue, drop, count."""
+        if self._dead_letters is None:
+            from ..operations.dead_letters import DeadLetters
+
+            self._dead_letters = DeadLetters(self)  # type: ignore[arg-type]  # a part of Pipeline
+        return self._dead_letters
+
+    def replay(self, **options: Any) -> Replayed:
+        """Deliver events of the past once more, to one agent or to a function; see pipeline.replay.replay."""
+        from ..operations.replay import replay
+
+        return replay(self, **options)  # type: ignore[arg-type]  # a part of Pipeline
+
+    def unrouted(self, **options: Any) -> list[Recorded]:
+        """Return events that no agent listens to, newest first; see pipeline.replay.unrouted."""
+        from ..operations.replay import unrouted
+
+        return unrouted(self.ledger, **options)
+
+    def replay_unrouted(self, **options: Any) -> int:
+        """Deliver unrouted events to the agents that now listen to them, and return how many deliveries that are."""
+        from ..operations.replay import replay_unrouted
+
+        return replay_unrouted(self, **options)  # type: ignore[arg-type]  # a part of Pipeline
+
+    def prune(
+        self, *, older_than: timedelta | None = None, keep: int | None = None, archive: Path | None = None, **more: Any
+    ) -> Pruned:
+        """Delete events that are settled, after writing them to an archive.
+
+        Arguments:
+            older_than: their least age.
+            keep: the number of the newest events that stay.
+            archive: a JSON Lines file that must not exist; `.gz` is compressed. None keeps nothing.
+
+        """
+        from ..operations.retention import prune
+
+        return prune(self.ledger, older_than=older_than, keep=keep, archive=archive, **more)
+
+    def restore(self, archive: Path, **more: Any) -> Restored:
+        """Bring back what prune() has written to an archive; nobody receives it again."""
+        from ..operations.retention import restore
+
+        return restore(self.ledger, archive, **more)
+
+    # -- projections
+
+    @property
+    def has_projections(self) -> bool:
+        """Whether any read model was declared."""
+        return self._projections is not None
+
+    @property
+    def projections(self) -> Projections:
+        """The read models, by name."""
+        if self._projections is None:
+            from ..history.projections import Projections
+
+            self._projections = Projections()
+        return self._projections
+
+    def projection(
+        self, *, on: str | type[Payload] | Iterable[str | type[Payload]], name: str | None = None
+    ) -> Callable[[Callable[[Event, Any], None]], Projection]:
+        """Keep a read model up to date with the decorated `function(event, session)`; workers call it in order.
+
+        Arguments:
+            on: topic patterns or Payload classes.
+            name: the projection's name; default the function's.
+
+        """
+        from ..history.projections import Projection
+
+        def decorate(function: Callable[[Event, Any], None]) -> Projection:
+            projection = Projection(name or function.__name__, on, function)
+            self.projections.add(projection)
+            return projection
+
+        return decorate
+
+    def rebuild(self, name: str, progress: Callable[[int, int], None] | None = None) -> int:
+        """Empty a read model with its reset function and fill it anew; return the number of events passed."""
+        from ..history.projections import rebuild
+
+        return rebuild(self.ledger, self.projections[name], progress)

@@ -1,0 +1,157 @@
+"""Celery's result backend in one SQLite file, `sqlite:///FILE`: chords end at once, a repeated member counts once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from time import time
+from typing import Any
+
+from celery import states
+from celery.backends.base import KeyValueStoreBackend
+from celery.canvas import maybe_signature
+from celery.exceptions import ChordError
+from celery.utils.log import get_logger
+
+from .file import Database
+from .transport import parse_url
+
+logger = get_logger(__name__)
+
+FORMAT = 1
+#: Expired rows are deleted once in so many writes.
+CLEAN_EVERY = 500
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS results (key TEXT PRIMARY KEY, value BLOB NOT NULL, expires REAL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS chords (id TEXT PRIMARY KEY, size INTEGER, done INTEGER NOT NULL DEFAULT 0, expires REAL)
+    WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS members (
+    chord TEXT, task TEXT, position INTEGER, state TEXT NOT NULL, result BLOB NOT NULL, PRIMARY KEY (chord, task))
+    WITHOUT ROWID;
+"""
+
+
+class ResultBackend(KeyValueStoreBackend):  # type: ignore[misc]  # celery's classes are untyped
+    """Results and chords of one machine."""
+
+    persistent = True
+    supports_autoexpire = True
+    supports_native_join = True
+
+    @staticmethod
+    def key_t(key: Any) -> str:
+        """Return a key as text."""
+        return key.decode() if isinstance(key, bytes) else str(key)
+
+    def __init__(self, app: Any, url: str = "", **kwargs: Any) -> None:
+        """Take the address; the file is opened on first use in each process."""
+        super().__init__(app, url=url, **kwargs)
+        self.url = url
+        self._path, _ = parse_url(url)
+        self._database: Database | None = None
+        self._writes = 0
+
+    def __reduce__(self, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+        """Let Celery send the backend to another process: by its address."""
+        return super().__reduce__(args, {**(kwargs or {}), "url": self.url})
+
+    def as_uri(self, include_password: bool = True) -> str:
+        """Return the address; it holds no secrets."""
+        return self.url
+
+    @property
+    def database(self) -> Database:
+        """The open file of this process."""
+        if self._database is None:
+            self._database = Database(self._path, _SCHEMA, FORMAT)
+        return self._database
+
+    # -- results
+
+    def get(self, key: str) -> bytes | None:
+        """Return the value, or None when it is missing or expired."""
+        return self.mget([key])[0]
+
+    def mget(self, keys: Iterable[str]) -> list[bytes | None]:
+        """Return the values in the order of `keys`."""
+        query = "SELECT value FROM results WHERE key=? AND (expires IS NULL OR expires>?)"
+        rows = [self.database.read(query, (self.key_t(key), time())) for key in keys]
+        return [found[0][0] if found else None for found in rows]
+
+    def set(self, key: str, value: Any) -> None:
+        """Keep a value for `result_expires` seconds."""
+        value = value.encode() if isinstance(value, str) else value
+        with self.database.transaction() as db:
+            db.execute("INSERT OR REPLACE INTO results VALUES (?, ?, ?)", (self.key_t(key), value, self._deadline()))
+            self._clean_now_and_then(db)
+
+    def delete(self, key: str) -> None:
+        """Forget a value."""
+        with self.database.transaction() as db:
+            db.execute("DELETE FROM results WHERE key=?", (self.key_t(key),))
+
+    def expire(self, key: str, value: float) -> None:
+        """Let a value expire in `value` seconds."""
+        with self.database.transaction() as db:
+            db.execute("UPDATE results SET expires=? WHERE key=?", (time() + value if value else None, self.key_t(key)))
+
+    def _deadline(self) -> float | None:
+        return time() + self.expires if self.expires else None
+
+    def _clean_now_and_then(self, db: Any) -> None:
+        self._writes += 1
+        if self._writes % CLEAN_EVERY == 1:
+            db.execute("DELETE FROM results WHERE expires<?", (time(),))
+            db.execute("DELETE FROM chords WHERE expires<?", (time(),))
+            db.execute("DELETE FROM members WHERE chord NOT IN (SELECT id FROM chords)")
+
+    # -- chords
+
+    def set_chord_size(self, group_id: str, chord_size: int) -> None:
+        """Note how many members a chord waits for; sending the same chord again changes nothing."""
+        with self.database.transaction() as db:
+            db.execute("INSERT OR IGNORE INTO chords VALUES (?, ?, 0, ?)", (group_id, chord_size, self._deadline()))
+
+    def apply_chord(self, header_result_args: tuple[Any, ...], body: Any, **kwargs: Any) -> None:
+        """Start a chord: nothing to do, its members report by themselves."""
+
+    def on_chord_part_return(self, request: Any, state: str, result: Any, **kwargs: Any) -> None:
+        """Count a finished member; the last one starts the chord's body, or its errbacks when a member failed."""
+        if not request.group or not request.id:
+            return
+        encoded = self.encode(self.encode_result(result, state))
+        if self._is_last(request, state, encoded):
+            self._finish(request.group, maybe_signature(request.chord, app=self.app))
+            # Marked after the body was sent: a crash between the two lets the redelivered member send it again.
+            with self.database.transaction() as db:
+                db.execute("UPDATE chords SET done=1 WHERE id=?", (request.group,))
+
+    def _is_last(self, request: Any, state: str, encoded: Any) -> bool:
+        """Keep the member's result and say whether it completes the chord; the file's write lock decides races."""
+        encoded = encoded.encode() if isinstance(encoded, str) else encoded
+        group = request.group
+        with self.database.transaction() as db:
+            db.execute(
+                "INSERT OR REPLACE INTO members VALUES (?, ?, ?, ?, ?)",
+                (group, request.id, request.group_index, state, encoded),
+            )
+            row = db.execute("SELECT size, done FROM chords WHERE id=?", (group,)).fetchone()
+            size, done = row or (request.chord.get("chord_size"), 0)
+            count = db.execute("SELECT count(*) FROM members WHERE chord=?", (group,)).fetchone()[0]
+        return not done and size is not None and count >= size
+
+    def _finish(self, group: str, body: Any) -> None:
+        query = "SELECT task, state, result FROM members WHERE chord=? ORDER BY position"
+        results = []
+        for task, state, encoded in self.database.read(query, (group,)):
+            result = self.decode(encoded)
+            if state in states.PROPAGATE_STATES:
+                error = ChordError(f"Dependency {task} raised {self.exception_to_python(result)!r}")
+                self.chord_error_from_stack(body, error)
+                return
+            results.append(result)
+        try:
+            body.delay(results)
+        except Exception as exc:
+            logger.exception("chord %s: its body could not be sent", group)
+            self.chord_error_from_stack(body, ChordError(f"Callback error: {exc!r}"))

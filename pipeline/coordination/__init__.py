@@ -1,0 +1,1 @@
+"""Coordination: chords and joins that end in events, and schedules."""

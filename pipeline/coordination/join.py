@@ -1,0 +1,68 @@
+"""Joins: several agents work on one event, and one event follows when all of them are done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from celery import chord, group
+
+from ..agents.agent import Agent
+from ..agents.context import Context
+from ..core.errors import InvalidAgent
+from ..core.event import Event, Payload
+from ..core.ids import caused_id, delivery_id, derived_id
+from ..core.topics import check_type
+from .chords import EMIT, EMIT_FAILED
+
+if TYPE_CHECKING:
+    from ..app.app import Pipeline
+
+
+def starter(
+    pipeline: Pipeline, name: str, agents: Iterable[Agent], emits: str | type[Payload], fails: str | None
+) -> Callable[[Event, Context], None]:
+    """Return the handler of the agent that starts a join: it sends the members as a chord.
+
+    Arguments:
+        emits: the type of the event that follows, with data `{"original": ..., "results": {agent: result}}`.
+        fails: the type of the event that follows when a member is dead; default `emits` with its last word `failed`.
+
+    Raises InvalidAgent or InvalidEvent when the declaration is wrong.
+
+    """
+    members = _members(name, agents)
+    done = check_type(emits if isinstance(emits, str) else emits.event_type)
+    failed = check_type(fails or ".".join([*done.split(".")[:-1], "failed"]))
+    names = [agent.name for agent in members]
+
+    def start(event: Event, ctx: Context) -> None:
+        cause = event.__json__()
+        tasks = pipeline.celery.tasks
+        known = {"join": ctx.delivery_id} if ctx.has_ledger else {}
+        body = tasks[EMIT].s(event_type=done, cause=cause, names=names, **known)
+        body.link_error(tasks[EMIT_FAILED].s(event_type=failed, cause=cause, **known))
+        ctx.start_join(name)
+        # All ids follow from the event's: a join that is started twice is still one join.
+        header = group(
+            [agent.s(event).set(task_id=delivery_id(event.id, agent.name)) for agent in members],
+            app=pipeline.celery,
+            task_id=derived_id(ctx.delivery_id, "members"),
+        )
+        chord(header, body, app=pipeline.celery).apply_async(task_id=caused_id(ctx.delivery_id, 0))
+
+    return start
+
+
+def _members(name: str, agents: Iterable[Agent]) -> list[Agent]:
+    members = list(agents)
+    for agent in members:
+        if not isinstance(agent, Agent):
+            raise InvalidAgent(f"join {name!r}: {agent!r} is not an agent; decorate it with @app.agent() first")
+    if len({agent.name for agent in members}) != len(members):
+        raise InvalidAgent(f"join {name!r}: an agent is named twice")
+    if len(members) < 2:
+        raise InvalidAgent(
+            f"join {name!r} has {len(members)} agent(s); one agent needs no join, subscribe it with on=..."
+        )
+    return members

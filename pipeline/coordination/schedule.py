@@ -1,0 +1,82 @@
+"""Scheduled events: beat publishes them itself, under an id that follows from the schedule and its due time."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from uuid import UUID, uuid5
+
+from celery import Task
+from celery.schedules import BaseSchedule, crontab, schedule
+
+from ..core.errors import InvalidAgent
+from ..core.event import Event, new_event
+
+if TYPE_CHECKING:
+    from ..app.app import Pipeline
+
+SCHEDULED = "pipeline.publish_scheduled"
+#: Seconds: a century. More is a mistake, and neither is infinity an interval.
+MAX_INTERVAL = 100 * 366 * 86400
+SCHEDULE_IDS = uuid5(UUID(int=0), "pipeline/schedules")
+
+
+class PublishScheduled(Task):  # type: ignore[misc]  # celery's classes are untyped
+    """The task of a scheduled event: instead of being sent to a worker, it publishes where it is called, in beat.
+
+    That works with any scheduler that calls `apply_async`, such as the one of django-celery-beat.
+    """
+
+    name = SCHEDULED
+    ignore_result = True
+
+    pipeline: Pipeline
+
+    def run(self, name: str) -> str:
+        """Publish what schedule `name` says is due now, and return the event's id."""
+        event = due_event(self.pipeline, name, self.app.now())
+        self.pipeline.publish_events([event])
+        return event.id
+
+    def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> None:
+        """Publish; raises BrokerUnavailable, which beat logs before it goes on with the next entry."""
+        self.run(*(args or ()), **(kwargs or {}))
+
+
+def due_event(pipeline: Pipeline, name: str, now: datetime) -> Event:
+    """Return the event that schedule `name` is due to publish at `now`; two beats get the same one."""
+    if name not in pipeline.schedules:
+        raise InvalidAgent(f"no schedule is called {name!r}; declare it with app.schedule({name!r}, ...)")
+    when, what, data = pipeline.schedules[name]
+    due = due_time(when, now)
+    event = new_event(what, data, source=f"{pipeline.source}/schedule/{name}", id=scheduled_id(name, due))
+    return event.evolve(time=due)
+
+
+def as_schedule(name: str, when: Any) -> BaseSchedule:
+    """Return Celery's schedule for a crontab, a timedelta or a number of seconds."""
+    if isinstance(when, BaseSchedule):
+        return when
+    if isinstance(when, (int, float)) and not isinstance(when, bool) and 1 <= when < MAX_INTERVAL:
+        when = timedelta(seconds=when)
+    if not isinstance(when, timedelta) or when.total_seconds() < 1:
+        raise InvalidAgent(f"schedule {name!r}: {when!r} is neither a crontab(...) nor an interval of 1 second or more")
+    return schedule(when)
+
+
+def due_time(when: BaseSchedule, now: datetime) -> datetime:
+    """Return the due time that `now` belongs to: a crontab's minute, or a multiple of the interval since 1970.
+
+    Two beats that fire for the same occasion compute the same time, whenever each of them was started.
+    """
+    now = now.astimezone(UTC)
+    if isinstance(when, crontab):
+        return now.replace(second=0, microsecond=0)
+    interval = max(1, int(when.run_every.total_seconds())) if isinstance(when, schedule) else 1
+    seconds = int(now.timestamp())
+    return datetime.fromtimestamp(seconds - seconds % interval, UTC)
+
+
+def scheduled_id(name: str, due: datetime) -> str:
+    """Return the id of the event that schedule `name` publishes for the due time."""
+    return str(uuid5(SCHEDULE_IDS, f"{name}@{due.isoformat()}"))

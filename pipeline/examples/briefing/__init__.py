@@ -1,0 +1,1 @@
+"""The briefing: questions are answered by several researchers, and by e-mail."""

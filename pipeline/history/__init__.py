@@ -1,0 +1,1 @@
+"""History: reading the log, states, traces, read models."""

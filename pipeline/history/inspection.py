@@ -1,0 +1,94 @@
+"""What operators look at in a ledger: the deliveries of an event, and what is due later."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import orjson
+from sqlalchemy import Row, select
+
+from ..ledger.database.rows import moment
+from ..ledger.database.tables import deliveries, events, timers
+from ..ledger.ledger import Ledger
+
+
+class Delivered(NamedTuple):
+    """One delivery of an event, as it stands.
+
+    Attributes:
+        agent: empty where no agent listens to the event.
+        emitted: how many events it emitted.
+        due: when a waiting or retrying delivery is to be in its queue.
+        replay: the replay that it belongs to.
+
+    """
+
+    id: str
+    agent: str
+    outcome: str
+    attempts: int
+    emitted: int
+    started: datetime | None
+    ended: datetime | None
+    due: datetime | None
+    worker: str | None
+    error: str | None
+    replay: str | None
+
+
+class Timer(NamedTuple):
+    """One thing that is due later: an event to be published, or a delivery to be tried again.
+
+    Attributes:
+        kind: "publish" or "retry".
+        id: the event's id, or the delivery's.
+        type: the event's type; empty when the ledger no longer has the event of a retry.
+        agent: whose delivery is tried again.
+
+    """
+
+    kind: str
+    due: datetime
+    id: str
+    type: str
+    agent: str | None
+    correlation: str
+
+
+def deliveries_of(ledger: Ledger, event_id: str) -> list[Delivered]:
+    """Return the deliveries of an event, the first first."""
+    columns = [deliveries.c[name] for name in Delivered._fields]
+    query = select(*columns).where(deliveries.c.event_id == event_id)
+    with ledger.store.reading() as connection:
+        rows = connection.execute(query.order_by(deliveries.c.started, deliveries.c.agent, deliveries.c.id)).all()
+    return [_delivered(row) for row in rows]
+
+
+def _delivered(row: Row[Any]) -> Delivered:
+    found: dict[str, Any] = dict(row._mapping)
+    times = {name: None if found[name] is None else moment(found[name]) for name in ("started", "ended", "due")}
+    return Delivered(**{**found, **times})
+
+
+def upcoming(ledger: Ledger, *, limit: int = 100) -> list[Timer]:
+    """Return what is due later, the next first.
+
+    Arguments:
+        limit: how many to return at most.
+
+    """
+    query = (
+        select(timers, deliveries.c.agent, events.c.type)
+        .outerjoin(deliveries, deliveries.c.id == timers.c.id)
+        .outerjoin(events, events.c.id == deliveries.c.event_id)
+        .order_by(timers.c.due, timers.c.id)
+        .limit(max(limit, 0))
+    )
+    with ledger.store.reading() as connection:
+        return [_timer(row) for row in connection.execute(query)]
+
+
+def _timer(row: Row[Any]) -> Timer:
+    type = orjson.loads(row.body)["type"] if row.body else row.type or ""
+    return Timer(row.kind, moment(row.due), row.id, type, row.agent, row.correlation)

@@ -1,0 +1,96 @@
+"""The schema's version: checked when a ledger is opened, brought up to date by one command."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sqlalchemy import Connection, func, inspect, select, text
+
+from ...core.errors import LedgerError
+from ...core.ids import new_id
+from ..database import tables
+
+if TYPE_CHECKING:
+    from .database import Store
+
+#: The newest migration in migrations/versions.
+HEAD = "0001"
+VERSION_TABLE = "pipeline_version"
+#: A number of our own: on PostgreSQL only one process migrates at a time.
+_LOCK = 7_316_200_101
+
+
+def prepare(store: Store) -> None:
+    """Refuse a schema that this code does not know; create the tables of an empty SQLite file.
+
+    Raises LedgerError that says what to do.
+    """
+    with store.reader.begin() as connection:  # the caller may hold the write lock with a connection of his own
+        found = version(connection)
+    if found is None and store.is_sqlite:
+        with store.engine.begin() as connection:
+            _upgrade(connection)  # does nothing where another process has been faster
+    elif found != HEAD:
+        raise LedgerError(_mismatch(store, found))
+
+
+def _mismatch(store: Store, found: str | None) -> str:
+    if found is None:
+        return f"the ledger {store} has no tables yet: run `pipeline ledger upgrade`"
+    if found > HEAD:
+        return (
+            f"the ledger {store} has schema {found}, newer than {HEAD}, which this version of pipeline knows: "
+            "upgrade pipeline; the ledger was left as it is"
+        )
+    return f"the ledger {store} has schema {found}, older than {HEAD}: run `pipeline ledger upgrade`"
+
+
+def version(connection: Connection) -> str | None:
+    """Return the schema's version, or None when there are no tables."""
+    if not inspect(connection).has_table(VERSION_TABLE):
+        return None
+    return connection.execute(text(f"SELECT max(version_num) FROM {VERSION_TABLE}")).scalar()
+
+
+def upgrade(store: Store) -> tuple[str | None, str]:
+    """Apply all missing migrations in one transaction; return the version before and after.
+
+    Raises LedgerError when the schema is newer than this code.
+    """
+    with store.errors(), store.engine.begin() as connection:
+        found = version(connection)
+        if found is not None and found > HEAD:
+            raise LedgerError(_mismatch(store, found))
+        _upgrade(connection)
+        return found, HEAD
+
+
+@contextmanager
+def _quiet(logger: logging.Logger) -> Iterator[None]:
+    """Keep a worker's log free of Alembic's steps."""
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _upgrade(connection: Connection) -> None:
+    if connection.dialect.name == "postgresql":
+        connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
+    with _quiet(logging.getLogger("alembic")):  # importing it is a step that it reports, too
+        from alembic import command
+        from alembic.config import Config
+
+        config = Config()
+        config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+    known = connection.execute(select(tables.meta.c.value).where(tables.meta.c.name == "id")).scalar()
+    if known is None:
+        connection.execute(tables.meta.insert().values(name="id", value=new_id()))

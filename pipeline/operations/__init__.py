@@ -1,0 +1,1 @@
+"""Operations: dead letters, replay, unrouted events, retention, the doctor."""

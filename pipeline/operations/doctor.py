@@ -1,0 +1,333 @@
+"""The doctor: checks settings, broker, results, agents and workers, and says how to mend what is wrong."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import re
+import sqlite3
+import tomllib
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Literal
+
+from celery.utils.imports import symbol_by_name
+
+from ..brokers.embedded.store import Store
+from ..brokers.embedded.transport import parse_url
+from ..core.errors import ConfigError, EmbeddedBrokerError, PipelineError
+from ..delivery.consumer import AgentConsumer
+from ..settings import PREFIX, Settings, config_file
+
+if TYPE_CHECKING:
+    from ..app.app import Pipeline
+
+#: Seconds that the broker gets to answer, and that workers get to say that they are there.
+BROKER_TIMEOUT, WORKER_TIMEOUT = 5.0, 1.0
+OLDEST = {"celery": (5, 7), "kombu": (5, 7)}
+OLDEST_SQLITE = (3, 35)
+#: Pools that cannot interrupt a task that takes too long.
+POOLS_WITHOUT_LIMITS = ("threads", "solo", "gevent", "eventlet")
+NEEDS_REDIS = ("redis", "rediss", "sentinel")
+EMBEDDED = ("sqlite", "memory")
+
+_PASSWORD = re.compile(r"(\w://[^\s/@:]*):[^\s/]*@")
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at: what it is, how it is, and how to mend it."""
+
+    name: str
+    status: Literal["ok", "warn", "fail"]
+    detail: str
+    mend: str = ""
+
+    def as_data(self) -> dict[str, str]:
+        """Return the check as JSON data."""
+        return asdict(self)
+
+
+def ok(name: str, detail: str) -> Check:
+    """Return that something is as it should be."""
+    return Check(name, "ok", without_passwords(detail))
+
+
+def warn(name: str, detail: str, mend: str) -> Check:
+    """Return that something works, but may surprise."""
+    return Check(name, "warn", without_passwords(detail), mend)
+
+
+def fail(name: str, detail: str, mend: str) -> Check:
+    """Return that something does not work."""
+    return Check(name, "fail", without_passwords(detail), mend)
+
+
+def without_passwords(text: str) -> str:
+    """Return the text with the passwords of all URLs in it hidden."""
+    return _PASSWORD.sub(r"\1:**@", text)
+
+
+def examine(app: Pipeline, *, options: tuple[str, ...] = ()) -> Iterator[Check]:
+    """Look at everything, one check after the other; nothing is changed but that exchanges are declared.
+
+    Arguments:
+        options: settings that were given on the command line.
+
+    """
+    yield from versions()
+    yield from settings(app, options)
+    broker = _guarded("broker", lambda: broker_check(app), "see the message")
+    yield broker
+    if _scheme(_broker_url(app)) == "sqlite" and broker.status == "ok":
+        yield _guarded("broker file", lambda: broker_file(app), "stop the workers, move the file away and start again")
+    yield _guarded("results", lambda: results(app), "correct PIPELINE_RESULT_BACKEND, or start the server it names")
+    yield from shared_results(app)
+    yield _guarded("ledger", lambda: ledger(app), "do what the message says, or set PIPELINE_LEDGER_URL")
+    yield from shared_ledger(app)
+    modules = agent_modules(app)
+    yield modules
+    yield consumer(app)
+    running = workers(app) if broker.status == "ok" else {}
+    yield from time_limits(app, running)
+    if broker.status == "ok":
+        yield _workers_check(running)
+
+
+def _guarded(name: str, look: Callable[[], Check], mend: str) -> Check:
+    try:
+        return look()
+    except Exception as exc:  # whatever a driver raises is what the user has to know
+        return fail(name, f"{type(exc).__name__}: {exc}", mend)
+
+
+# -- what is installed
+
+
+def versions() -> Iterator[Check]:
+    """Check the versions of Python, Celery, Kombu and SQLite."""
+    yield ok("python", f"{platform.python_version()} on {platform.system()}")
+    for package, oldest in OLDEST.items():
+        found = version(package)
+        if tuple(int(part) for part in re.findall(r"\d+", found)[:2]) >= oldest:
+            yield ok(package, found)
+        else:
+            wanted = ".".join(map(str, oldest))
+            yield fail(package, f"{found} is too old", f"pip install --upgrade '{package}>={wanted}'")
+    yield sqlite_check()
+
+
+def sqlite_check() -> Check:
+    """Check that SQLite is new enough for the embedded broker, and can search text for the briefing example."""
+    found = sqlite3.sqlite_version
+    if sqlite3.sqlite_version_info[:2] < OLDEST_SQLITE:
+        wanted = ".".join(map(str, OLDEST_SQLITE))
+        return fail("sqlite", f"{found} is too old", f"the embedded broker needs {wanted}: use a newer Python build")
+    with closing(sqlite3.connect(":memory:")) as db:
+        try:
+            db.execute("CREATE VIRTUAL TABLE t USING fts5(c)")
+        except sqlite3.OperationalError:
+            mend = "only the briefing example needs it: use a Python build with it to run the demo"
+            return warn("sqlite", f"{found} without full-text search (FTS5)", mend)
+    return ok("sqlite", f"{found} with full-text search (FTS5)")
+
+
+# -- settings
+
+
+def settings(app: Pipeline, options: tuple[str, ...]) -> Iterator[Check]:
+    """Say which settings file is read, and for each setting its value and where that comes from."""
+    path = config_file()
+    yield ok("settings file", str(path.absolute()) if path else "none")
+    in_file = tomllib.loads(path.read_text(encoding="utf-8")) if path else {}
+    without_arguments = Settings.load()
+    for name in Settings.model_fields:
+        value = getattr(app.settings, name)
+        variable = PREFIX + name.upper()
+        if value != getattr(without_arguments, name):
+            origin = "argument of Pipeline()"
+        elif name in options:
+            origin = f"--{name.replace('_', '-')}"
+        elif variable in os.environ:
+            origin = f"environment {variable}"
+        else:
+            origin = f"file {path}" if name in in_file else "default"
+        shown = list(value) if isinstance(value, tuple) else value
+        yield ok(f"setting {name}", f"{str(shown) or '(empty)'}  [{origin}]")
+
+
+# -- broker and results
+
+
+def _broker_url(app: Pipeline) -> str:
+    conf = app.celery.conf
+    return str(conf.broker_write_url or conf.broker_url or "")
+
+
+def _scheme(url: str) -> str:
+    return url.partition("://")[0].partition("+")[0]
+
+
+def broker_check(app: Pipeline) -> Check:
+    """Connect as publishing does, which declares the exchanges and publishes nothing."""
+    start = monotonic()
+    if _scheme(_broker_url(app)) in NEEDS_REDIS and not _is_installed("redis"):
+        return fail("broker", "the redis package is not installed", "pip install 'pipeline[redis]'")
+    url = app.celery.connection_for_write().as_uri()
+    try:
+        app.publisher._connect(start + BROKER_TIMEOUT).close()
+    except Exception as exc:
+        mend = "start the broker, or set PIPELINE_BROKER_URL; leave it empty for the embedded broker"
+        if isinstance(exc, EmbeddedBrokerError):
+            mend = "do what the message says, or set PIPELINE_DIRECTORY to another place"
+        return fail("broker", f"{url} does not answer: {type(exc).__name__}: {exc}", mend)
+    return ok("broker", f"{url} answered in {(monotonic() - start) * 1000:.0f} ms")
+
+
+def _is_installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
+
+
+def broker_file(app: Pipeline) -> Check:
+    """Let SQLite look for damage in the embedded broker's file."""
+    path, options = parse_url(_broker_url(app))
+    with closing(Store(path, **options)) as store:
+        return _file_check("broker file", path, store._database.read("PRAGMA quick_check"))
+
+
+def _file_check(name: str, path: Path, found: list[tuple[Any, ...]]) -> Check:
+    problems = [row[0] for row in found if row[0] != "ok"]
+    if problems:
+        mend = "stop the workers, move the file away and start again"
+        return fail(name, f"{path} is damaged: {problems[0]}", mend)
+    return ok(name, f"{path} is sound ({path.stat().st_size:,} bytes)")
+
+
+def results(app: Pipeline) -> Check:
+    """Read from the result backend, where joins and chords keep what their members return."""
+    backend = app.celery.backend
+    url = app.celery.conf.result_backend
+    if type(backend).__name__ == "DisabledBackend":
+        mend = "set PIPELINE_RESULT_BACKEND, or result_backend of your Celery app"
+        return fail("results", "no result backend: joins and chords cannot end", mend)
+    if hasattr(backend, "database"):
+        path, _ = parse_url(backend.url)
+        return _file_check("results", path, backend.database.read("PRAGMA quick_check"))
+    if _scheme(str(url)) == "rpc":
+        return fail("results", "rpc:// cannot collect a chord", "use redis://, a database or the embedded backend")
+    backend.get_task_meta("pipeline-doctor", cache=False)
+    return ok("results", f"{backend.as_uri(include_password=False)} answers")
+
+
+def shared_results(app: Pipeline) -> Iterator[Check]:
+    """Warn when several machines may share the broker, but not the results."""
+    broker, backend = _scheme(_broker_url(app)), _scheme(str(app.celery.conf.result_backend or ""))
+    if broker not in EMBEDDED and backend in EMBEDDED:
+        yield warn(
+            "joins",
+            "the broker may serve many machines, but results lie in a file on this one: a join ends only when all "
+            "of its members run here",
+            "set PIPELINE_RESULT_BACKEND to a server that all workers reach, such as redis://HOST/1",
+        )
+
+
+# -- ledger
+
+
+def ledger(app: Pipeline) -> Check:
+    """Open the ledger and count what lies in it."""
+    if not app.has_ledger:
+        from ..workers.sweeper import OFF
+
+        return warn("ledger", OFF, "unset PIPELINE_LEDGER_URL for a file on this machine, or name a database")
+    from ..ledger.status import status
+
+    found = status(app.ledger)
+    return ok("ledger", f"{app.ledger}: {found}")
+
+
+def shared_ledger(app: Pipeline) -> Iterator[Check]:
+    """Warn when several machines may share the broker, but not the ledger."""
+    broker, where = _scheme(_broker_url(app)), _scheme(app.settings.effective_ledger_url)
+    if broker not in EMBEDDED and where == "sqlite":
+        yield warn(
+            "ledger",
+            "the broker may serve many machines, but the ledger lies in a file on this one: another machine's workers "
+            "would not know what was delivered here",
+            "set PIPELINE_LEDGER_URL to a PostgreSQL database that all of them reach: postgresql://USER@HOST/NAME",
+        )
+
+
+# -- agents and workers
+
+
+def agent_modules(app: Pipeline) -> Check:
+    """Import the modules that declare agents, as a worker does."""
+    try:
+        import_agents(app)
+    except ConfigError as exc:
+        return fail("agents", str(exc), "correct the module, or PIPELINE_AGENTS")
+    if not app.agents:
+        mend = "declare them with @app.agent(...), and name their modules in PIPELINE_AGENTS"
+        return warn("agents", "no agent is declared", mend)
+    return ok("agents", f"{len(app.agents)}: {', '.join(agent.name for agent in app.agents)}")
+
+
+def import_agents(app: Pipeline) -> None:
+    """Import the modules that declare agents; raise ConfigError that says where it goes wrong."""
+    try:
+        app.celery.loader.import_default_modules()
+    except PipelineError as exc:
+        raise ConfigError(str(exc)) from exc
+    except Exception as exc:
+        frame = traceback.extract_tb(exc.__traceback__)[-1]
+        where = "" if frame.filename.startswith("<") else f" ({frame.filename}:{frame.lineno})"
+        names = ", ".join(app.celery.conf.imports or ()) or "the agents' modules"
+        raise ConfigError(f"importing {names}: {type(exc).__name__}: {exc}{where}") from exc
+
+
+def consumer(app: Pipeline) -> Check:
+    """Check that workers of this app understand events."""
+    name = app.celery.conf.worker_consumer
+    mend = "remove worker_consumer from your Celery settings, or set it to a subclass of AgentConsumer"
+    try:
+        found = symbol_by_name(name)
+    except (ImportError, AttributeError) as exc:
+        return fail("consumer", f"worker_consumer = {name!r}: {exc}", mend)
+    if isinstance(found, type) and issubclass(found, AgentConsumer):
+        return ok("consumer", f"{found.__module__}:{found.__qualname__}")
+    return fail("consumer", f"worker_consumer = {name!r} does not take events", mend)
+
+
+def workers(app: Pipeline) -> dict[str, str]:
+    """Return the pool of each running worker by the worker's name."""
+    found = app.celery.control.inspect(timeout=WORKER_TIMEOUT).stats() or {}
+    return {name: str(stats["pool"].get("implementation", "?")) for name, stats in found.items()}
+
+
+def _workers_check(running: dict[str, str]) -> Check:
+    if running:
+        return ok("workers", ", ".join(sorted(running)))
+    return warn("workers", "none answers", "start one: celery -A pipeline worker")
+
+
+def time_limits(app: Pipeline, running: dict[str, str]) -> Iterator[Check]:
+    """Warn about sync agents whose time limit the worker's pool ignores."""
+    limited = [agent.name for agent in app.agents if agent.timeout and not agent.is_async]
+    modules = {"threads": "thread"}
+    weak = {name: pool for name in POOLS_WITHOUT_LIMITS for pool in [f".{modules.get(name, name)}:"]}
+    places = [worker for worker, pool in running.items() if any(part in pool for part in weak.values())]
+    if app.celery.conf.worker_pool in weak:
+        places.append(f"worker_pool = {app.celery.conf.worker_pool!r}")
+    if limited and places:
+        yield warn(
+            "time limits",
+            f"{', '.join(places)} cannot stop a sync handler: the timeout of {', '.join(limited)} has no effect there",
+            "use the prefork pool, or make the handler async",
+        )

@@ -1,0 +1,120 @@
+"""What a dead letter is, and how the ledger is asked for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Row, Select, and_, select
+
+from ..core.errors import InvalidSelection
+from ..core.event import Event
+from ..core.topics import check_pattern, matches
+from ..ledger.database.rows import SECOND, Outcome, micros, moment, now
+from ..ledger.database.tables import OPEN, deliveries, events
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """One delivery that its agent gave up.
+
+    Attributes:
+        id: the delivery's id.
+        event: the event as the agent got it.
+        attempts: how often the agent tried.
+        started, ended: when the last attempt began, and when the delivery was given up.
+        replay: the replay that it belongs to.
+        broadcast: whether what the agent emits is sent to others, which in a replay it is not.
+        edited: whether somebody has edited the event's data for this delivery.
+
+    """
+
+    id: str
+    event: Event
+    agent: str
+    error: str
+    traceback: str
+    attempts: int
+    started: datetime | None
+    ended: datetime
+    replay: str | None = None
+    broadcast: bool = True
+    edited: bool = False
+
+    @property
+    def age(self) -> timedelta:
+        """The time since it was given up."""
+        return datetime.now(UTC) - self.ended
+
+    @property
+    def cursor(self) -> str:
+        """Where it stands in the list: `list(after=...)` goes on behind it, even when it is no longer dead."""
+        return f"{self.ended.isoformat()}/{self.id}"
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which dead letters; what is None does not matter."""
+
+    agent: str | None = None
+    error: str | None = None
+    event_type: str | None = None
+    older_than: timedelta | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what is no topic pattern."""
+        if self.event_type is not None:
+            check_pattern(self.event_type)
+
+    def narrow(self, query: Select[Any]) -> Select[Any]:
+        """Add to a query what the database can check; the rest is for accepts()."""
+        if self.agent is not None:
+            query = query.where(deliveries.c.agent == self.agent)
+        if self.error is not None:
+            query = query.where(deliveries.c.error.icontains(self.error, autoescape=True))
+        if self.older_than is not None:
+            query = query.where(deliveries.c.ended < now() - round(self.older_than.total_seconds() * SECOND))
+        return query
+
+    def accepts(self, event_type: str) -> bool:
+        """Say whether the topic pattern matches, which the database cannot."""
+        return self.event_type is None or matches(self.event_type, event_type)
+
+
+# SQLite takes the partial index only when the query repeats the index's own condition.
+DEAD = and_(deliveries.c.outcome == Outcome.DEAD.value, OPEN)
+LETTERS: Select[Any] = (
+    select(deliveries, events.c.type, events.c.body.label("event_body"))
+    .join(events, events.c.id == deliveries.c.event_id)
+    .where(DEAD)
+)
+IDS: Select[Any] = select(deliveries.c.id, events.c.type).join(events, events.c.id == deliveries.c.event_id).where(DEAD)
+
+
+def letter_of(row: Row[Any]) -> DeadLetter:
+    """Return what a row of LETTERS stands for."""
+    return DeadLetter(
+        id=row.id,
+        event=Event.decode(row.body or row.event_body),
+        agent=row.agent,
+        error=row.error or "",
+        traceback=row.traceback or "",
+        attempts=row.attempts,
+        started=None if row.started is None else moment(row.started),
+        ended=moment(row.ended),
+        replay=row.replay,
+        broadcast=row.broadcast,
+        edited=row.body is not None,
+    )
+
+
+def place_of(cursor: str | None) -> tuple[int, str] | None:
+    """Return the time and the id that a cursor stands for; raise InvalidSelection when it is none."""
+    if cursor is None:
+        return None
+    when, _, id = cursor.partition("/")
+    try:
+        return micros(datetime.fromisoformat(when)), id
+    except ValueError:
+        raise InvalidSelection(f"after: {cursor!r} is not the cursor of a dead letter") from None

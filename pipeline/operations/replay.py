@@ -1,0 +1,355 @@
+"""Replay: events of the log once more, for one agent or one function; nobody else sees them again."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from functools import partial
+from itertools import islice
+from time import monotonic, sleep
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from sqlalchemy import Connection, Select, delete, literal_column, select
+
+from ..agents.agent import Agent
+from ..core.errors import BrokerUnavailable, InvalidAgent, InvalidSelection, LedgerUnavailable, nearest
+from ..core.event import Event, Payload
+from ..core.ids import delivery_id, new_id
+from ..core.topics import matches
+from ..history.events import Recorded, get_event, get_events, pattern_of, recorded
+from ..ledger.database.rows import Outcome, wants
+from ..ledger.database.tables import deliveries, events
+from ..ledger.ledger import Ledger, read_agents
+from ..ledger.log import COLUMNS
+
+if TYPE_CHECKING:
+    from ..app.app import Pipeline
+
+#: Events that are sent, read or written at once.
+BATCH = 200
+#: With a rate, seconds between two batches where one event at a time would be too slow.
+BREATH = 0.05
+_ID = re.compile(r"[\w.:-]{1,100}")
+
+
+class Replayed(NamedTuple):
+    """What a replay did.
+
+    Attributes:
+        id: the replay's own id; with it the same replay can be repeated, and does nothing twice.
+        number: events that were sent; in a dry run, that would be.
+        skipped: events that were chosen, and that the agent does not listen to.
+        seconds: how long it took.
+
+    """
+
+    id: str
+    number: int
+    skipped: int
+    seconds: float
+
+
+class ReplayInterrupted(KeyboardInterrupt):
+    """Somebody pressed Ctrl-C: the message says how far the replay came, and how to go on; so does `replayed`."""
+
+    def __init__(self, message: str, replayed: Replayed) -> None:
+        """Keep what was done until then."""
+        super().__init__(message)
+        self.replayed = replayed
+
+
+def replay(
+    app: Pipeline,
+    *,
+    to: str | Agent | Callable[[Event], Any] | None = None,
+    type: str | type[Payload] | None = None,
+    since: datetime | int | None = None,
+    up_to: datetime | int | None = None,
+    correlation: str | None = None,
+    agent_id: str | None = None,
+    ids: Iterable[str] | None = None,
+    all: bool = False,
+    rate: float | None = None,
+    broadcast: bool = False,
+    dry_run: bool = False,
+    progress: Callable[[int], None] | None = None,
+    id: str | None = None,
+) -> Replayed:
+    """Send events of the log to one agent's queue, or call a function with them, in the order of the log.
+
+    An agent gets those of the chosen events that it listens to; its handler sees `ctx.replay`. What it emits then is
+    recorded, and sent to nobody. What is appended to the log after the start is left out.
+
+    Arguments:
+        to: an agent's name or the agent; or a function, sync or async, that is called with each event in this process.
+        type, since, up_to, correlation, agent_id: which events, as in get_events().
+        ids: these events instead.
+        all: every event; the one choice that has to be made expressly.
+        rate: events per second, evenly paced; default as fast as it goes.
+        broadcast: send what the agent emits to everybody, as if it were emitted now.
+        dry_run: only count.
+        progress: called with the number of events sent so far, after each batch.
+        id: the id of an earlier replay, to go on with it: deliveries that the agent has done already are not run again.
+
+    Raises InvalidSelection, InvalidAgent (nobody knows the agent), UnknownEvent (one of `ids`), InvalidPattern; with a
+    summary in the message BrokerUnavailable, LedgerUnavailable and, for Ctrl-C, ReplayInterrupted.
+
+    """
+    filters = {"type": type, "since": since, "up_to": up_to, "correlation": correlation, "agent_id": agent_id}
+    if rate is not None and not (rate > 0 and math.isfinite(rate)):
+        raise InvalidSelection(f"rate={rate!r} is no number of events per second")
+    if id is not None and not _ID.fullmatch(id):
+        raise InvalidSelection(f"id={id!r} is not the id of a replay: letters, digits and _ . : - only, 100 at most")
+    found = id or new_id()
+    target = _target(app, to, {"replay": found, "broadcast": broadcast, "ledger": app.ledger.id})
+    chosen = _choose(app.ledger, ids, filters, all=all)
+    return _Run(found, target, rate, dry_run=dry_run, progress=progress).over(chosen)
+
+
+# -- where to
+
+
+class _ToAgent:
+    """An agent's queue."""
+
+    size = BATCH
+
+    def __init__(self, app: Pipeline, name: str, patterns: tuple[str, ...], marks: dict[str, Any]) -> None:
+        self._publisher = app.publisher
+        self._name = name
+        self._patterns = patterns
+        self._marks = marks
+        self.advice = f"; repeat it with id={marks['replay']!r} to go on, nothing is done twice then"
+
+    def wants(self, event: Event) -> bool:
+        return is_for(self._name, self._patterns, event)
+
+    def send(self, batch: Sequence[Event]) -> None:
+        self._publisher.deliver(self._name, [(event, self._marks) for event in batch])
+
+
+class _ToFunction:
+    """A function in this process."""
+
+    size = 1  # so that the summary is exact
+    advice = ""
+
+    def __init__(self, app: Pipeline, function: Callable[[Event], Any]) -> None:
+        self._app = app
+        self._function = function
+
+    def wants(self, event: Event) -> bool:
+        return True
+
+    def send(self, batch: Sequence[Event]) -> None:
+        for event in batch:
+            try:
+                result = self._function(event)
+                if inspect.iscoroutine(result):
+                    self._app.loop.run(result, None)
+            except Exception as exc:
+                exc.add_note(f"while {event.type} {event.id} was replayed")
+                raise
+
+
+def _target(
+    app: Pipeline, to: str | Agent | Callable[[Event], Any] | None, marks: dict[str, Any]
+) -> _ToAgent | _ToFunction:
+    name = to.name if isinstance(to, Agent) else to
+    if callable(name):
+        return _ToFunction(app, name)
+    if not isinstance(name, str) or not name:
+        raise InvalidSelection("to: say who gets the events: an agent's name, or a function; never everybody at once")
+    with app.ledger.store.reading() as connection:
+        known = {**read_agents(connection), **{agent.name: agent.patterns for agent in app.agents}}
+    if name not in known:
+        raise InvalidAgent(f"no agent is called {name!r}; {nearest(name, known)}")
+    if not known[name]:
+        raise InvalidSelection(f"to: agent {name!r} listens to no event; joins and canvases call it")
+    return _ToAgent(app, name, known[name], marks)
+
+
+def is_for(agent: str, patterns: Iterable[str], event: Event) -> bool:
+    """Say whether an event reaches an agent: targets name it or are none, and a pattern matches."""
+    return (not event.targets or agent in event.targets) and wants(patterns, event.type)
+
+
+# -- which
+
+
+def _choose(ledger: Ledger, ids: Iterable[str] | None, filters: Mapping[str, Any], *, all: bool) -> Iterator[Event]:
+    filtered = any(value is not None for value in filters.values())
+    if (ids is not None) + filtered + all != 1:
+        raise InvalidSelection(
+            "say which events: ids, or filters (type=, since=, up_to=, correlation=, agent_id=), or all=True"
+        )
+    if ids is None:
+        return (each.event for each in get_events(ledger, **filters))
+    wanted = [ids] if isinstance(ids, str) else dict.fromkeys(ids)
+    found = sorted((get_event(ledger, id) for id in wanted), key=lambda each: each.position)
+    return iter([each.event for each in found])
+
+
+# -- doing it
+
+
+class _Pace:
+    """Lets so many events through in a second, and never makes up for lost time in a rush."""
+
+    def __init__(self, rate: float | None) -> None:
+        self._interval = 1 / rate if rate else 0.0
+        self._next = monotonic()
+
+    def wait(self, number: int) -> None:
+        """Wait until `number` more events may go."""
+        early = self._next - monotonic()
+        if early > 0:
+            sleep(early)  # no more than the rate that was asked for
+        self._next = max(self._next, monotonic()) + number * self._interval
+
+
+class _Run:
+    """One replay on its way."""
+
+    def __init__(
+        self,
+        id: str,
+        target: _ToAgent | _ToFunction,
+        rate: float | None,
+        *,
+        dry_run: bool,
+        progress: Callable[[int], None] | None,
+    ) -> None:
+        self._id = id
+        self._target = target
+        self._rate = rate
+        self._dry = dry_run
+        self._progress = progress
+        self._begun = monotonic()
+        self._number = self._skipped = 0
+
+    def over(self, chosen: Iterator[Event]) -> Replayed:
+        """Send what the target wants of the chosen events."""
+        try:
+            self._send_all(chosen)
+        except KeyboardInterrupt:
+            raise ReplayInterrupted(self._summary, self._so_far) from None
+        except (BrokerUnavailable, LedgerUnavailable) as exc:
+            raise exc.__class__(f"{exc}; {self._summary}") from exc
+        return self._so_far
+
+    def _send_all(self, chosen: Iterator[Event]) -> None:
+        size = self._target.size
+        if self._rate:
+            size = max(1, min(size, int(self._rate * BREATH)))
+        pace = _Pace(None if self._dry else self._rate)
+        wanted = filter(self._is_wanted, chosen)
+        while batch := list(islice(wanted, size)):
+            pace.wait(len(batch))
+            if not self._dry:
+                self._target.send(batch)
+            self._number += len(batch)
+            if self._progress:
+                self._progress(self._number)
+
+    def _is_wanted(self, event: Event) -> bool:
+        wanted = self._target.wants(event)
+        self._skipped += not wanted
+        return wanted
+
+    @property
+    def _so_far(self) -> Replayed:
+        return Replayed(self._id, self._number, self._skipped, monotonic() - self._begun)
+
+    @property
+    def _summary(self) -> str:
+        return f"the replay {self._id} stopped after {self._number} events{self._target.advice}"
+
+
+# -- events that nobody listened to
+
+# As a literal: SQLite takes the partial index only for the index's own condition.
+_MARKED = deliveries.c.outcome == literal_column(f"'{Outcome.UNROUTED.value}'")
+_UNROUTED: Select[Any] = select(*COLUMNS).join(deliveries, deliveries.c.event_id == events.c.id).where(_MARKED)
+_other = deliveries.alias()
+_NOBODY_HAD_IT = (
+    ~select(_other.c.id).where(_other.c.event_id == events.c.id, _other.c.outcome != Outcome.UNROUTED.value).exists()
+)
+
+
+def unrouted(
+    ledger: Ledger, *, type: str | type[Payload] | None = None, limit: int = 100, after: int | None = None
+) -> list[Recorded]:
+    """Return the events that no agent listened to, and that nobody was given since; the newest first.
+
+    Arguments:
+        type: a topic pattern or a Payload class.
+        limit: how many to return at most.
+        after: the sequence number of the last one of the page before.
+
+    Raises InvalidPattern or InvalidSelection.
+
+    """
+    pattern = None if type is None else pattern_of(type)
+    query = _UNROUTED.where(_NOBODY_HAD_IT).order_by(events.c.seq.desc()).limit(BATCH)
+    found: list[Recorded] = []
+    while len(found) < limit:
+        with ledger.store.reading() as connection:
+            rows = connection.execute(query if after is None else query.where(events.c.seq < after)).all()
+        found += [recorded(row) for row in rows if pattern is None or matches(pattern, row.type)]
+        if len(rows) < BATCH:
+            break
+        after = rows[-1].seq
+    return found[: max(limit, 0)]
+
+
+def replay_unrouted(
+    app: Pipeline, *, type: str | type[Payload] | None = None, progress: Callable[[int], None] | None = None
+) -> int:
+    """Deliver the events that no agent listened to when they came to those agents that do now, as ordinary events.
+
+    Arguments:
+        type: a topic pattern or a Payload class; default all of them.
+        progress: called with the number of events so far, after each batch.
+
+    Returns the number of events; the workers' sweepers send them within a second. Raises InvalidPattern.
+
+    """
+    pattern = None if type is None else pattern_of(type)
+    query = _UNROUTED.order_by(events.c.seq).limit(BATCH)
+    number, place = 0, 0
+    while True:
+        with app.ledger.store.reading() as connection:
+            rows = connection.execute(query.where(events.c.seq > place)).all()
+        if not rows:
+            return number
+        place = rows[-1].seq
+        chosen = [recorded(row).event for row in rows if pattern is None or matches(pattern, row.type)]
+        number += app.ledger.store.run(partial(_route, ledger=app.ledger, chosen=chosen))
+        if progress:
+            progress(number)
+
+
+def _route(connection: Connection, ledger: Ledger, chosen: Sequence[Event]) -> int:
+    """Give events to the agents that listen to them now, and return how many had one."""
+    known = read_agents(connection)
+    agents = {event.id: [name for name, patterns in known.items() if is_for(name, patterns, event)] for event in chosen}
+    routed = [id for id, names in agents.items() if names]
+    if not routed:
+        return 0
+    marks = deliveries.c.event_id.in_(routed), _MARKED
+    # Who deletes the mark writes the deliveries: of two who do this at once, each event has one.
+    mine = list(connection.execute(delete(deliveries).where(*marks).returning(deliveries.c.event_id)).scalars())
+    rows = [_waiting(id, name) for id in mine for name in agents[id]]
+    if rows:
+        connection.execute(ledger.store.insert(deliveries).on_conflict_do_nothing(), rows)
+    return len(mine)
+
+
+def _waiting(event_id: str, agent: str) -> dict[str, Any]:
+    """Return the row of a delivery that the next sweep sends."""
+    row = {"id": delivery_id(event_id, agent), "event_id": event_id, "agent": agent}
+    return {**row, "outcome": Outcome.WAITING.value, "due": 0}

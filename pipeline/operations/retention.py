@@ -1,0 +1,312 @@
+"""Retention: old events leave the ledger, into an archive if wanted, and come back from there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import orjson
+from sqlalchemy import Connection, Select, Table, delete, select, text, tuple_
+
+from ..core.errors import InvalidSelection
+from ..ledger.database.rows import SECOND, Outcome, chunks, now, wants
+from ..ledger.database.tables import FINAL, agents, deliveries, events, joins, outbox
+from ..ledger.ledger import Ledger
+from ..ledger.reconcile import after
+from ..operations import archive as archives
+from .archive import ArchiveError, Entry
+
+#: Events that go, or come back, in one transaction.
+BATCH = 1000
+LARGEST_BATCH = 10_000
+_ORDER = (events.c.tx, events.c.seq)
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What prune() did.
+
+    Attributes:
+        events, deliveries: how many have left the ledger.
+        dead: old events that stay because a delivery of theirs is a dead letter: requeue or drop it.
+        unfinished: old events that stay because something is still to be done with them.
+        archive: the file that was written; None when nothing had to be.
+
+    """
+
+    events: int
+    deliveries: int
+    dead: int
+    unfinished: int
+    archive: Path | None = None
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What restore() did; `known` counts the events that the ledger had already."""
+
+    events: int
+    deliveries: int
+    known: int
+
+
+# -- leaving
+
+
+def prune(
+    ledger: Ledger,
+    *,
+    older_than: timedelta | None = None,
+    keep: int | None = None,
+    archive: Path | None = None,
+    batch: int = BATCH,
+    progress: Callable[[int], None] | None = None,
+) -> Pruned:
+    """Delete old events and their deliveries, when nothing is left to be done with them.
+
+    An event that is delivered a second time after its deliveries have left is handled a second time: keep what may
+    still be in a queue.
+
+    Arguments:
+        older_than: only events that were recorded longer ago.
+        keep: this many of the newest events stay; with older_than both have to be fulfilled.
+        archive: a new file that everything is written into before anything is deleted; .gz compresses it.
+        batch: events in one transaction, 1 to 10,000.
+        progress: called with the number of events deleted so far, after each batch.
+
+    Raises InvalidSelection, ArchiveError, LedgerUnavailable. Stopped at any point, it leaves each event in the ledger,
+    or in the archive, or in both; pruning again goes on (into an archive of another name).
+
+    """
+    if older_than is None and keep is None:
+        raise InvalidSelection("say what may go: older_than= (a timedelta), keep= (a number of events), or both")
+    if (older_than is not None and older_than < timedelta(0)) or (keep is not None and keep < 0):
+        raise InvalidSelection("older_than and keep cannot be negative")
+    if not 1 <= batch <= LARGEST_BATCH:
+        raise InvalidSelection(f"batch={batch} is not between 1 and {LARGEST_BATCH:,}")
+    old = _Old(ledger, older_than, keep, batch)
+    leaving: Iterator[Sequence[Entry]] = iter(old)
+    written = None
+    if archive is not None:
+        written = archive if archives.write(archive, chain.from_iterable(leaving)) else None
+        # What is deleted is what can be read from the archive.
+        leaving = _batches(archives.read(archive), batch) if written else iter(())
+    number = of_deliveries = 0
+    for entries in leaving:
+        gone = ledger.store.run(partial(_delete, entries=entries))
+        number, of_deliveries = number + gone[0], of_deliveries + gone[1]
+        if progress:
+            progress(number)
+    if older_than is not None:
+        ended = delete(joins).where(joins.c.ended < _before(older_than))
+        ledger.store.run(lambda connection: connection.execute(ended))
+    return Pruned(number, of_deliveries, old.dead, old.unfinished, written)
+
+
+class _Old:
+    """The events that are old enough, in batches of those that may leave; the others are counted."""
+
+    def __init__(self, ledger: Ledger, older_than: timedelta | None, keep: int | None, batch: int) -> None:
+        self._ledger = ledger
+        self._keep = keep
+        self.dead = 0
+        self.unfinished = 0
+        self._query = select(events).order_by(*_ORDER).limit(batch)
+        if older_than is not None:
+            self._query = self._query.where(events.c.recorded < _before(older_than))
+
+    def __iter__(self) -> Iterator[Sequence[Entry]]:
+        query = self._without_newest(self._query)
+        place = (-1, -1)
+        while query is not None:
+            with self._ledger.store.reading() as connection:
+                rows = _rows(connection, query.where(after(self._ledger, place)))
+                found = _examine(connection, rows, self._ledger.id)
+            if not rows:
+                return
+            place = (rows[-1]["tx"], rows[-1]["seq"])
+            self.dead += len(found.dead)
+            self.unfinished += len(rows) - len(found.dead) - len(found.settled)
+            if found.settled:
+                yield found.settled
+
+    def _without_newest(self, query: Select[Any]) -> Select[Any] | None:
+        if not self._keep:
+            return query
+        newest = select(*_ORDER).order_by(events.c.tx.desc(), events.c.seq.desc()).offset(self._keep - 1).limit(1)
+        with self._ledger.store.reading() as connection:
+            first_kept = connection.execute(newest).first()
+        return None if first_kept is None else query.where(tuple_(*_ORDER) < tuple(first_kept))
+
+
+def _rows(connection: Connection, query: Select[Any]) -> list[dict[str, Any]]:
+    # The names are of a class of SQLAlchemy's own, which is not encoded as JSON.
+    return [{str(name): value for name, value in row.items()} for row in connection.execute(query).mappings()]
+
+
+@dataclass
+class _Examined:
+    settled: list[Entry]
+    dead: list[str]
+
+
+def _examine(connection: Connection, rows: Sequence[dict[str, Any]], ledger: str) -> _Examined:
+    """Tell the events that may leave from those with dead letters, and from all others."""
+    ids = [row["id"] for row in rows]
+    found: dict[str, list[dict[str, Any]]] = {id: [] for id in ids}
+    of_these = select(deliveries).where(deliveries.c.event_id.in_(ids)).order_by(deliveries.c.id)
+    for delivery in _rows(connection, of_these):
+        found[delivery["event_id"]].append(delivery)
+    busy = set(connection.execute(select(outbox.c.event_id).where(outbox.c.event_id.in_(ids))).scalars())
+    correlations = {row["correlation"] for row in rows}
+    open_joins = select(joins.c.event_id).where(joins.c.correlation.in_(correlations), joins.c.ended.is_(None))
+    busy.update(connection.execute(open_joins).scalars())
+    listeners = _listeners(connection)
+    examined = _Examined([], [])
+    for row in rows:
+        mine = found[row["id"]]
+        if any(delivery["outcome"] == Outcome.DEAD.value for delivery in mine):
+            examined.dead.append(row["id"])
+        elif row["id"] not in busy and _is_over(row, mine, listeners):
+            examined.settled.append(Entry(row, mine, ledger))
+    return examined
+
+
+@dataclass(frozen=True)
+class _Listener:
+    name: str
+    patterns: tuple[str, ...]
+    position: tuple[int, int]
+
+    def awaits(self, row: dict[str, Any]) -> bool:
+        """Say whether the event should reach the agent, and reconciliation has not been there yet to see to it."""
+        return (
+            (row["tx"], row["seq"]) > self.position
+            and row["replay"] is None
+            and (not row["targets"] or self.name in row["targets"].split(","))
+            and wants(self.patterns, row["type"])
+        )
+
+
+def _listeners(connection: Connection) -> list[_Listener]:
+    rows = connection.execute(select(agents))
+    return [_Listener(row.name, tuple(orjson.loads(row.patterns)), (row.tx, row.seq)) for row in rows]
+
+
+def _is_over(row: dict[str, Any], found: Iterable[dict[str, Any]], listeners: Iterable[_Listener]) -> bool:
+    outcomes = {delivery["agent"]: delivery["outcome"] for delivery in found}
+    over = all(delivery["outcome"] in FINAL for delivery in found)
+    return over and not any(agent.name not in outcomes and agent.awaits(row) for agent in listeners)
+
+
+def _delete(connection: Connection, entries: Sequence[Entry]) -> tuple[int, int]:
+    """Delete those events to which nothing has happened since they were read."""
+    before = {entry.event["id"]: entry for entry in entries}
+    rows = _rows(connection, select(events).where(events.c.id.in_(before)).order_by(*_ORDER))
+    now_there = _examine(connection, rows, "").settled
+    same = [entry for entry in now_there if entry.deliveries == before[entry.event["id"]].deliveries]
+    of_deliveries = [delivery["id"] for entry in same for delivery in entry.deliveries]
+    _delete_by_id(connection, deliveries, of_deliveries)
+    return _delete_by_id(connection, events, [entry.event["id"] for entry in same]), len(of_deliveries)
+
+
+def _delete_by_id(connection: Connection, table: Table, ids: Sequence[str]) -> int:
+    return sum(connection.execute(delete(table).where(table.c.id.in_(some))).rowcount for some in chunks(ids))
+
+
+def _before(age: timedelta) -> int:
+    return now() - round(age.total_seconds() * SECOND)
+
+
+# -- coming back
+
+
+def restore(
+    ledger: Ledger, archive: Path, *, batch: int = BATCH, progress: Callable[[int], None] | None = None
+) -> Restored:
+    """Bring archived events and deliveries back, with their sequence numbers; nobody gets them again.
+
+    What the ledger has already stays as it is, so restoring twice is harmless.
+
+    Arguments:
+        batch: events in one transaction.
+        progress: called with the number of events looked at so far, after each batch.
+
+    Raises ArchiveError that names the damaged line (the batches before it are restored then, nothing of its own), or
+    that the archive belongs to another ledger whose events agents of this one would get; LedgerUnavailable.
+
+    """
+    number, of_deliveries, seen = 0, 0, 0
+    entries = _batches(archives.read(archive), max(1, min(batch, LARGEST_BATCH)))
+    try:
+        for some in entries:
+            added = ledger.store.run(partial(_restore, ledger=ledger, entries=some))
+            number, of_deliveries, seen = number + added[0], of_deliveries + added[1], seen + len(some)
+            if progress:
+                progress(seen)
+    except ArchiveError as exc:
+        raise ArchiveError(f"{exc}; {number} events before that were restored, nothing of what follows") from exc
+    return Restored(number, of_deliveries, seen - number)
+
+
+def _restore(connection: Connection, ledger: Ledger, entries: Sequence[Entry]) -> tuple[int, int]:
+    _refuse_foreign(connection, ledger, entries)
+    if not ledger.store.is_sqlite:
+        _reserve(connection, max(entry.event["seq"] for entry in entries))
+    rows = [entry.event for entry in entries]
+    number = _add(connection, ledger, events, rows)
+    there = _known(connection, events, [row["id"] for row in rows])
+    for row in rows:
+        if row["id"] not in there:
+            raise ArchiveError(
+                f"event {row['id']} cannot be restored: its sequence number {row['seq']} belongs to another event; "
+                "the archive is of another ledger, restore it into an empty one"
+            )
+    return number, _add(connection, ledger, deliveries, [one for entry in entries for one in entry.deliveries])
+
+
+def _refuse_foreign(connection: Connection, ledger: Ledger, entries: Sequence[Entry]) -> None:
+    # In its own ledger an archived event lies behind the cursor of each agent that wants it, or has its delivery.
+    if any(entry.ledger != ledger.id for entry in entries) and connection.execute(select(agents.c.name)).first():
+        raise ArchiveError(
+            f"the archive is of another ledger than {ledger}, on which agents have run: they would get its events "
+            "again; restore it into a ledger that no worker has used yet"
+        )
+
+
+def _add(connection: Connection, ledger: Ledger, table: Table, rows: Sequence[dict[str, Any]]) -> int:
+    """Insert the rows that are missing, and return their number."""
+    known = _known(connection, table, [row["id"] for row in rows])
+    missing = {row["id"]: row for row in rows if row["id"] not in known}
+    if missing:
+        connection.execute(ledger.store.insert(table).on_conflict_do_nothing(), list(missing.values()))
+    return len(missing)
+
+
+def _known(connection: Connection, table: Table, ids: Sequence[str]) -> set[str]:
+    known: set[str] = set()
+    for some in chunks(ids):
+        known.update(connection.execute(select(table.c.id).where(table.c.id.in_(some))).scalars())
+    return known
+
+
+def _reserve(connection: Connection, seq: int) -> None:
+    """Let PostgreSQL number new events behind the restored ones, as SQLite does by itself."""
+    sequence = connection.execute(text("SELECT pg_get_serial_sequence('pipeline_events', 'seq')")).scalar_one()
+    last = text(f"SELECT last_value FROM {sequence}")
+    if connection.execute(last).scalar_one() < seq:
+        # With the lock nobody takes a number between the question and the answer.
+        connection.execute(text("LOCK TABLE pipeline_events IN SHARE ROW EXCLUSIVE MODE"))
+        highest = max(seq, connection.execute(last).scalar_one())
+        connection.execute(text("SELECT setval(:sequence, :highest)"), {"sequence": sequence, "highest": highest})
+
+
+def _batches(entries: Iterable[Entry], size: int) -> Iterator[list[Entry]]:
+    entries = iter(entries)
+    while some := list(islice(entries, size)):
+        yield some

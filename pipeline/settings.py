@@ -1,0 +1,153 @@
+"""Settings: arguments win over PIPELINE_* environment variables, those over the TOML file, that over defaults."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from .core.errors import ConfigError, nearest
+
+PREFIX = "PIPELINE_"
+#: Where settings are looked for, in the working directory, unless PIPELINE_CONFIG names a file.
+FILES = ("pipeline.toml", "config/pipeline.toml")
+LEDGERS = ("sqlite", "postgresql", "postgres")
+SCHEMES = ("sqlite", "amqp", "amqps", "pyamqp", "redis", "rediss")
+
+
+class Settings(BaseSettings):
+    """Everything that can be set, each with its default and unit (docs/settings.md lists them).
+
+    Attributes:
+        broker_url: sqlite:///FILE (embedded), amqp://USER:PASSWORD@HOST//, redis://HOST/0.
+        result_backend: where chords keep their members' results; empty means a file beside the embedded broker.
+        directory: where embedded state lives.
+        agents: modules that declare agents; workers import them, publishers never do.
+        confirm: wait until the broker has taken each event.
+        publish_timeout: seconds after which publish() gives up.
+        max_event_bytes: the largest encoded event, in bytes, both when publishing and when receiving.
+        ledger_url: the durable log: sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME; unset means a file in
+            `directory`, empty means none.
+        ledger_timeout: seconds to wait for a ledger that is locked or away.
+        reconcile_after: seconds after which a delivery that is in no queue is sent again.
+        redis_visibility_timeout: seconds after which Redis gives a dead worker's events to another.
+
+    """
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True, validate_default=True)
+
+    broker_url: str = ""
+    result_backend: str = ""
+    directory: Path = Path(".pipeline")
+    agents: tuple[str, ...] = ()
+    confirm: bool = True
+    publish_timeout: float = Field(default=5.0, gt=0)
+    max_event_bytes: int = Field(default=256 * 1024, ge=1024)
+    ledger_url: str | None = None
+    ledger_timeout: float = Field(default=5.0, gt=0)
+    reconcile_after: float = Field(default=60.0, gt=0)
+    redis_visibility_timeout: int = Field(default=3600, ge=1)
+
+    @field_validator("broker_url")
+    @classmethod
+    def _scheme_is_known(cls, value: str) -> str:
+        scheme = value.partition("://")[0]
+        if value and scheme not in SCHEMES:
+            raise ValueError(f"unknown broker scheme {scheme!r}; {nearest(scheme, SCHEMES)}")
+        return value
+
+    @field_validator("ledger_url")
+    @classmethod
+    def _ledger_is_known(cls, value: str | None) -> str | None:
+        scheme = (value or "").partition("://")[0].partition("+")[0]
+        if value and scheme not in LEDGERS:
+            raise ValueError(f"unknown ledger scheme {scheme!r}; {nearest(scheme, LEDGERS)}")
+        return value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read arguments, then the environment; load() passes the file's values below both."""
+        return init_settings, env_settings
+
+    @classmethod
+    def load(cls, **arguments: Any) -> Self:
+        """Read all sources; raise ConfigError that names the wrong key and the nearest known one."""
+        known = set(cls.model_fields)
+        path = config_file()
+        from_file = _read(path) if path else {}
+        _refuse_unknown(from_file, known, str(path))
+        _refuse_unknown(_misspelt_in_environment(known), known, "the environment", PREFIX)
+        _refuse_unknown(arguments, known, "the arguments")
+        values = {k: v for k, v in from_file.items() if PREFIX + k.upper() not in os.environ}
+        try:
+            return cls(**{**values, **arguments})
+        except ValidationError as exc:
+            raise ConfigError("; ".join(_explain(error) for error in exc.errors(include_url=False))) from exc
+        except ValueError as exc:  # pydantic-settings: an environment variable that is not JSON
+            raise ConfigError(f"{exc}: {exc.__cause__}; write a list as JSON, such as '[\"shop.agents\"]'") from exc
+
+    @property
+    def effective_broker_url(self) -> str:
+        """The broker to use: the one that is set, else the embedded one in `directory`."""
+        return self.broker_url or f"sqlite:///{(self.directory / 'broker.db').absolute()}"
+
+    @property
+    def effective_result_backend(self) -> str:
+        """The result backend to use: the one that is set, else a file in `directory`."""
+        return self.result_backend or f"sqlite:///{(self.directory / 'results.db').absolute()}"
+
+    @property
+    def effective_ledger_url(self) -> str:
+        """The ledger to use: the one that is set, else a file in `directory`; empty for none."""
+        if self.ledger_url is None:
+            return f"sqlite:///{(self.directory / 'ledger.db').absolute()}"
+        return self.ledger_url
+
+
+def config_file() -> Path | None:
+    """Return the settings file in use, or None; raise ConfigError when PIPELINE_CONFIG names none."""
+    named = os.environ.get(PREFIX + "CONFIG")
+    if named:
+        if not Path(named).is_file():
+            raise ConfigError(f"PIPELINE_CONFIG={named}: there is no such file")
+        return Path(named)
+    return next((Path(name) for name in FILES if Path(name).is_file()), None)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
+        raise ConfigError(f"{path} cannot be read: {exc}") from exc
+
+
+def _misspelt_in_environment(known: set[str]) -> dict[str, str]:
+    """Return the PIPELINE_* variables that are nearly settings; other programs have theirs under the same prefix."""
+    names = {name.removeprefix(PREFIX).lower(): "" for name in os.environ if name.startswith(PREFIX)}
+    return {name: "" for name in names if name not in {*known, "config"} and get_close_matches(name, known, cutoff=0.7)}
+
+
+def _refuse_unknown(values: dict[str, Any], known: set[str], where: str, prefix: str = "") -> None:
+    for key in values:
+        if key not in known:
+            spelled = prefix + key.upper() if prefix else key
+            raise ConfigError(f"{where}: unknown setting {spelled!r}; {nearest(key, known)}")
+
+
+def _explain(error: Any) -> str:
+    field = ".".join(map(str, error["loc"]))
+    value = re.sub(r"://[^/]*@", "://**@", repr(error["input"]))
+    return f"{field} = {value}: {error['msg'].removeprefix('Value error, ')}"

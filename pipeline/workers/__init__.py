@@ -1,0 +1,1 @@
+"""Workers: what each does beside its deliveries."""

@@ -1,0 +1,131 @@
+"""What a handler's context promises: ids by position, a session that is lazy and ends with the attempt."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from pipeline import Context
+from pipeline.core.errors import InvalidEvent, LedgerOff, LedgerUnavailable
+from pipeline.core.event import new_event
+from pipeline.core.ids import caused_id, delivery_id
+from pipeline.ledger.ledger import Ledger
+
+CAUSE = new_event("order.placed", {"n": 1}, source="/test", priority=2)
+DELIVERY = delivery_id(CAUSE.id, "billing")
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    one = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}", timeout=0.3)
+    with one.store.transaction() as connection:
+        connection.execute(text("CREATE TABLE accounts (name TEXT)"))
+    yield one
+    one.close()
+
+
+def context(ledger: Ledger | None = None) -> Context:
+    return Context(CAUSE, "billing", DELIVERY, 1, "/t/agent/billing", None, ledger=ledger)
+
+
+def accounts(ledger: Ledger) -> list[str]:
+    with ledger.store.reading() as connection:
+        return list(connection.execute(text("SELECT name FROM accounts")).scalars())
+
+
+def test_the_ids_of_what_is_emitted_follow_from_its_position_now_or_later(ledger: Ledger) -> None:
+    ctx = context(ledger)
+    emitted = [
+        ctx.publish("order.paid", {}),
+        ctx.publish("order.late", {}, delay=60),
+        ctx.publish("order.sent", {}),
+        ctx.publish("order.later", {}, at=datetime.now(UTC) + timedelta(hours=1)),
+    ]
+    assert [event.id for event in emitted] == [caused_id(DELIVERY, position) for position in range(4)]
+    assert [event.type for event in ctx.outgoing] == ["order.paid", "order.sent"]
+    assert [event.type for event, _ in ctx.delayed] == ["order.late", "order.later"]
+    assert all(event.time == due for event, due in ctx.delayed)
+    assert {(event.causation_id, event.correlation_id, event.priority) for event in emitted} == {
+        (CAUSE.id, CAUSE.id, 2)
+    }
+
+
+def test_an_event_that_is_refused_takes_no_position(ledger: Ledger) -> None:
+    ctx = context(ledger)
+    for options in ({"priority": 11}, {"delay": -1}, {"delay": "soon"}, {"at": datetime(2030, 1, 1)}):
+        with pytest.raises(InvalidEvent):
+            ctx.publish("order.paid", {}, **options)  # type: ignore[arg-type]
+    assert ctx.publish("order.paid", {}).id == caused_id(DELIVERY, 0)
+
+
+def test_without_a_ledger_what_needs_one_says_so() -> None:
+    ctx = context()
+    for call in (
+        lambda: ctx.session,
+        lambda: ctx.publish("order.late", {}, delay=1),
+        lambda: ctx.publish("order.late", {}, at=datetime.now(UTC)),
+    ):
+        with pytest.raises(LedgerOff, match="ledger_url is empty"):
+            call()
+    assert (ctx.outgoing, ctx.delayed, ctx.has_ledger) == ([], [], False)
+    ctx.close()
+
+
+def test_a_handler_that_needs_no_session_holds_no_lock(ledger: Ledger) -> None:
+    ctx = context(ledger)
+    with ledger.store.transaction() as connection:
+        connection.execute(text("INSERT INTO accounts VALUES ('ada')"))
+    assert ctx.opened_session is None
+    ctx.close()
+
+
+def test_a_session_is_one_and_is_rolled_back_unless_it_is_committed(ledger: Ledger) -> None:
+    ctx = context(ledger)
+    ctx.session.execute(text("INSERT INTO accounts VALUES ('gone')"))
+    assert ctx.session is ctx.opened_session
+    ctx.close()
+    ctx.close()
+    assert accounts(ledger) == []
+    second = context(ledger)
+    second.session.execute(text("INSERT INTO accounts VALUES ('kept')"))
+    second.session.commit()
+    second.close()
+    assert accounts(ledger) == ["kept"]
+
+
+def test_an_open_session_keeps_other_writers_waiting_until_it_is_closed(ledger: Ledger) -> None:
+    ctx = context(ledger)
+    ctx.session.execute(text("INSERT INTO accounts VALUES ('ada')"))
+    with pytest.raises(LedgerUnavailable, match=r"another transaction of this process.*ctx\.publish\(\)"):
+        ledger.store.run(lambda connection: connection.execute(text("INSERT INTO accounts VALUES ('bob')")))
+    ctx.close()
+    ledger.store.run(lambda connection: connection.execute(text("INSERT INTO accounts VALUES ('bob')")))
+    assert accounts(ledger) == ["bob"]
+
+
+def test_a_session_may_be_closed_by_another_thread(ledger: Ledger) -> None:
+    ctx = context(ledger)
+    opener = threading.Thread(target=lambda: ctx.session.execute(text("INSERT INTO accounts VALUES ('ada')")))
+    opener.start()
+    opener.join()
+    assert ctx.opened_session is not None
+    ctx.opened_session.commit()
+    ctx.close()
+    with ledger.store.transaction():
+        assert accounts(ledger) == ["ada"]
+
+
+def test_a_session_on_a_locked_ledger_fails_in_time_and_can_be_asked_for_again(ledger: Ledger) -> None:
+    first, second = context(ledger), context(ledger)
+    assert first.session is not None
+    with pytest.raises(LedgerUnavailable):
+        _ = second.session
+    assert second.opened_session is None
+    first.close()
+    assert second.session is not None
+    second.close()

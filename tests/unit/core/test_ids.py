@@ -1,0 +1,36 @@
+"""Ids: derived ones are UUID version 5, and always the same."""
+
+from __future__ import annotations
+
+from uuid import UUID, uuid4, uuid5
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.core.ids import caused_id, delivery_id, new_id
+
+UUIDS = st.uuids().map(str)
+AGENTS = st.from_regex(r"[a-z][a-z0-9_-]{0,20}", fullmatch=True)
+
+
+def test_a_new_id_is_a_random_uuid() -> None:
+    found = UUID(new_id())
+    assert (found.version, found.variant) == (uuid4().version, uuid4().variant)
+
+
+@given(UUIDS, AGENTS)
+def test_a_deliverys_id_is_uuid5_of_the_event_and_the_agent(event: str, agent: str) -> None:
+    assert delivery_id(event, agent) == str(uuid5(UUID(event), agent))
+
+
+@given(UUIDS, st.integers(0, 1000))
+def test_an_emitted_events_id_is_uuid5_of_the_delivery_and_its_position(delivery: str, position: int) -> None:
+    assert caused_id(delivery, position) == str(uuid5(UUID(delivery), str(position)))
+
+
+@pytest.mark.parametrize("spelled", [str.upper, lambda id: id.replace("-", ""), lambda id: "urn:uuid:" + id])
+def test_another_spelling_of_an_events_uuid_is_stable_too(spelled: object) -> None:
+    id = spelled("5f0c1f4e-6a0a-4c59-8a3e-2f6f8d5f1c11")  # type: ignore[operator]
+    assert UUID(delivery_id(id, "alpha")).version == 5
+    assert delivery_id(id, "alpha") == delivery_id(id, "alpha")

@@ -1,0 +1,106 @@
+"""The doctor: what it finds, and what it says mends it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.cli.main import load_app
+from tests.commands import process
+
+pytestmark = pytest.mark.usefixtures("empty_directory")
+
+Run = Callable[..., Any]
+
+
+def checks(result: Any) -> dict[str, dict[str, str]]:
+    return {check["name"]: check for check in json.loads(result.stdout)}
+
+
+def test_the_doctor_finds_a_fresh_installation_healthy(run: Run) -> None:
+    result = run("doctor", "--json")
+    found = checks(result)
+    assert result.exit_code == 0
+    assert {name for name, check in found.items() if check["status"] != "ok"} == {"workers"}
+    assert {"python", "celery", "kombu", "sqlite", "broker", "broker file", "results", "agents", "consumer"} <= set(
+        found
+    )
+    assert found["agents"]["detail"] == "2: billing, audit"
+    assert "celery -A pipeline worker" in found["workers"]["mend"]
+
+
+def test_the_doctor_says_what_it_finds_line_by_line(run: Run) -> None:
+    lines = run("doctor").stdout.splitlines()
+    assert any(line.startswith("ok   broker: sqlite:///") for line in lines)
+    at = next(at for at, line in enumerate(lines) if line.startswith("warn workers: none answers"))
+    assert lines[at + 1].strip().startswith("start one:")
+
+
+def test_the_doctor_says_where_each_setting_comes_from(module: str, tmp_path: Path) -> None:
+    (tmp_path / "pipeline.toml").write_text("max_event_bytes = 5000")
+    url = f"sqlite:///{tmp_path / 'other.db'}"
+    found = process("--broker-url", url, "--app", module, "doctor", "--json", PIPELINE_CONFIRM="false")
+    shown = {c["name"]: c["detail"] for c in json.loads(found.stdout) if c["name"].startswith("setting ")}
+    origin = {name.removeprefix("setting "): detail.partition("  [")[2][:-1] for name, detail in shown.items()}
+    assert origin["broker_url"] == "--broker-url"
+    assert origin["confirm"] == "environment PIPELINE_CONFIRM"
+    assert origin["max_event_bytes"] == "file pipeline.toml"
+    assert origin["publish_timeout"] == "argument of Pipeline()"
+    assert origin["agents"] == "default"
+
+
+def test_the_doctor_reports_a_broker_that_is_away(module: str) -> None:
+    found = process("--broker-url", "redis://:secret@127.0.0.1:1/0", "--app", module, "doctor", "--json")
+    checked = {check["name"]: check for check in json.loads(found.stdout)}
+    assert found.returncode == 1
+    assert checked["broker"]["status"] == "fail"
+    assert "PIPELINE_BROKER_URL" in checked["broker"]["mend"]
+    assert checked["joins"]["status"] == "warn"  # results lie in a file, the broker does not
+    assert "workers" not in checked
+    assert "secret" not in found.stdout + found.stderr
+
+
+def test_the_doctor_says_which_package_is_missing(run: Run, module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    load_app(module).celery.conf.broker_url = "redis://localhost/0"
+    monkeypatch.setattr("pipeline.operations.doctor._is_installed", lambda package: False)
+    assert checks(run("doctor", "--json"))["broker"]["mend"] == "pip install 'pipeline[redis]'"
+
+
+def test_the_doctor_reports_settings_that_are_wrong(tmp_path: Path) -> None:
+    (tmp_path / "pipeline.toml").write_text("publish_timeout = -1")
+    found = process("doctor", "--json")
+    assert found.returncode == 1
+    assert "publish_timeout = -1" in json.loads(found.stdout)[-1]["detail"]
+
+
+@pytest.mark.parametrize("name", ["broker.db", "results.db"])
+def test_the_doctor_reports_a_damaged_file(run: Run, tmp_path: Path, name: str) -> None:
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / name).write_bytes(b"this is no database at all" * 100)
+    result = run("doctor", "--json")
+    broken = [check for check in checks(result).values() if check["status"] == "fail"]
+    assert result.exit_code == 1
+    assert [name in check["detail"] and "damaged" in check["detail"] for check in broken] == [True]
+
+
+def test_the_doctor_reports_a_worker_consumer_that_takes_no_events(run: Run, module: str) -> None:
+    load_app(module).celery.conf.worker_consumer = "celery.worker.consumer.consumer:Consumer"
+    found = checks(run("doctor", "--json"))
+    assert found["consumer"]["status"] == "fail"
+    assert "AgentConsumer" in found["consumer"]["mend"]
+
+
+def test_the_doctor_warns_about_time_limits_that_no_pool_keeps(run: Run, module: str) -> None:
+    load_app(module).celery.conf.worker_pool = "threads"
+    found = checks(run("doctor", "--json"))
+    assert found["time limits"]["status"] == "warn"
+    assert "billing" in found["time limits"]["detail"]
+    assert "audit" not in found["time limits"]["detail"]
+
+
+def test_the_doctor_reports_agents_that_cannot_be_imported(tmp_path: Path) -> None:
+    found = process("doctor", PIPELINE_AGENTS='["no_such_agents"]')
+    assert found.returncode == 1
+    assert "fail agents: importing no_such_agents: ModuleNotFoundError" in found.stdout

@@ -1,0 +1,176 @@
+"""The sweeper: each of its duties on its own, and that it goes on whatever happens."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from celery.signals import worker_shutdown
+
+from pipeline import Pipeline
+from pipeline.core.errors import BrokerUnavailable, LedgerUnavailable
+from pipeline.core.ids import delivery_id
+from pipeline.ledger import due
+from pipeline.ledger.database.tables import agents, deliveries, outbox, timers, workers
+from pipeline.workers import sweeper
+from pipeline.workers.sweeper import Sweeper, SweeperStep
+from tests.ledgers import AFTER, move, old, retrying
+from tests.records import AWAY, making_apps, messages, order, rows, run_agents
+from tests.servers import AT_MOST, wait_for
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Callable[..., Pipeline]]:
+    """Make apps on one ledger."""
+    url = f"sqlite:///{tmp_path / 'ledger.db'}"
+    with making_apps(url, tmp_path, reconcile_after=AFTER, publish_timeout=0.3) as make:
+        yield make
+
+
+@pytest.fixture
+def app(make: Callable[..., Pipeline]) -> Pipeline:
+    return make()
+
+
+def swept(app: Pipeline) -> int:
+    one = Sweeper(app)
+    try:
+        return one.sweep()
+    finally:
+        one.leave()
+
+
+def test_retries_that_the_broker_does_not_take_wait_for_it(make: Callable[..., Pipeline]) -> None:
+    away = make(broker_url=AWAY)
+    (id,) = retrying(away.ledger)
+    move(away.ledger, timers, 60)
+    assert Sweeper(away).fire() == 0
+    move(away.ledger, timers, sweeper.PAUSE)
+    app = make()
+    assert Sweeper(app).fire() == 1
+    ((bus, _),) = messages(app, "billing")
+    assert (bus["attempt"], rows(app, timers)) == (2, [])
+    assert app.ledger.state(id)[1] == 1
+
+
+def test_deliveries_that_the_broker_does_not_take_are_asked_for_again(make: Callable[..., Pipeline]) -> None:
+    away = make(broker_url=AWAY)
+    (event,) = old(away)
+    run_agents(away, {"mail": "order.#"})
+    with away.ledger.store.transaction() as connection:
+        row = {"id": delivery_id(event.id, "billing"), "event_id": event.id, "agent": "billing", "outcome": "waiting"}
+        connection.execute(deliveries.insert(), {**row, "due": 0})
+    assert Sweeper(away).send_at_once() == 0
+    app = make()
+    assert Sweeper(app).send_at_once() == 1
+    assert [body["id"] for _, body in messages(app, "billing")] == [event.id]
+
+
+def test_what_waits_in_a_queue_is_not_sent_again(app: Pipeline) -> None:
+    move(app.ledger, agents, 3600, "registered")
+    (event,) = old(app)
+    one = Sweeper(app)
+    while not rows(app, agent="billing"):
+        one.reconcile()
+    move(app.ledger, deliveries, AFTER + 1)
+    assert one.reconcile() == 2, "to billing and stock"
+    move(app.ledger, deliveries, AFTER + 1)
+    assert one.reconcile() == 0, "nobody has taken it yet"
+    assert [body["id"] for _, body in messages(app, "billing")] == [event.id]
+    move(app.ledger, deliveries, AFTER + 1)
+    assert one.reconcile() == 1, "the queue is empty, and nothing came of it"
+    one.leave()
+
+
+def test_no_connection_stays_open_beside_the_workers_own(app: Pipeline) -> None:
+    app.publish(order())
+    one = Sweeper(app)
+    one.sweep()
+    assert not one._publisher._idle
+    one.leave()
+
+
+@pytest.mark.parametrize("url", [AWAY, "redis://127.0.0.1:1/0"])
+def test_looking_at_queues_of_a_broker_that_is_away_ends_in_time(
+    make: Callable[..., Pipeline], url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = Sweeper(make(broker_url=url))
+    looking = threading.Thread(target=one._declare, daemon=True)
+    looking.start()
+    looking.join(AT_MOST)
+    assert not looking.is_alive()
+    assert "could not be declared again" in caplog.text
+    with pytest.raises(BrokerUnavailable, match="the queue of agent billing cannot be looked at"):
+        one._waiting("billing")
+
+
+def test_a_worker_is_there_until_its_sweeper_leaves(app: Pipeline) -> None:
+    one = Sweeper(app)
+    due.heartbeat(app.ledger, app.worker_id)
+    assert [row["id"] for row in rows(app, workers)] == [app.worker_id]
+    one.leave()
+    assert rows(app, workers) == []
+
+
+def test_a_sweeper_that_cannot_say_goodbye_ends_all_the_same(app: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*_: Any) -> None:
+        raise LedgerUnavailable("the ledger is away")
+
+    monkeypatch.setattr(due, "leave", away)
+    Sweeper(app).leave()
+
+
+def test_the_sweeper_goes_on_after_errors_and_logs_each_once(
+    app: Pipeline, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    errors = [LedgerUnavailable("away")] * 3 + [ZeroDivisionError("a bug")] * 2
+    tries: list[int] = []
+
+    def sweep(_: Sweeper) -> int:
+        tries.append(1)
+        if len(tries) <= len(errors):
+            raise errors[len(tries) - 1]
+        return 0
+
+    monkeypatch.setattr(sweeper, "PAUSE", 0.001)
+    monkeypatch.setattr(Sweeper, "sweep", sweep)
+    worker = SimpleNamespace(app=app.celery)
+    step = SweeperStep(worker)
+    with caplog.at_level(logging.WARNING, "pipeline.workers.sweeper"):
+        step.start(worker)
+        wait_for(lambda: len(tries) > len(errors), "a sweep without an error")
+        worker_shutdown.send(sender=None)
+    found = [(one.getMessage(), bool(one.exc_info)) for one in caplog.records if one.name == "pipeline.workers.sweeper"]
+    assert found == [("the sweeper goes on in 0.001 s: away", False), ("the sweeper goes on in 0.001 s: a bug", True)]
+
+
+def test_a_worker_without_a_ledger_says_what_is_off(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    app = Pipeline("t", ledger_url="", broker_url=f"sqlite:///{tmp_path / 'broker.db'}", directory=tmp_path)
+    worker = SimpleNamespace(app=app.celery)
+    step = SweeperStep(worker)
+    step.start(worker)
+    assert sweeper.OFF in caplog.text
+    app.close()
+
+
+def test_a_worker_that_stops_lives_until_its_handlers_have_ended(app: Pipeline) -> None:
+    worker = SimpleNamespace(app=app.celery)
+    step = SweeperStep(worker)
+    step.start(worker)
+    step.stop(worker)  # the pool is stopped after this, and waits for what it runs
+    assert [row["id"] for row in rows(app, workers)] == [app.worker_id]
+    worker_shutdown.send(sender=None)
+    assert rows(app, workers) == []
+
+
+def test_a_relayed_event_is_sent_and_forgotten(app: Pipeline) -> None:
+    app.outbox._away_until = float("inf")
+    assert not app.publish(order()).sent
+    move(app.ledger, outbox, 10)
+    assert swept(app) == 1
+    assert rows(app, outbox) == []
