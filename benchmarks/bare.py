@@ -10,7 +10,7 @@ from celery import Celery
 from celery.worker.consumer import Consumer
 from kombu import Exchange, Queue
 
-import pipeline.brokers
+import pipeline.brokers.kinds
 
 from .workload import BROKER, SUBSCRIBERS, done
 
@@ -40,7 +40,7 @@ def build(url: str, subscribers: int, **transport_options: Any) -> Celery:
     """Return a Celery application with `subscribers` tasks."""
     scheme = url.partition("://")[0]
     if scheme not in STOCK:
-        pipeline.brokers.register()
+        pipeline.brokers.kinds.register()
     app = Celery("bare", broker=url, set_as_current=False)
     app.conf.update(
         broker_transport=STOCK.get(scheme),

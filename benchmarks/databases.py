@@ -35,14 +35,14 @@ class Database(ABC):
     def address(self) -> Iterator[str]:
         """Lend the address of an empty ledger."""
         with self.opened() as ledger:
-            yield ledger.store.url.render_as_string(hide_password=False)
+            yield ledger.database.url.render_as_string(hide_password=False)
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[Ledger]:
         """Lend an empty ledger."""
         with self.url() as url:
             ledger = Ledger(url, timeout=60.0)
-            upgrade(ledger.store)
+            upgrade(ledger.database)
             try:
                 yield ledger
             finally:

@@ -68,13 +68,13 @@ class Log:
     def grow(self, size: int) -> None:
         """Write events until there are `size` of them, in whole correlations as far as that goes."""
         indexes = [index for table in (events, deliveries) for index in table.indexes]
-        with self.ledger.store.transaction() as connection:
+        with self.ledger.database.transaction() as connection:
             for index in indexes:
                 index.drop(connection)
         rows = self._rows(size - self.size)
         while batch := list(islice(rows, BATCH)):
             self._write([event for event, _ in batch], [one for _, both in batch for one in both])
-        with self.ledger.store.transaction() as connection:
+        with self.ledger.database.transaction() as connection:
             for index in indexes:
                 index.create(connection)
         self._settle()
@@ -87,12 +87,12 @@ class Log:
     def newest(self, condition: Any, count: int) -> datetime:
         """Return since when there are `count` events with a condition."""
         wanted = select(events.c.time).where(condition).order_by(events.c.seq.desc()).offset(count - 1).limit(1)
-        with self.ledger.store.reading() as connection:
+        with self.ledger.database.reading() as connection:
             return _EPOCH + timedelta(microseconds=connection.execute(wanted).scalar_one())
 
     def _write(self, logged: list[dict[str, Any]], delivered: list[dict[str, Any]]) -> None:
-        with self.ledger.store.transaction() as connection:
-            if self.ledger.store.is_sqlite:
+        with self.ledger.database.transaction() as connection:
+            if self.ledger.database.is_sqlite:
                 connection.exec_driver_sql(f"PRAGMA cache_size = -{CACHE}")
                 connection.execute(events.insert(), logged)
                 connection.execute(deliveries.insert(), delivered)
@@ -106,10 +106,10 @@ class Log:
 
     def _settle(self) -> None:
         """Forget what was in memory for writing, and do what PostgreSQL does by itself after a while."""
-        self.ledger.store.close()
-        if self.ledger.store.is_sqlite:
+        self.ledger.database.close()
+        if self.ledger.database.is_sqlite:
             return
-        with self.ledger.store.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        with self.ledger.database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             for name in metadata.tables:
                 connection.exec_driver_sql(f"VACUUM ANALYZE {name}")
 

@@ -81,7 +81,7 @@ def _late(broker: Broker, ledger_url: str, count: int) -> list[float]:
 def _publish(app: Pipeline, count: int) -> float:
     """Accept all events in one transaction, and return when that was done."""
     wall, monotonic = datetime.now(UTC), time.monotonic()
-    with app.ledger.store.transaction() as connection:
+    with app.ledger.database.transaction() as connection:
         for number in range(count):
             delay = LEAD + number / RATE
             at = wall + timedelta(seconds=delay)

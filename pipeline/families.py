@@ -5,6 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Literal
 
+from .core.announcements import DeliveryDead as DeliveryDead
+from .core.announcements import DeliveryDropped as DeliveryDropped
+from .core.announcements import DeliveryRequeued as DeliveryRequeued
 from .core.event import Payload
 
 Json = Any
@@ -181,40 +184,6 @@ class ToolInvoked(Payload, type="tool.invoked"):
     agent_id: str
     tool: str
     params: dict[str, Json] = {}
-
-
-class DeliveryDead(Payload, type="delivery.dead"):
-    """An agent could not handle an event, which is set aside as its dead letter."""
-
-    delivery_id: str
-    event_id: str
-    original_type: str
-    agent: str
-    error: str
-    attempts: int
-
-
-class DeliveryRequeued(Payload, type="delivery.requeued"):
-    """Somebody gave a dead letter back to its agent; data before and after, where it was edited."""
-
-    delivery_id: str
-    event_id: str
-    original_type: str
-    agent: str
-    by: str = ""
-    edited: bool = False
-    before: Json = None
-    after: Json = None
-
-
-class DeliveryDropped(Payload, type="delivery.dropped"):
-    """Somebody decided that a dead letter is not to be handled."""
-
-    delivery_id: str
-    event_id: str
-    original_type: str
-    agent: str
-    by: str = ""
 
 
 class SystemShutdown(Payload, type="system.shutdown"):

@@ -24,32 +24,32 @@ class Effects:
         self._agents = agents
         for agent in agents:
             statement = text(f"CREATE TABLE effects_{agent} (event TEXT, key TEXT)")
-            bus.ledger.store.run(lambda connection, one=statement: connection.execute(one))
+            bus.ledger.database.run(lambda connection, one=statement: connection.execute(one))
 
     def number(self) -> int:
         """Return how many effects there are."""
         counts = " + ".join(f"(SELECT count(*) FROM effects_{agent})" for agent in self._agents)
-        with self._bus.ledger.store.reading() as connection:
+        with self._bus.ledger.database.reading() as connection:
             return int(connection.execute(text(f"SELECT {counts}")).scalar_one())
 
     def keys(self, agent: str) -> Counter[str]:
         """Return how often an agent took effect for each key."""
-        with self._bus.ledger.store.reading() as connection:
+        with self._bus.ledger.database.reading() as connection:
             return Counter(connection.execute(text(f"SELECT key FROM effects_{agent}")).scalars())
 
     def events(self, agent: str) -> Counter[str]:
         """Return how often an agent took effect for each event's id."""
-        with self._bus.ledger.store.reading() as connection:
+        with self._bus.ledger.database.reading() as connection:
             return Counter(connection.execute(text(f"SELECT event FROM effects_{agent}")).scalars())
 
     def logged(self, event_type: str) -> Counter[str]:
         """Return how often each event of a type is in the log."""
-        with self._bus.ledger.store.reading() as connection:
+        with self._bus.ledger.database.reading() as connection:
             return Counter(connection.execute(select(events.c.id).where(events.c.type == event_type)).scalars())
 
     def is_at_rest(self) -> bool:
         """Say whether nothing waits to be sent or to be run again, as far as the ledger knows."""
         open_ones = select(func.count()).select_from(deliveries).where(deliveries.c.outcome != "succeeded")
         unsent = select(func.count()).select_from(outbox)
-        with self._bus.ledger.store.reading() as connection:
+        with self._bus.ledger.database.reading() as connection:
             return not connection.execute(unsent).scalar_one() and not connection.execute(open_ones).scalar_one()

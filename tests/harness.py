@@ -216,7 +216,8 @@ def declared(worker: StartWorker) -> None:
 #: Publishes until a file may not grow any more, and once again when it may.
 FILL_DISK = """
 import resource, signal, sys
-from pipeline import Pipeline, errors
+from pipeline import Pipeline
+from pipeline.core import errors
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a file at its size limit fails like a file on a full disk
 app = Pipeline("web", publish_timeout=0.3, ledger_timeout=0.3)
 app.publish("order.placed", {"n": 0})

@@ -14,8 +14,10 @@ from pipeline import Event, Pipeline
 from pipeline.core.errors import PipelineError
 from pipeline.core.event import new_event
 from pipeline.core.ids import delivery_id
+from pipeline.core.outcome import Outcome
+from pipeline.core.times import SECOND, now
 from pipeline.ledger import reconcile as reconciliation
-from pipeline.ledger.database.rows import SECOND, Outcome, Record, now
+from pipeline.ledger.database.rows import Record
 from pipeline.ledger.ledger import Claim, Ledger
 from pipeline.workers.sweeper import Sweeper
 from tests.records import age, order, rows, settle
@@ -126,7 +128,7 @@ def delivery(app: Pipeline) -> dict[str, Any]:
 
 def move(ledger: Ledger, table: Table, seconds: float, column: str = "due") -> None:
     """Let time pass for all rows of a table."""
-    with ledger.store.transaction() as connection:
+    with ledger.database.transaction() as connection:
         connection.execute(update(table).values({column: table.c[column] - round(seconds * SECOND)}))
 
 

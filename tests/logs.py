@@ -10,8 +10,9 @@ from sqlalchemy import Connection
 
 from pipeline.core.event import Event, new_event
 from pipeline.core.ids import delivery_id
+from pipeline.core.times import now
 from pipeline.history.tree import EventNode, Trace
-from pipeline.ledger.database.rows import Record, now
+from pipeline.ledger.database.rows import Record
 from pipeline.ledger.ledger import Ledger
 
 START = datetime(2026, 1, 1, tzinfo=UTC)

@@ -45,11 +45,11 @@ def projection(patterns: Any = "order.*", handler: Any = note, name: str = "orde
 
 
 def numbers(ledger: Ledger) -> list[int]:
-    with ledger.store.reading() as connection:
+    with ledger.database.reading() as connection:
         return list(connection.execute(select(seen.c.number).order_by(seen.c.place)).scalars())
 
 
 def position(ledger: Ledger) -> tuple[int, int] | None:
-    with ledger.store.reading() as connection:
+    with ledger.database.reading() as connection:
         row = connection.execute(select(positions.c.tx, positions.c.seq)).first()
     return (row.tx, row.seq) if row else None

@@ -13,8 +13,8 @@ from sqlalchemy import delete, select, update
 
 from pipeline import Context, Event, Payload, Pipeline
 from pipeline.core.ids import delivery_id, derived_id
+from pipeline.core.times import SECOND, now
 from pipeline.ledger.database.migrate import upgrade
-from pipeline.ledger.database.rows import SECOND, now
 from pipeline.ledger.database.tables import deliveries, events, outbox
 from pipeline.ledger.reconcile import register
 
@@ -33,7 +33,7 @@ def make_app(ledger_url: str, directory: Path, *, agents: bool = True, **setting
     """Return an app on a ledger and on an embedded broker of its own; with `agents` it declares some."""
     options = {"broker_url": f"sqlite:///{directory / 'broker.db'}", **settings}
     app = Pipeline("t", ledger_url=ledger_url, directory=directory / "state", **options)
-    upgrade(app.ledger.store)
+    upgrade(app.ledger.database)
     if agents:
         declare_agents(app)
     return app
@@ -110,7 +110,7 @@ def rows(app: Pipeline, table: Any = deliveries, **like: Any) -> list[dict[str, 
     query = select(table).order_by(*(table.primary_key.columns))
     for name, value in like.items():
         query = query.where(table.c[name] == value)
-    with app.ledger.store.reading() as connection:
+    with app.ledger.database.reading() as connection:
         return [dict(row) for row in connection.execute(query).mappings()]
 
 
@@ -134,21 +134,21 @@ def logged(app: Pipeline, type: str) -> list[Event]:
 
 def backdate(app: Pipeline, id: str, micros: int, column: str = "ended") -> None:
     """Move a delivery's time into the past."""
-    with app.ledger.store.transaction() as connection:
+    with app.ledger.database.transaction() as connection:
         changed = {column: deliveries.c[column] - micros}
         connection.execute(update(deliveries).where(deliveries.c.id == id).values(changed))
 
 
 def age(app: Pipeline, found: Sequence[Event], micros: int) -> None:
     """Let events have been recorded longer ago."""
-    with app.ledger.store.transaction() as connection:
+    with app.ledger.database.transaction() as connection:
         mine = events.c.id.in_([event.id for event in found])
         connection.execute(update(events).where(mine).values(recorded=events.c.recorded - micros))
 
 
 def lose_outbox(app: Pipeline) -> None:
     """Let everything have been sent."""
-    with app.ledger.store.transaction() as connection:
+    with app.ledger.database.transaction() as connection:
         connection.execute(delete(outbox))
 
 

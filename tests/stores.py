@@ -27,7 +27,8 @@ def rows(store: Store) -> int:
 def run(path: Path, code: str, **options: Any) -> subprocess.Popen[str]:
     """Start a process that runs `code` with a store `s` on the file."""
     program = (
-        "import os, signal, sys\nfrom pathlib import Path\nfrom pipeline.brokers.embedded.store import Outgoing, Store\n"
+        "import os, signal, sys\nfrom pathlib import Path\n"
+        "from pipeline.brokers.embedded.store import Outgoing, Store\n"
         f"s = Store(Path(sys.argv[1]))\n{code}"
     )
     return subprocess.Popen([sys.executable, "-c", program, str(path)], text=True, **options)

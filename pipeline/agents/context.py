@@ -7,8 +7,9 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import LedgerOff
-from ..core.event import Event, Payload, due_time, new_event
+from ..core.event import Event, Payload, new_event
 from ..core.ids import caused_id
+from ..core.times import due_time
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -88,7 +89,7 @@ class Context:
         if self.opened_session is None:
             if self._ledger is None:
                 raise LedgerOff("ctx.session needs a ledger, and the setting ledger_url is empty")
-            self.opened_session = self._closing.enter_context(self._ledger.store.session())
+            self.opened_session = self._closing.enter_context(self._ledger.database.session())
         return self.opened_session
 
     def publish(

@@ -8,7 +8,8 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import InvalidEvent, LedgerOff
-from ..core.event import Event, Payload, due_time, new_event
+from ..core.event import Event, Payload, new_event
+from ..core.times import due_time
 
 if TYPE_CHECKING:
     from ..ledger.ledger import Ledger

@@ -175,15 +175,17 @@ def upgrade(ctx: typer.Context, as_json: AsJson = False) -> None:
     """Create the ledger's tables, or bring them up to date; nothing is lost."""
     from ..ledger.database.migrate import upgrade
 
-    store = app_of(ctx).ledger.store
-    if store.is_sqlite and store.url.database:
-        with store.errors():
-            Path(store.url.database).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    before, after = upgrade(store)
+    database = app_of(ctx).ledger.database
+    if database.is_sqlite and database.url.database:
+        with database.errors():
+            Path(database.url.database).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    before, after = upgrade(database)
     said = f"is up to date, with schema {after}" if before == after else f"has gone from schema {before} to {after}"
     if before is None:
         said = f"was created, with schema {after}"
-    _report({"ledger": str(store), "before": before, "after": after}, f"the ledger {store} {said}", as_json=as_json)
+    _report(
+        {"ledger": str(database), "before": before, "after": after}, f"the ledger {database} {said}", as_json=as_json
+    )
 
 
 @ledger.command(epilog=examples("pipeline ledger status", "pipeline ledger status --json"))
@@ -288,7 +290,7 @@ def forget(
 
     found = app_of(ctx).ledger
     if not forget(found, agent):
-        with found.store.reading() as connection:
+        with found.database.reading() as connection:
             raise InvalidAgent(f"no agent is called {agent!r}; {nearest(agent, read_agents(connection))}")
     _report({"agent": agent, "forgotten": True}, f"forgot {agent}", as_json=as_json)
 

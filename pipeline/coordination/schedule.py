@@ -11,13 +11,12 @@ from celery.schedules import BaseSchedule, crontab, schedule
 
 from ..core.errors import InvalidAgent
 from ..core.event import Event, new_event
+from ..core.times import CENTURY
 
 if TYPE_CHECKING:
     from ..app.app import Pipeline
 
 SCHEDULED = "pipeline.publish_scheduled"
-#: Seconds: a century. More is a mistake, and neither is infinity an interval.
-MAX_INTERVAL = 100 * 366 * 86400
 SCHEDULE_IDS = uuid5(UUID(int=0), "pipeline/schedules")
 
 
@@ -57,7 +56,7 @@ def as_schedule(name: str, when: Any) -> BaseSchedule:
     """Return Celery's schedule for a crontab, a timedelta or a number of seconds."""
     if isinstance(when, BaseSchedule):
         return when
-    if isinstance(when, (int, float)) and not isinstance(when, bool) and 1 <= when < MAX_INTERVAL:
+    if isinstance(when, (int, float)) and not isinstance(when, bool) and 1 <= when < CENTURY:
         when = timedelta(seconds=when)
     if not isinstance(when, timedelta) or when.total_seconds() < 1:
         raise InvalidAgent(f"schedule {name!r}: {when!r} is neither a crontab(...) nor an interval of 1 second or more")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, ClassVar, Self
 
 import orjson
@@ -16,8 +16,6 @@ from .topics import check_type
 
 CONTENT_TYPE = "application/cloudevents+json"
 DEFAULT_PRIORITY = 5
-#: Seconds; a delay that is longer is a mistake.
-CENTURY = 100 * 366 * 86400
 
 _SEMVER = re.compile(r"\d+\.\d+\.\d+")
 
@@ -210,29 +208,3 @@ def _content(what: Payload | str, data: Any) -> tuple[str, str, Any]:
     if data is not None:
         raise InvalidEvent("data: a typed payload already is the data; pass one of the two")
     return what.event_type, what.schema_version, what.model_dump(mode="json", by_alias=True, round_trip=True)
-
-
-def due_time(delay: float | timedelta | None, at: datetime | None) -> datetime | None:
-    """Return when something is due, or None for now; raise InvalidEvent when that is no time.
-
-    Arguments:
-        delay: seconds or a timedelta from now.
-        at: an aware datetime.
-
-    """
-    if delay is None and at is None:
-        return None
-    if delay is not None and at is not None:
-        raise InvalidEvent("delay: give delay= or at=, not both")
-    if at is not None:
-        if not isinstance(at, datetime):
-            raise InvalidEvent(f"at: {at!r} is no datetime; use datetime.now(UTC) + ...")
-        if at.tzinfo is None:
-            raise InvalidEvent(f"at: {at.isoformat()} has no time zone; use datetime.now(UTC) + ...")
-        return at
-    if not isinstance(delay, (int, float, timedelta)):
-        raise InvalidEvent(f"delay: {delay!r} is neither a number of seconds nor a timedelta")
-    seconds = delay.total_seconds() if isinstance(delay, timedelta) else delay
-    if not 0 <= seconds < CENTURY:
-        raise InvalidEvent(f"delay: {seconds:g} seconds are not between now and a hundred years from now")
-    return datetime.now(UTC) + timedelta(seconds=seconds)

@@ -20,9 +20,10 @@ from ..agents.context import Context
 from ..core.errors import BrokerUnavailable, LedgerError, Revoked, WorkerDied
 from ..core.event import Event, new_event
 from ..core.ids import caused_id
+from ..core.outcome import Outcome
 from ..core.retry import Again, Dead, decide
 from ..families import DeliveryDead
-from ..ledger.database.rows import Outcome, Record
+from ..ledger.database.rows import Record
 from ..ledger.ledger import AlreadyRecordedError, Claim
 from ..publishing.outbox import soon
 

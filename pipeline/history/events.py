@@ -17,9 +17,9 @@ from sqlalchemy import Connection, Row, Select, or_, select
 
 from ..core.errors import InvalidSelection, LedgerError, UnknownEvent
 from ..core.event import Event, Payload
+from ..core.times import micros, moment
 from ..core.topics import check_pattern, matches
 from ..ledger import log
-from ..ledger.database.rows import micros, moment
 from ..ledger.database.tables import deliveries, events, snapshots, timers
 from ..ledger.ledger import Ledger
 from ..ledger.log import COLUMNS, Bounds, Path, in_order, merged, position_of, rows
@@ -87,7 +87,7 @@ def get_events(
         return (pattern is None or matches(pattern, row.type)) and agent_id in (None, row.stream)
 
     def read() -> Iterator[Recorded]:
-        with ledger.store.reading() as connection:
+        with ledger.database.reading() as connection:
             paths = _paths(connection, agent_id, pattern, correlation)
             window = log.window_of(ledger, connection, bounds, narrow=agent_id is correlation is None)
         size = max(batch // max(len(paths), 1), min(batch, log.SMALLEST_PAGE))
@@ -99,7 +99,7 @@ def get_events(
 
 def get_event(ledger: Ledger, id: str) -> Recorded:
     """Return one event by its id; raise UnknownEvent when the ledger does not have it."""
-    with ledger.store.reading() as connection:
+    with ledger.database.reading() as connection:
         row = connection.execute(select(*COLUMNS).where(events.c.id == id)).first()
         if row is None:
             raise unknown_event(ledger, connection, id)
@@ -197,7 +197,7 @@ def reconstruct(
         )
     key = _key(state)
     path = Path(events.c.stream, agent_id)
-    with ledger.store.reading() as connection:
+    with ledger.database.reading() as connection:
         # Asked for before the events are read: what a transaction commits in between is not before it.
         settled = end_of_log(ledger, connection)
         fold = (key and _read_snapshot(connection, agent_id, key, state, bounds)) or _Fold(state())
@@ -280,13 +280,13 @@ def _write_snapshot(ledger: Ledger, stream: str, key: str, fold: _Fold[Any]) -> 
         return
     tx, seq = fold.position
     row = {"stream": stream, "state": key, "tx": tx, "seq": seq, "max_seq": fold.max_seq, "max_time": fold.max_time}
-    statement = ledger.store.insert(snapshots)
+    statement = ledger.database.insert(snapshots)
     statement = statement.on_conflict_do_update(
         index_elements=["stream", "state", "tx", "seq"], set_={"body": statement.excluded.body}
     )
     # A snapshot saves time, and that is all: a ledger that is locked or read-only still tells the state.
     with contextlib.suppress(LedgerError):
-        ledger.store.run(lambda connection: connection.execute(statement, {**row, "body": body}))
+        ledger.database.run(lambda connection: connection.execute(statement, {**row, "body": body}))
 
 
 def _dump(state: Any) -> str | None:

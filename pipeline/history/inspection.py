@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import orjson
 from sqlalchemy import Row, select
 
-from ..ledger.database.rows import moment
+from ..core.times import moment
 from ..ledger.database.tables import deliveries, events, timers
 from ..ledger.ledger import Ledger
 
@@ -60,7 +60,7 @@ def deliveries_of(ledger: Ledger, event_id: str) -> list[Delivered]:
     """Return the deliveries of an event, the first first."""
     columns = [deliveries.c[name] for name in Delivered._fields]
     query = select(*columns).where(deliveries.c.event_id == event_id)
-    with ledger.store.reading() as connection:
+    with ledger.database.reading() as connection:
         rows = connection.execute(query.order_by(deliveries.c.started, deliveries.c.agent, deliveries.c.id)).all()
     return [_delivered(row) for row in rows]
 
@@ -85,7 +85,7 @@ def upcoming(ledger: Ledger, *, limit: int = 100) -> list[Timer]:
         .order_by(timers.c.due, timers.c.id)
         .limit(max(limit, 0))
     )
-    with ledger.store.reading() as connection:
+    with ledger.database.reading() as connection:
         return [_timer(row) for row in connection.execute(query)]
 
 

@@ -156,7 +156,7 @@ def rebuild(ledger: Ledger, projection: Projection, progress: Callable[[int, int
             f"decorate the function that empties its read model with @{projection.name}.reset"
         )
     _register(ledger, projection)
-    with ledger.store.transaction() as connection:
+    with ledger.database.transaction() as connection:
         _move(connection, projection, BEGIN)  # waits for a process that is at it
         with _session(connection) as session, _named(projection, session, "its reset function"):
             projection.clear(session)
@@ -174,14 +174,14 @@ def rebuild(ledger: Ledger, projection: Projection, progress: Callable[[int, int
 
 def lag(ledger: Ledger, projection: Projection) -> int:
     """Return how many events in the log the projection has still to see."""
-    with ledger.store.reading() as connection:
+    with ledger.database.reading() as connection:
         behind = after(ledger, _position(connection, projection))
         query = select(events.c.type, func.count()).where(events.c.replay.is_(None)).group_by(events.c.type)
         return sum(number for type, number in connection.execute(query.where(behind)) if projection.matches(type))
 
 
 def _remaining(ledger: Ledger) -> int:
-    with ledger.store.reading() as connection:
+    with ledger.database.reading() as connection:
         return int(connection.execute(stable(ledger, select(func.count()).select_from(events))).scalar_one())
 
 
@@ -189,7 +189,7 @@ def _advance(ledger: Ledger, projection: Projection, limit: int = 1000) -> int |
     """Do what catch_up() says; return None when another process is at it."""
     if not _is_behind(ledger, projection):  # a look that takes no lock
         return 0
-    with ledger.store.transaction() as connection:
+    with ledger.database.transaction() as connection:
         position = _take(connection, projection)
         if position is not None:
             return _project(ledger, connection, projection, position, limit)
@@ -198,7 +198,7 @@ def _advance(ledger: Ledger, projection: Projection, limit: int = 1000) -> int |
 
 
 def _is_behind(ledger: Ledger, projection: Projection) -> bool:
-    with ledger.store.reading() as connection:
+    with ledger.database.reading() as connection:
         query = select(events.c.seq).where(after(ledger, _position(connection, projection))).limit(1)
         return connection.execute(stable(ledger, query)).first() is not None
 
@@ -219,8 +219,8 @@ def _register(ledger: Ledger, projection: Projection) -> bool:
     """Put a new projection at the beginning of the log; say whether it is new."""
     tx, seq = BEGIN
     row = {"name": projection.name, "tx": tx, "seq": seq}
-    statement = ledger.store.insert(positions).values(row).on_conflict_do_nothing().returning(positions.c.name)
-    return ledger.store.run(lambda connection: connection.execute(statement).first()) is not None
+    statement = ledger.database.insert(positions).values(row).on_conflict_do_nothing().returning(positions.c.name)
+    return ledger.database.run(lambda connection: connection.execute(statement).first()) is not None
 
 
 def _move(connection: Connection, projection: Projection, position: Position) -> None:

@@ -14,7 +14,9 @@ from sqlalchemy import Connection, Row, bindparam, select
 
 from ..core.errors import InvalidSelection, SettleTimeout
 from ..core.event import DEFAULT_PRIORITY
-from ..ledger.database.rows import Outcome, chunks, moment, wants
+from ..core.outcome import Outcome
+from ..core.times import moment
+from ..ledger.database.rows import chunks, wants
 from ..ledger.database.tables import agents, deliveries, events, joins, outbox, timers
 from ..ledger.ledger import Ledger
 from ..ledger.log import in_order
@@ -53,8 +55,8 @@ def _read(ledger: Ledger, connection: Connection, id: str) -> Trace:
 @contextlib.contextmanager
 def _snapshot(ledger: Ledger) -> Iterator[Connection]:
     """Read several tables as they were at one time."""
-    with ledger.store.reading() as connection:
-        if not ledger.store.is_sqlite:
+    with ledger.database.reading() as connection:
+        if not ledger.database.is_sqlite:
             connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         yield connection
 

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from ..core.event import DEFAULT_PRIORITY
-from ..ledger.database.rows import Outcome
+from ..core.outcome import Outcome
 from ..ledger.reconcile import Position
 
 #: Characters of an error that are shown.

@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Select, and_, bindparam, delete, exists, func, or_, select, update
 
 from ..core.event import Event
-from .database.rows import DEAD_AFTER, SECOND, Outcome, Record, chunks, now
+from ..core.outcome import Outcome
+from ..core.times import SECOND, now
+from .database.rows import DEAD_AFTER, Record, chunks
 from .database.tables import OPEN, deliveries, events, outbox, timers, workers
 from .ledger import Ledger
 
@@ -49,7 +51,7 @@ _LOOK = select(
 
 def look(ledger: Ledger) -> Look:
     """Say what is due: one short query, as an idle worker asks it several times a second."""
-    with ledger.store.reading() as connection:
+    with ledger.database.reading() as connection:
         return Look(*connection.execute(_LOOK, {"at": now()}).one())
 
 
@@ -68,12 +70,12 @@ def take_outbox(ledger: Ledger, limit: int = BATCH) -> list[Record]:
         _forget_pruned(connection, ids, {record.event.id for record in found})
         return found
 
-    return ledger.store.run(work)
+    return ledger.database.run(work)
 
 
 def postpone(ledger: Ledger, ids: Sequence[str], seconds: float) -> None:
     """Let events in the outbox be due again in some seconds."""
-    ledger.store.run(lambda connection: _postpone(connection, ids, now() + round(seconds * SECOND)))
+    ledger.database.run(lambda connection: _postpone(connection, ids, now() + round(seconds * SECOND)))
 
 
 def take_timers(ledger: Ledger, grace: float, limit: int = BATCH) -> tuple[list[Record], list[Due], int]:
@@ -102,7 +104,7 @@ def take_timers(ledger: Ledger, grace: float, limit: int = BATCH) -> tuple[list[
         _delete_timers(connection, list({*retries} - {one.id for one in due}))
         return delayed, due
 
-    return (*ledger.store.run(work), lease)
+    return (*ledger.database.run(work), lease)
 
 
 def finish_timers(ledger: Ledger, ids: Sequence[str], lease: int) -> None:
@@ -110,7 +112,7 @@ def finish_timers(ledger: Ledger, ids: Sequence[str], lease: int) -> None:
     statement = delete(timers).where(timers.c.id == bindparam("timer"), timers.c.due == lease)
     rows = [{"timer": id} for id in ids]
     if rows:
-        ledger.store.run(lambda connection: connection.execute(statement, rows))
+        ledger.database.run(lambda connection: connection.execute(statement, rows))
 
 
 def release_timers(ledger: Ledger, ids: Sequence[str], lease: int, seconds: float) -> None:
@@ -122,7 +124,7 @@ def release_timers(ledger: Ledger, ids: Sequence[str], lease: int, seconds: floa
             mine = and_(timers.c.id.in_(some), timers.c.due == lease)
             connection.execute(update(timers).where(mine).values(due=again))
 
-    ledger.store.run(work)
+    ledger.database.run(work)
 
 
 def at_once(ledger: Ledger, limit: int = BATCH) -> list[Due]:
@@ -139,7 +141,7 @@ def lost(ledger: Ledger, agent: str, after: float, limit: int = BATCH) -> list[D
 def agents_with_lost(ledger: Ledger, after: float) -> list[str]:
     """Return the agents for which lost() would find something."""
     wanted = _lost(after).with_only_columns(deliveries.c.agent).distinct()
-    with ledger.store.reading() as connection:
+    with ledger.database.reading() as connection:
         return list(connection.execute(wanted).scalars())
 
 
@@ -171,7 +173,7 @@ def _take_deliveries(ledger: Ledger, wanted: Select[Any], limit: int) -> list[Du
         _forget_deliveries(connection, ids, {one.id for one in due})
         return due
 
-    return ledger.store.run(work)
+    return ledger.database.run(work)
 
 
 def ask_again(ledger: Ledger, ids: Sequence[str]) -> None:
@@ -182,7 +184,7 @@ def ask_again(ledger: Ledger, ids: Sequence[str]) -> None:
             mine = and_(deliveries.c.id.in_(some), deliveries.c.outcome == Outcome.WAITING.value)
             connection.execute(update(deliveries).where(mine).values(due=0))
 
-    ledger.store.run(work)
+    ledger.database.run(work)
 
 
 def _due(ledger: Ledger, connection: Connection, ids: Sequence[str], outcomes: Sequence[Outcome]) -> list[Due]:
@@ -215,7 +217,7 @@ def _as_due(ledger: Ledger, row: Any) -> Due:
 
 def heartbeat(ledger: Ledger, worker: str) -> None:
     """Note that a worker lives."""
-    insert = ledger.store.insert(workers)
+    insert = ledger.database.insert(workers)
     statement = insert.on_conflict_do_update(index_elements=["id"], set_={"seen": insert.excluded.seen})
     day = 86400 * SECOND
 
@@ -223,12 +225,12 @@ def heartbeat(ledger: Ledger, worker: str) -> None:
         connection.execute(statement, {"id": worker, "seen": now()})
         connection.execute(delete(workers).where(workers.c.seen < now() - day))
 
-    ledger.store.run(work)
+    ledger.database.run(work)
 
 
 def leave(ledger: Ledger, worker: str) -> None:
     """Note that a worker has ended."""
-    ledger.store.run(lambda connection: connection.execute(delete(workers).where(workers.c.id == worker)))
+    ledger.database.run(lambda connection: connection.execute(delete(workers).where(workers.c.id == worker)))
 
 
 def _locked(query: Select[Any]) -> Select[Any]:

@@ -10,24 +10,14 @@ from typing import Any, NamedTuple
 import orjson
 from sqlalchemy import Connection, delete, select
 
+from ..core.announcements import ANNOUNCEMENTS
 from ..core.errors import LedgerError, LedgerUnavailable, nearest
 from ..core.event import Event
-from .database.database import Store
+from ..core.outcome import Outcome
+from ..core.times import SECOND, now
+from .database.database import Database
 from .database.fast import Hot
-from .database.rows import (
-    ANNOUNCEMENTS,
-    DEAD_AFTER,
-    SECOND,
-    Outcome,
-    Record,
-    chunks,
-    event_row,
-    join_row,
-    now,
-    timer_row,
-    unrouted_row,
-    wants,
-)
+from .database.rows import DEAD_AFTER, Record, chunks, event_row, join_row, timer_row, unrouted_row, wants
 from .database.statements import Statements
 from .database.tables import agents, deliveries, events, joins, meta, outbox, timers
 
@@ -63,9 +53,9 @@ class Ledger:
     """The durable log of events and deliveries, in one SQL database."""
 
     def __init__(self, url: str, *, timeout: float = 5.0) -> None:
-        """Take the address (see Store); nothing is opened before it is used."""
-        self.store = Store(url, timeout=timeout)
-        self._statements = Statements(self.store)
+        """Take the address (see Database); nothing is opened before it is used."""
+        self.database = Database(url, timeout=timeout)
+        self._statements = Statements(self.database)
         self._id = (0, "")
         self._patterns: dict[str, tuple[str, ...]] = {}
         self._routes: dict[str, bool] = {}
@@ -73,14 +63,14 @@ class Ledger:
 
     def __str__(self) -> str:
         """Return the address without its password."""
-        return str(self.store)
+        return str(self.database)
 
     @property
     def id(self) -> str:
         """The ledger's own id: messages carry it, so that a worker knows whether its ledger has the event."""
-        self.store.check()
-        if self._id[0] != self.store.opened:
-            self._id = (self.store.opened, self.store.read(self.id_in))
+        self.database.check()
+        if self._id[0] != self.database.opened:
+            self._id = (self.database.opened, self.database.read(self.id_in))
         return self._id[1]
 
     @staticmethod
@@ -90,7 +80,7 @@ class Ledger:
 
     def close(self) -> None:
         """Close idle connections; the next use opens new ones."""
-        self.store.close()
+        self.database.close()
 
     # -- publishing
 
@@ -105,7 +95,7 @@ class Ledger:
         if connection is not None:
             self.write_events(connection, records, due)
         else:
-            self.store.run_hot(lambda own: self.write_events(own, records, due))
+            self.database.run_hot(lambda own: self.write_events(own, records, due))
 
     def write_events(self, connection: Executes, records: Sequence[Record], due: int | None) -> None:
         """Do what append() says in a transaction that is open."""
@@ -124,9 +114,9 @@ class Ledger:
         wanted = list(ids)
         if len(wanted) == 1:
             row = {"event_id": wanted[0]}
-            self.store.run_hot(lambda own: own.execute(self._statements.sent, row).fetchone(), alone=True)
+            self.database.run_hot(lambda own: own.execute(self._statements.sent, row).fetchone(), alone=True)
         else:
-            self.store.run(lambda connection: _delete_in(connection, outbox, outbox.c.event_id, wanted))
+            self.database.run(lambda connection: _delete_in(connection, outbox, outbox.c.event_id, wanted))
 
     def _has_reader(self, event: Event, connection: Executes) -> bool:
         # The bus's own announcements are there for whoever wants them.
@@ -165,7 +155,7 @@ class Ledger:
     def cancel(self, id: str) -> bool:
         """Delete a delayed event that is not due yet; say whether there was one."""
         statement = delete(timers).where(timers.c.id == id, timers.c.kind == "publish")
-        return bool(self.store.run(lambda connection: connection.execute(statement).rowcount))
+        return bool(self.database.run(lambda connection: connection.execute(statement).rowcount))
 
     # -- delivering
 
@@ -214,7 +204,7 @@ class Ledger:
                 connection.execute(self._statements.event, [event_row(Record(event, body), at)])
             return self._claim(connection, row)
 
-        return self.store.run_hot(work, alone=body is None)
+        return self.database.run_hot(work, alone=body is None)
 
     def _claim(self, connection: Hot, row: dict[str, Any]) -> Claim:
         claimed = connection.execute(self._statements.claim, row).fetchone()
@@ -268,7 +258,7 @@ class Ledger:
         if connection is not None:
             work(connection)
         else:
-            self.store.run_hot(work, alone=first and not (emitted or delayed or started_joins))
+            self.database.run_hot(work, alone=first and not (emitted or delayed or started_joins))
 
     def again(self, delivery: str, event: Event, attempt: int, *, delay: float, error: str, timer: bool) -> bool:
         """Record a failed attempt that is followed by another one; say whether it was the delivery's last one.
@@ -289,7 +279,7 @@ class Ledger:
                 self.add_timers(connection, [timer_row(delivery, "retry", due, event.correlation_id)])
             return True
 
-        return self.store.run(work)
+        return self.database.run(work)
 
     def die(
         self, delivery: str, attempt: int | None, announced: Sequence[Record], *, error: str, traceback: str, due: int
@@ -307,7 +297,7 @@ class Ledger:
             self.write_events(connection, announced, due)
             return True
 
-        return self.store.run(work)
+        return self.database.run(work)
 
     def _expect_claim(self, connection: Executes, delivery: str) -> None:
         """Raise LedgerError when a claim is gone: PostgreSQL has crashed before it was on disk."""
@@ -317,13 +307,13 @@ class Ledger:
     def state(self, delivery: str) -> tuple[Outcome | None, int]:
         """Return a delivery's outcome and the number of its attempts; None and 0 when it was never claimed."""
         wanted = select(deliveries.c.outcome, deliveries.c.attempts).where(deliveries.c.id == delivery)
-        row = self.store.read(lambda connection: connection.execute(wanted).first())
+        row = self.database.read(lambda connection: connection.execute(wanted).first())
         return (Outcome(row.outcome), row.attempts) if row else (None, 0)
 
     def unsent(self, ids: Sequence[str]) -> list[Event]:
         """Return those of some events that are still in the outbox."""
         wanted = select(events.c.body).join(outbox, outbox.c.event_id == events.c.id).where(events.c.id.in_(ids))
-        return self.store.read(lambda connection: [Event.decode(body) for (body,) in connection.execute(wanted)])
+        return self.database.read(lambda connection: [Event.decode(body) for (body,) in connection.execute(wanted)])
 
     def end_join(self, id: str, records: Sequence[Record], due: int) -> None:
         """Record that a join has published its event."""
@@ -332,11 +322,13 @@ class Ledger:
 
         def work(connection: Connection) -> None:
             # The members may be done before the delivery that started them is recorded.
-            insert = self.store.insert(joins).on_conflict_do_update(index_elements=["id"], set_={"ended": row["ended"]})
+            insert = self.database.insert(joins).on_conflict_do_update(
+                index_elements=["id"], set_={"ended": row["ended"]}
+            )
             connection.execute(insert, row)
             self.write_events(connection, records, due)
 
-        self.store.run(work)
+        self.database.run(work)
 
 
 def read_agents(connection: Executes) -> dict[str, tuple[str, ...]]:

@@ -107,7 +107,7 @@ def rows(
 
     """
     bounds = bounds or Bounds()
-    if ledger.store.is_sqlite:  # sequence numbers are the order
+    if ledger.database.is_sqlite:  # sequence numbers are the order
         window = max(window[0], (0, bounds.min_seq - 1)), min(window[1], (0, bounds.max_seq))
         bounds = bounds._replace(min_seq=-1, max_seq=HIGHEST)
     last, until = window
@@ -115,7 +115,7 @@ def rows(
     if not replayed:
         query = query.where(events.c.replay.is_(None))
     while last < until:
-        with ledger.store.reading() as connection:
+        with ledger.database.reading() as connection:
             _follow_the_index(ledger, connection)
             page = connection.execute(query, {"after_tx": last[0], "after_seq": last[1]}).all()
         yield from page
@@ -126,7 +126,7 @@ def rows(
 
 def _follow_the_index(ledger: Ledger, connection: Connection) -> None:
     """Keep PostgreSQL from sorting all that is left for each page, because it takes that for little."""
-    if not ledger.store.is_sqlite:
+    if not ledger.database.is_sqlite:
         connection.exec_driver_sql("SET LOCAL enable_sort = off")
 
 
@@ -138,7 +138,7 @@ def _page(ledger: Ledger, path: Path, until: Position) -> Select[Any]:
         bindparam("after_seq", type_=events.c.seq.type),
     )
     query = select(*COLUMNS)
-    if ledger.store.is_sqlite:
+    if ledger.database.is_sqlite:
         if path.column is not None:
             query = query.where(path.column == path.value)
         return in_order(query.where(events.c.tx == 0, events.c.seq > last[1], events.c.seq <= until[1]))
@@ -161,7 +161,7 @@ def window_of(ledger: Ledger, connection: Connection, bounds: Bounds, *, narrow:
     last = connection.execute(in_order(select(*_ORDER), newest=True).limit(1)).first()
     if last is None:
         return _NOTHING
-    few = not ledger.store.is_sqlite and min(bounds.max_seq, last.seq) - bounds.min_seq < FEW
+    few = not ledger.database.is_sqlite and min(bounds.max_seq, last.seq) - bounds.min_seq < FEW
     if not (narrow and (bounds.has_times or few)):
         return BEGIN, position_of(last)
     first = _extreme(ledger, connection, bounds, func.min)
@@ -177,7 +177,7 @@ def window_of(ledger: Ledger, connection: Connection, bounds: Bounds, *, narrow:
 def _extreme(ledger: Ledger, connection: Connection, bounds: Bounds, function: Any) -> Position | None:
     """Return the lowest transaction and sequence number within the bounds, or the highest ones."""
     # "+ 0": else PostgreSQL walks along the order of the log until it meets the first such event.
-    tx = literal(0) if ledger.store.is_sqlite else function(events.c.tx + 0)
+    tx = literal(0) if ledger.database.is_sqlite else function(events.c.tx + 0)
     query = bounds.restrict(select(tx, function(events.c.seq + 0)), by_time=True)
     found_tx, found_seq = connection.execute(query).one()
     return None if found_seq is None else (found_tx, found_seq)

@@ -13,8 +13,11 @@ from typing import Any
 import orjson
 from sqlalchemy import ColumnElement, Connection, Row, Select, delete, func, literal_column, select, tuple_, update
 
+from ..core.announcements import ANNOUNCEMENTS
 from ..core.ids import delivery_id, derived_id
-from .database.rows import ANNOUNCEMENTS, SECOND, Outcome, chunks, micros, now, unrouted_row, wants
+from ..core.outcome import Outcome
+from ..core.times import SECOND, micros, now
+from .database.rows import chunks, unrouted_row, wants
 from .database.tables import agents, deliveries, events
 from .ledger import Ledger, read_agents
 
@@ -39,17 +42,17 @@ def register(ledger: Ledger, wanted: Mapping[str, tuple[tuple[str, ...], datetim
             if name not in known:
                 tx, seq = _start(ledger, connection, since)
                 row = {"name": name, "patterns": text, "tx": tx, "seq": seq, "registered": now()}
-                connection.execute(ledger.store.insert(agents).on_conflict_do_nothing(), row)
+                connection.execute(ledger.database.insert(agents).on_conflict_do_nothing(), row)
             elif known[name] != patterns:
                 connection.execute(update(agents).where(agents.c.name == name).values(patterns=text))
 
-    ledger.store.run(work)
+    ledger.database.run(work)
 
 
 def forget(ledger: Ledger, agent: str) -> bool:
     """Remove an agent that will never run again; nothing is kept for it any more. Say whether it was known."""
     statement = delete(agents).where(agents.c.name == agent)
-    return bool(ledger.store.run(lambda connection: connection.execute(statement).rowcount))
+    return bool(ledger.database.run(lambda connection: connection.execute(statement).rowcount))
 
 
 def _start(ledger: Ledger, connection: Connection, since: datetime | int | None) -> Position:
@@ -63,7 +66,7 @@ def _start(ledger: Ledger, connection: Connection, since: datetime | int | None)
 
 def end_of_log(ledger: Ledger, connection: Connection) -> Position:
     """Return the position after everything whose order is settled."""
-    if ledger.store.is_sqlite:
+    if ledger.database.is_sqlite:
         return 0, connection.execute(select(func.coalesce(func.max(events.c.seq), 0))).scalar_one()
     return connection.execute(select(literal_column(_OLDEST_OPEN))).scalar_one(), 0
 
@@ -74,12 +77,12 @@ _OLDEST_OPEN = "txid_snapshot_xmin(txid_current_snapshot())"
 
 def stable(ledger: Ledger, query: Select[Any]) -> Select[Any]:
     """Restrict a query on events to those before which no other event can appear any more."""
-    return query if ledger.store.is_sqlite else query.where(events.c.tx < literal_column(_OLDEST_OPEN))
+    return query if ledger.database.is_sqlite else query.where(events.c.tx < literal_column(_OLDEST_OPEN))
 
 
 def after(ledger: Ledger, position: Position) -> ColumnElement[bool]:
     """Return the condition that events come after a position."""
-    if ledger.store.is_sqlite:  # it does not look up pairs in an index
+    if ledger.database.is_sqlite:  # it does not look up pairs in an index
         return (events.c.tx == 0) & (events.c.seq > position[1])
     return tuple_(events.c.tx, events.c.seq) > tuple_(*position)
 
@@ -91,7 +94,7 @@ def check(ledger: Ledger, after: float) -> int:
         after: seconds that an event has to reach its agents by itself.
 
     """
-    return ledger.store.run(lambda connection: _check(ledger, connection, after))
+    return ledger.database.run(lambda connection: _check(ledger, connection, after))
 
 
 def _check(ledger: Ledger, connection: Connection, after: float) -> int:
@@ -183,7 +186,7 @@ def _mark_unrouted(
 
 def _insert(ledger: Ledger) -> Any:
     """Return what adds deliveries; one that a worker claims at this moment is not missing."""
-    return ledger.store.insert(deliveries).on_conflict_do_nothing()
+    return ledger.database.insert(deliveries).on_conflict_do_nothing()
 
 
 def _is_for(agent: str, patterns: tuple[str, ...], row: Row[Any]) -> bool:

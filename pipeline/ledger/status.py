@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Select, func, select
 
-from .database.rows import DEAD_AFTER, SECOND, now
+from ..core.times import SECOND, now
+from .database.rows import DEAD_AFTER
 from .database.tables import OPEN, agents, deliveries, events, outbox, timers, workers
 from .ledger import Ledger
 
@@ -52,7 +53,7 @@ def status(ledger: Ledger) -> Status:
 
     alive = workers.c.seen > now() - round(DEAD_AFTER * SECOND)
     open_ones = select(deliveries.c.outcome, func.count()).where(OPEN).group_by(deliveries.c.outcome)
-    with ledger.store.reading() as connection:
+    with ledger.database.reading() as connection:
 
         def count(query: Select[Any]) -> int:
             return int(connection.execute(query).scalar() or 0)

@@ -22,7 +22,7 @@ from sqlalchemy import Table
 from ..core.errors import InvalidEvent, LedgerError, PipelineError
 from ..core.event import Event
 from ..core.ids import derived_id
-from ..ledger.database.rows import moment
+from ..core.times import moment
 from ..ledger.database.tables import FINAL, deliveries, events
 
 EVENT, DELIVERY, END = "event.recorded", "delivery.recorded", "archive.ended"

@@ -15,9 +15,11 @@ from sqlalchemy import Connection, Select, func, select, tuple_, update
 
 from ..core.errors import BrokerUnavailable, EventTooLarge, InvalidAgent, InvalidSelection, UnknownEvent
 from ..core.event import Event, Payload, new_event
+from ..core.outcome import Outcome
+from ..core.times import moment, now
 from ..delivery.task import payload_of, plain
 from ..families import DeliveryDropped, DeliveryRequeued
-from ..ledger.database.rows import Outcome, Record, chunks, moment, now
+from ..ledger.database.rows import Record, chunks
 from ..ledger.database.tables import deliveries
 from ..ledger.due import ask_again
 from ..publishing.outbox import soon
@@ -106,7 +108,7 @@ class DeadLetters:
             query = query.where(tuple_(*order) < tuple_(*place))
         if event_type is None:
             query = query.limit(max(limit, 0))
-        with self._ledger.store.reading() as connection:
+        with self._ledger.database.reading() as connection:
             rows = connection.execute(query)
             ids = list(islice((row.id for row in rows if wanted.accepts(row.type)), max(limit, 0)))
             return [letter for some in chunks(ids, BATCH) for letter in _letters(connection, LETTERS, some)]
@@ -121,7 +123,7 @@ class DeadLetters:
         wanted = id.lower()
         exact = len(wanted) >= ID_LENGTH
         same = deliveries.c.id == wanted if exact else deliveries.c.id.startswith(wanted, autoescape=True)
-        with self._ledger.store.reading() as connection:
+        with self._ledger.database.reading() as connection:
             rows = connection.execute(LETTERS.where(same).limit(2)).all()
             if len(rows) == 1:
                 return letter_of(rows[0])
@@ -136,7 +138,7 @@ class DeadLetters:
         """Return the number and the age of the dead letters of each agent that has any."""
         columns = deliveries.c.agent, func.count(), func.min(deliveries.c.ended)
         query = select(*columns).where(DEAD).group_by(deliveries.c.agent).order_by(deliveries.c.agent)
-        with self._ledger.store.reading() as connection:
+        with self._ledger.database.reading() as connection:
             return {agent: Count(number, moment(oldest)) for agent, number, oldest in connection.execute(query)}
 
     # -- changing them
@@ -176,7 +178,7 @@ class DeadLetters:
             edited = self._edit(self.get(chosen[0]), data)
         number, sent = 0, True
         for some in chunks(chosen, BATCH):
-            letters, announced = self._ledger.store.run(partial(self._requeue, some, edited, by))
+            letters, announced = self._ledger.database.run(partial(self._requeue, some, edited, by))
             number += len(letters)
             sent = sent and self._send(letters, announced)
             if not sent:
@@ -206,7 +208,7 @@ class DeadLetters:
         chosen = self._choose(ids, Filter(agent, error, event_type, older_than), all=all)
         number = 0
         for some in chunks(chosen, BATCH):
-            letters, announced = self._ledger.store.run(partial(self._drop, some, by))
+            letters, announced = self._ledger.database.run(partial(self._drop, some, by))
             number += len(letters)
             self._app.outbox.send(announced)
             if progress:
@@ -223,13 +225,13 @@ class DeadLetters:
         if ids is not None:
             return self._resolve([ids] if isinstance(ids, str) else [*ids])
         query = wanted.narrow(IDS).order_by(deliveries.c.ended, deliveries.c.id)
-        with self._ledger.store.reading() as connection:
+        with self._ledger.database.reading() as connection:
             return [id for id, event_type in connection.execute(query) if wanted.accepts(event_type)]
 
     def _resolve(self, ids: Sequence[str]) -> Sequence[str]:
         """Return whole ids; raise UnknownEvent for one that is none. What is no longer dead is skipped later on."""
         known: set[str] = set()
-        with self._ledger.store.reading() as connection:
+        with self._ledger.database.reading() as connection:
             for some in chunks(ids, BATCH):
                 known.update(connection.execute(select(deliveries.c.id).where(deliveries.c.id.in_(some))).scalars())
         return [*dict.fromkeys(id if id in known else self.get(id).id for id in ids)]

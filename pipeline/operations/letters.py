@@ -10,8 +10,9 @@ from sqlalchemy import Row, Select, and_, select
 
 from ..core.errors import InvalidSelection
 from ..core.event import Event
+from ..core.outcome import Outcome
+from ..core.times import SECOND, micros, moment, now
 from ..core.topics import check_pattern, matches
-from ..ledger.database.rows import SECOND, Outcome, micros, moment, now
 from ..ledger.database.tables import OPEN, deliveries, events
 
 

@@ -18,9 +18,10 @@ from ..agents.agent import Agent
 from ..core.errors import BrokerUnavailable, InvalidAgent, InvalidSelection, LedgerUnavailable, nearest
 from ..core.event import Event, Payload
 from ..core.ids import delivery_id, new_id
+from ..core.outcome import Outcome
 from ..core.topics import matches
 from ..history.events import Recorded, get_event, get_events, pattern_of, recorded
-from ..ledger.database.rows import Outcome, wants
+from ..ledger.database.rows import wants
 from ..ledger.database.tables import deliveries, events
 from ..ledger.ledger import Ledger, read_agents
 from ..ledger.log import COLUMNS
@@ -163,7 +164,7 @@ def _target(
         return _ToFunction(app, name)
     if not isinstance(name, str) or not name:
         raise InvalidSelection("to: say who gets the events: an agent's name, or a function; never everybody at once")
-    with app.ledger.store.reading() as connection:
+    with app.ledger.database.reading() as connection:
         known = {**read_agents(connection), **{agent.name: agent.patterns for agent in app.agents}}
     if name not in known:
         raise InvalidAgent(f"no agent is called {name!r}; {nearest(name, known)}")
@@ -297,7 +298,7 @@ def unrouted(
     query = _UNROUTED.where(_NOBODY_HAD_IT).order_by(events.c.seq.desc()).limit(BATCH)
     found: list[Recorded] = []
     while len(found) < limit:
-        with ledger.store.reading() as connection:
+        with ledger.database.reading() as connection:
             rows = connection.execute(query if after is None else query.where(events.c.seq < after)).all()
         found += [recorded(row) for row in rows if pattern is None or matches(pattern, row.type)]
         if len(rows) < BATCH:
@@ -322,13 +323,13 @@ def replay_unrouted(
     query = _UNROUTED.order_by(events.c.seq).limit(BATCH)
     number, place = 0, 0
     while True:
-        with app.ledger.store.reading() as connection:
+        with app.ledger.database.reading() as connection:
             rows = connection.execute(query.where(events.c.seq > place)).all()
         if not rows:
             return number
         place = rows[-1].seq
         chosen = [recorded(row).event for row in rows if pattern is None or matches(pattern, row.type)]
-        number += app.ledger.store.run(partial(_route, ledger=app.ledger, chosen=chosen))
+        number += app.ledger.database.run(partial(_route, ledger=app.ledger, chosen=chosen))
         if progress:
             progress(number)
 
@@ -345,7 +346,7 @@ def _route(connection: Connection, ledger: Ledger, chosen: Sequence[Event]) -> i
     mine = list(connection.execute(delete(deliveries).where(*marks).returning(deliveries.c.event_id)).scalars())
     rows = [_waiting(id, name) for id in mine for name in agents[id]]
     if rows:
-        connection.execute(ledger.store.insert(deliveries).on_conflict_do_nothing(), rows)
+        connection.execute(ledger.database.insert(deliveries).on_conflict_do_nothing(), rows)
     return len(mine)
 
 

@@ -14,7 +14,9 @@ import orjson
 from sqlalchemy import Connection, Select, Table, delete, select, text, tuple_
 
 from ..core.errors import InvalidSelection
-from ..ledger.database.rows import SECOND, Outcome, chunks, now, wants
+from ..core.outcome import Outcome
+from ..core.times import SECOND, now
+from ..ledger.database.rows import chunks, wants
 from ..ledger.database.tables import FINAL, agents, deliveries, events, joins, outbox
 from ..ledger.ledger import Ledger
 from ..ledger.reconcile import after
@@ -98,13 +100,13 @@ def prune(
         leaving = _batches(archives.read(archive), batch) if written else iter(())
     number = of_deliveries = 0
     for entries in leaving:
-        gone = ledger.store.run(partial(_delete, entries=entries))
+        gone = ledger.database.run(partial(_delete, entries=entries))
         number, of_deliveries = number + gone[0], of_deliveries + gone[1]
         if progress:
             progress(number)
     if older_than is not None:
         ended = delete(joins).where(joins.c.ended < _before(older_than))
-        ledger.store.run(lambda connection: connection.execute(ended))
+        ledger.database.run(lambda connection: connection.execute(ended))
     return Pruned(number, of_deliveries, old.dead, old.unfinished, written)
 
 
@@ -124,7 +126,7 @@ class _Old:
         query = self._without_newest(self._query)
         place = (-1, -1)
         while query is not None:
-            with self._ledger.store.reading() as connection:
+            with self._ledger.database.reading() as connection:
                 rows = _rows(connection, query.where(after(self._ledger, place)))
                 found = _examine(connection, rows, self._ledger.id)
             if not rows:
@@ -139,7 +141,7 @@ class _Old:
         if not self._keep:
             return query
         newest = select(*_ORDER).order_by(events.c.tx.desc(), events.c.seq.desc()).offset(self._keep - 1).limit(1)
-        with self._ledger.store.reading() as connection:
+        with self._ledger.database.reading() as connection:
             first_kept = connection.execute(newest).first()
         return None if first_kept is None else query.where(tuple_(*_ORDER) < tuple(first_kept))
 
@@ -245,7 +247,7 @@ def restore(
     entries = _batches(archives.read(archive), max(1, min(batch, LARGEST_BATCH)))
     try:
         for some in entries:
-            added = ledger.store.run(partial(_restore, ledger=ledger, entries=some))
+            added = ledger.database.run(partial(_restore, ledger=ledger, entries=some))
             number, of_deliveries, seen = number + added[0], of_deliveries + added[1], seen + len(some)
             if progress:
                 progress(seen)
@@ -256,7 +258,7 @@ def restore(
 
 def _restore(connection: Connection, ledger: Ledger, entries: Sequence[Entry]) -> tuple[int, int]:
     _refuse_foreign(connection, ledger, entries)
-    if not ledger.store.is_sqlite:
+    if not ledger.database.is_sqlite:
         _reserve(connection, max(entry.event["seq"] for entry in entries))
     rows = [entry.event for entry in entries]
     number = _add(connection, ledger, events, rows)
@@ -284,7 +286,7 @@ def _add(connection: Connection, ledger: Ledger, table: Table, rows: Sequence[di
     known = _known(connection, table, [row["id"] for row in rows])
     missing = {row["id"]: row for row in rows if row["id"] not in known}
     if missing:
-        connection.execute(ledger.store.insert(table).on_conflict_do_nothing(), list(missing.values()))
+        connection.execute(ledger.database.insert(table).on_conflict_do_nothing(), list(missing.values()))
     return len(missing)
 
 

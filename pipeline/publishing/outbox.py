@@ -11,7 +11,8 @@ from weakref import WeakKeyDictionary
 
 from ..core.errors import BrokerUnavailable, InvalidEvent, LedgerError, LedgerUnavailable, UnknownAgent
 from ..core.event import Event
-from ..ledger.database.rows import SECOND, Record, micros, now, timer_row
+from ..core.times import SECOND, micros, now
+from ..ledger.database.rows import Record, timer_row
 from ..ledger.due import postpone
 from .publisher import Encoded, Publisher
 
@@ -73,7 +74,7 @@ class Outbox:
         """
         connection = _connection(transaction)
         batch = self.encode(events)
-        with self.ledger.store.errors():
+        with self.ledger.database.errors():
             self._check_database(connection)
             # Due at once: the relay sees the events as soon as they are committed.
             self.ledger.append([Record(each.event, each.body) for each in batch], due=now(), connection=connection)
@@ -84,10 +85,10 @@ class Outbox:
         """Keep an event until it is due; then a worker publishes it. With a transaction, as join() does."""
         row = self.delayed(self.encode([event])[0], due)
         if transaction is None:
-            self.ledger.store.run(lambda own: self.ledger.add_timers(own, [row]))
+            self.ledger.database.run(lambda own: self.ledger.add_timers(own, [row]))
         else:
             connection = _connection(transaction)
-            with self.ledger.store.errors():
+            with self.ledger.database.errors():
                 self._check_database(connection)
                 self.ledger.add_timers(connection, [row])
         event.mark(sent=False)
@@ -108,7 +109,7 @@ class Outbox:
         return batch
 
     def _check_targets(self, event: Event) -> None:
-        unknown = self.ledger.store.read(lambda connection: self.ledger.unknown_agents(event.targets, connection))
+        unknown = self.ledger.database.read(lambda connection: self.ledger.unknown_agents(event.targets, connection))
         if unknown:
             raise UnknownAgent(f"targets: {unknown}")
 

@@ -116,7 +116,7 @@ def test_a_worker_that_cannot_start_shows_the_end_of_its_log(tmp_path: Path, env
 def test_a_demo_that_takes_too_long_says_what_is_missing(tmp_path: Path, environment: dict[str, str]) -> None:
     # Somebody else holds the lock under which the library's index is built.
     holder = (
-        "import fcntl, sys; from pathlib import Path; from pipeline.examples import briefing\n"
+        "import fcntl, sys; from pathlib import Path; from pipeline.examples.briefing import agents as briefing\n"
         "index = briefing.index('library'); path = index.path.with_suffix('.lock')\n"
         "path.parent.mkdir(parents=True); lock = path.open('w'); fcntl.flock(lock, fcntl.LOCK_EX)\n"
         "print('held', flush=True); sys.stdin.read()"

@@ -63,7 +63,7 @@ def living_worker(ledger: Ledger) -> None:
 @pytest.fixture
 def read_model(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the tables of tests.readmodels, and let the size of a batch not depend on the speed of the machine."""
-    with ledger.store.transaction() as connection:
+    with ledger.database.transaction() as connection:
         readmodels.model.create_all(connection)
         readmodels.Base.metadata.create_all(connection)
     monkeypatch.setattr(projections, "BATCH_SECONDS", 3600)

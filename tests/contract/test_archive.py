@@ -96,7 +96,7 @@ def test_an_event_on_several_lines_fits_on_one(app: Pipeline, tmp_path: Path) ->
 def in_place_of(app: Pipeline, ledger_url: str, directory: Path, **options: Any) -> Pipeline:
     """Return an app with an empty ledger in the place of another one's."""
     app.close()
-    with app.ledger.store.engine.begin() as connection:
+    with app.ledger.database.engine.begin() as connection:
         metadata.drop_all(connection)
         connection.exec_driver_sql(f"DROP TABLE {VERSION_TABLE}")
     app.ledger.close()
@@ -217,8 +217,8 @@ KILLED = """
 import os, signal, sys
 from datetime import timedelta
 from pathlib import Path
-from pipeline import retention
-from pipeline.ledger import Ledger
+from pipeline.operations import retention
+from pipeline.ledger.ledger import Ledger
 
 left = int(sys.argv[3])
 original = retention._delete

@@ -49,7 +49,7 @@ def test_dead_letters_are_listed_newest_first_page_by_page(app: Pipeline, letter
 
 def test_pages_go_on_where_many_letters_died_at_the_same_time(app: Pipeline, letters: DeadLetters) -> None:
     ids = {die(app, event) for event in app.publish_many([order(n) for n in range(BATCH + 5)])}
-    with app.ledger.store.transaction() as connection:
+    with app.ledger.database.transaction() as connection:
         connection.execute(records.deliveries.update().values(ended=1_700_000_000_000_000))
     first = letters.list(limit=BATCH + 2)
     assert len(first) == BATCH + 2
@@ -113,7 +113,7 @@ def test_the_beginning_of_an_id_is_enough(app: Pipeline, letters: DeadLetters) -
         letters.get(id[:7])
     with pytest.raises(UnknownEvent, match=r"no dead letter '________'"):
         letters.get("________")
-    with app.ledger.store.transaction() as connection:
+    with app.ledger.database.transaction() as connection:
         connection.execute(records.deliveries.update().where(records.deliveries.c.id == other).values(id=id[:35] + "x"))
     with pytest.raises(UnknownEvent, match="several"):
         letters.get(id[:10])

@@ -22,7 +22,7 @@ def start(worker: StartWorker) -> StartWorker:
 
 def rows(bus: Pipeline, table: str) -> list[tuple[object, ...]]:
     """Return the rows of a table that handlers have written."""
-    with bus.ledger.store.reading() as connection:
+    with bus.ledger.database.reading() as connection:
         return [tuple(row) for row in connection.execute(text(f"SELECT * FROM {table}"))]
 
 
@@ -208,7 +208,7 @@ def test_a_read_model_is_kept_up_to_date(bus: Pipeline, broker: Broker, start: S
 def tables(bus: Pipeline) -> list[str]:
     from sqlalchemy import inspect
 
-    with bus.ledger.store.reading() as connection:
+    with bus.ledger.database.reading() as connection:
         return inspect(connection).get_table_names()
 
 

@@ -13,9 +13,10 @@ from sqlalchemy import text
 
 from pipeline.core.errors import InvalidPattern, InvalidSelection, UnknownEvent
 from pipeline.core.event import Payload
+from pipeline.core.times import micros
 from pipeline.core.topics import matches
 from pipeline.history.events import get_event, get_events
-from pipeline.ledger.database.rows import micros, timer_row
+from pipeline.ledger.database.rows import timer_row
 from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.log import COMPARED, MANY_TYPES
 from tests.logs import START, numbered, numbers, put, succeed
@@ -52,7 +53,7 @@ def test_nothing_is_held_open_while_the_caller_works(ledger: Ledger) -> None:
     reading = get_events(ledger, batch=2)
     next(reading)
 
-    assert ledger.store.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+    assert ledger.database.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
     put(ledger, numbered(10))
 
     assert numbers(reading) == list(range(1, 10)), "what was appended later is not read"
@@ -200,7 +201,7 @@ def test_an_unknown_id_is_explained(ledger: Ledger) -> None:
     event = numbered(0)
     put(ledger, event)
     delivery = succeed(ledger, event, "billing")
-    with ledger.store.transaction() as connection:
+    with ledger.database.transaction() as connection:
         ledger.add_timers(connection, [timer_row("later", "publish", micros(START), "later", b"{}")])
 
     with pytest.raises(UnknownEvent, match="no event 'nope' is in the ledger"):
@@ -222,7 +223,7 @@ def test_a_page_reads_what_it_returns_and_little_else(ledger: Ledger) -> None:
     ]  # fmt: skip
     for question in questions:
         for plan in plans(ledger, question, batch=100):
-            if ledger.store.is_sqlite:
+            if ledger.database.is_sqlite:
                 ((*_, text),) = plan
                 assert re.search(r"^SEARCH .*((tx=. AND seq)|\(rowid)>\?", text), (question, plan)
             else:
@@ -243,24 +244,24 @@ def fill(ledger: Ledger, count: int) -> None:
     ]
     for start in range(0, count, 100):
         put(ledger, *written[start : start + 100])
-    with ledger.store.transaction() as connection:
+    with ledger.database.transaction() as connection:
         connection.execute(text("ANALYZE"))
 
 
 def plans(ledger: Ledger, question: dict[str, Any], batch: int) -> list[Any]:
     """Return how the database went about each page of get_events()."""
     found: list[Any] = []
-    prefix = "EXPLAIN QUERY PLAN " if ledger.store.is_sqlite else "EXPLAIN (ANALYZE, FORMAT JSON) "
+    prefix = "EXPLAIN QUERY PLAN " if ledger.database.is_sqlite else "EXPLAIN (ANALYZE, FORMAT JSON) "
 
     def explain(_: Any, cursor: Any, statement: str, parameters: Any, *__: Any) -> None:
         if "pipeline_events.body" in statement:
             cursor.execute(prefix + statement, parameters)
             found.append(cursor.fetchall())
 
-    sqlalchemy_event.listen(ledger.store.engine, "before_cursor_execute", explain)
+    sqlalchemy_event.listen(ledger.database.engine, "before_cursor_execute", explain)
     try:
         assert list(itertools.islice(get_events(ledger, batch=batch, **question), 3))
     finally:
-        sqlalchemy_event.remove(ledger.store.engine, "before_cursor_execute", explain)
+        sqlalchemy_event.remove(ledger.database.engine, "before_cursor_execute", explain)
     assert found
     return found

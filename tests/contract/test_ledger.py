@@ -15,9 +15,11 @@ from sqlalchemy import update
 
 from pipeline import Event, Pipeline
 from pipeline.core.errors import LedgerUnavailable
+from pipeline.core.outcome import Outcome
+from pipeline.core.times import SECOND, now
 from pipeline.ledger import due
 from pipeline.ledger.database import fast
-from pipeline.ledger.database.rows import DEAD_AFTER, SECOND, Outcome, now
+from pipeline.ledger.database.rows import DEAD_AFTER
 from pipeline.ledger.database.tables import deliveries, events, outbox, workers
 from pipeline.ledger.ledger import Claim, Ledger
 from tests.ledgers import again, claim, delivery, die, new_order, record, running
@@ -54,7 +56,7 @@ def test_events_are_numbered_in_the_order_in_which_they_come(app: Pipeline, ledg
 def test_a_number_is_not_given_again_when_its_event_is_deleted(app: Pipeline, ledger: Ledger) -> None:
     ledger.append([record(new_order())], due=None)
     (first,) = rows(app, events)
-    with ledger.store.transaction() as connection:
+    with ledger.database.transaction() as connection:
         connection.execute(events.delete())
     ledger.append([record(new_order())], due=None)
     assert rows(app, events)[0]["seq"] > first["seq"]
@@ -80,10 +82,10 @@ def test_without_a_due_time_the_outbox_is_left_alone(app: Pipeline, ledger: Ledg
 
 def test_what_is_appended_in_a_foreign_transaction_shares_its_fate(app: Pipeline, ledger: Ledger) -> None:
     kept, gone = record(new_order()), record(new_order())
-    with ledger.store.session() as session:
+    with ledger.database.session() as session:
         ledger.append([gone], due=now(), connection=session.connection())
         session.rollback()
-    with ledger.store.session() as session:
+    with ledger.database.session() as session:
         ledger.append([kept], due=now(), connection=session.connection())
         session.commit()
     assert [row["id"] for row in rows(app, events)] == [kept.event.id]
@@ -147,7 +149,7 @@ def test_what_a_worker_ran_that_has_left_is_run_again(ledger: Ledger) -> None:
 @pytest.mark.parametrize(("silence", "attempt"), [(DEAD_AFTER - 15, 0), (DEAD_AFTER + 1, 2)])
 def test_a_worker_without_heartbeats_counts_as_dead_after_a_while(ledger: Ledger, silence: float, attempt: int) -> None:
     event, _ = running(ledger)
-    with ledger.store.transaction() as connection:
+    with ledger.database.transaction() as connection:
         connection.execute(update(workers).values(seen=workers.c.seen - round(silence * SECOND)))
     assert claim(ledger, event, "w2").attempt == attempt
 
@@ -169,7 +171,7 @@ def test_what_has_ended_is_never_run_again(app: Pipeline, ledger: Ledger, outcom
     elif outcome == "dead":
         assert die(ledger, event, 1)
     else:
-        with ledger.store.transaction() as connection:
+        with ledger.database.transaction() as connection:
             connection.execute(update(deliveries).values(outcome=outcome))
     due.leave(ledger, "w1")
     before = delivery(app)
@@ -233,8 +235,9 @@ def test_of_threads_that_claim_at_once_one_gets_the_first_attempt(ledger: Ledger
 CLAIMER = """
 import json, sys
 from pipeline import Event
-from pipeline.ids import delivery_id
-from pipeline.ledger import Ledger, due
+from pipeline.core.ids import delivery_id
+from pipeline.ledger import due
+from pipeline.ledger.ledger import Ledger
 ledger = Ledger(sys.argv[1])
 due.heartbeat(ledger, sys.argv[2])
 print("ready", flush=True)

@@ -10,8 +10,9 @@ from sqlalchemy import delete, update
 
 from pipeline import Event, Pipeline
 from pipeline.core.event import new_event
+from pipeline.core.times import SECOND, now
 from pipeline.ledger import due
-from pipeline.ledger.database.rows import SECOND, now, timer_row
+from pipeline.ledger.database.rows import timer_row
 from pipeline.ledger.database.tables import deliveries, events, outbox, timers
 from pipeline.ledger.ledger import Ledger
 from tests.ledgers import append, move, retrying
@@ -22,7 +23,7 @@ GRACE = 10.0
 
 
 def set_timers(ledger: Ledger, *found: dict[str, Any]) -> None:
-    with ledger.store.transaction() as connection:
+    with ledger.database.transaction() as connection:
         ledger.add_timers(connection, list(found))
 
 
@@ -140,7 +141,7 @@ def test_timers_that_could_not_be_sent_are_soon_due_again(ledger: Ledger) -> Non
 
 def test_the_timer_of_a_delivery_that_has_ended_is_deleted(app: Pipeline, ledger: Ledger) -> None:
     retrying(ledger)
-    with ledger.store.transaction() as connection:
+    with ledger.database.transaction() as connection:
         connection.execute(update(deliveries).values(outcome="succeeded"))
     move(ledger, timers, 60)
     assert due.take_timers(ledger, GRACE)[:2] == ([], [])
@@ -192,7 +193,7 @@ def test_what_a_relay_has_taken_and_not_sent_is_taken_by_another_after_the_lease
 
 def test_an_event_that_is_no_longer_in_the_log_leaves_the_outbox(app: Pipeline, ledger: Ledger) -> None:
     gone, kept = append(ledger, 2)
-    with ledger.store.transaction() as connection:
+    with ledger.database.transaction() as connection:
         connection.execute(delete(events).where(events.c.id == gone.id))
     assert take(ledger) == [kept.id]
     assert [row["event_id"] for row in rows(app, outbox)] == [kept.id]

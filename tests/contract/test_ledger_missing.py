@@ -10,9 +10,11 @@ from sqlalchemy import delete, select
 from pipeline import Pipeline
 from pipeline.core.event import new_event
 from pipeline.core.ids import delivery_id
+from pipeline.core.outcome import Outcome
+from pipeline.core.times import SECOND, now
 from pipeline.ledger import due
 from pipeline.ledger import reconcile as reconciliation
-from pipeline.ledger.database.rows import DEAD_AFTER, SECOND, Outcome, Record, now
+from pipeline.ledger.database.rows import DEAD_AFTER, Record
 from pipeline.ledger.database.tables import agents, deliveries, events, timers, workers
 from pipeline.ledger.ledger import Ledger
 from tests.ledgers import AFTER, LONG_AGO, ON_POSTGRESQL, append, move, old, reconcile, retrying
@@ -137,7 +139,7 @@ def test_many_events_are_checked_in_steps(app: Pipeline, ledger: Ledger, monkeyp
 def test_what_is_committed_late_does_not_escape(app: Pipeline, ledger: Ledger) -> None:
     run_agents(app, {"billing": "order.#"})
     slow = new_event("order.placed", source="/test")
-    with ledger.store.session() as session:
+    with ledger.database.session() as session:
         ledger.append([Record(slow, slow.encode())], due=now(), connection=session.connection())
         quick = old(app, 3)
         reconcile(ledger)
@@ -154,7 +156,7 @@ def test_what_is_committed_late_does_not_escape(app: Pipeline, ledger: Ledger) -
 def test_an_agent_that_another_worker_looks_after_still_wants_its_events(app: Pipeline, ledger: Ledger) -> None:
     run_agents(app, {"billing": "order.#", "mail": "user.#"})
     (event,) = old(app)
-    with ledger.store.transaction() as connection:
+    with ledger.database.transaction() as connection:
         connection.execute(select(agents).where(agents.c.name == "billing").with_for_update())
         reconcile(ledger)
     assert unrouted(app) == set()
@@ -169,7 +171,7 @@ def test_a_delivery_that_begins_while_it_is_looked_for_is_no_trouble(app: Pipeli
     id = delivery_id(begun.id, "billing")
     checker = threading.Thread(target=reconcile, args=(ledger,))
     row = {"id": id, "event_id": begun.id, "agent": "billing", "outcome": "running", "attempts": 1}
-    with ledger.store.session() as session:
+    with ledger.database.session() as session:
         session.execute(deliveries.insert(), row)
         checker.start()
         checker.join(0.5)  # it waits for this transaction, or has not got there yet: both end well
@@ -187,7 +189,7 @@ def test_a_delivery_is_lost_when_its_worker_is_dead_or_its_timer_is_gone(app: Pi
         due.heartbeat(ledger, worker)
         ledger.claim(delivery_id(event.id, "billing"), event, "billing", worker=worker)
     _, forgotten = retrying(ledger, 2)
-    with ledger.store.transaction() as connection:
+    with ledger.database.transaction() as connection:
         connection.execute(delete(timers).where(timers.c.id == forgotten))
     due.leave(ledger, "dead")
     assert due.agents_with_lost(ledger, AFTER) == []
@@ -216,7 +218,7 @@ def test_a_delivery_whose_event_was_deleted_is_dropped_and_says_why(app: Pipelin
     append(ledger)
     reconciliation.register(ledger, {"billing": (("order.#",), 0)})
     reconcile(ledger)
-    with ledger.store.transaction() as connection:
+    with ledger.database.transaction() as connection:
         connection.execute(delete(events))
     assert due.at_once(ledger) == []
     (row,) = rows(app, agent="billing")

@@ -18,7 +18,7 @@ from sqlalchemy import inspect, text
 from pipeline import Pipeline
 from pipeline.core.errors import ConfigError, LedgerError, LedgerUnavailable
 from pipeline.ledger.database import migrate, tables
-from pipeline.ledger.database.database import Store
+from pipeline.ledger.database.database import Database
 from pipeline.ledger.database.migrate import HEAD, VERSION_TABLE, upgrade
 from pipeline.ledger.database.tables import events
 from pipeline.workers.sweeper import SweeperStep
@@ -48,7 +48,7 @@ WRONG = [
 
 @pytest.mark.parametrize(("url", "words"), WRONG)
 def test_a_wrong_address_is_refused_without_its_password(url: str, words: str, tmp_path: Path) -> None:
-    for attempt in (lambda: Store(url), lambda: Pipeline("t", ledger_url=url, directory=tmp_path).publish(order())):
+    for attempt in (lambda: Database(url), lambda: Pipeline("t", ledger_url=url, directory=tmp_path).publish(order())):
         with pytest.raises(ConfigError) as caught:
             attempt()
         message = str(caught.value)
@@ -64,13 +64,13 @@ def test_an_address_with_another_driver_works_all_the_same(
     fresh: Callable[..., Pipeline], tmp_path: Path, scheme: str
 ) -> None:
     assert fresh(f"{scheme}:///{tmp_path / 'ledger.db'}").publish(order()).sent
-    assert Store("postgres://localhost/x").url.drivername == "postgresql+psycopg"
+    assert Database("postgres://localhost/x").url.drivername == "postgresql+psycopg"
 
 
 def test_the_options_of_an_address_are_kept() -> None:
-    assert Store("sqlite:////x.db?synchronous=full")._synchronous == "FULL"
+    assert Database("sqlite:////x.db?synchronous=full")._synchronous == "FULL"
     url = "postgresql://localhost/x?options=-csearch_path%3Dshop&sslmode=require"
-    _, arguments = Store(url).engine.dialect.create_connect_args(Store(url).url)
+    _, arguments = Database(url).engine.dialect.create_connect_args(Database(url).url)
     assert arguments["sslmode"] == "require"
 
 
@@ -78,12 +78,12 @@ def test_the_options_of_an_address_are_kept() -> None:
 def test_what_the_address_asks_of_the_server_is_not_lost(ledger_url: str) -> None:
     with engine_on(ledger_url) as engine, engine.begin() as connection:
         connection.execute(text("CREATE SCHEMA shop"))
-    store = Store(ledger_url + "?options=-csearch_path%3Dshop", timeout=3)
-    upgrade(store)
-    with store.reading() as connection:
+    database = Database(ledger_url + "?options=-csearch_path%3Dshop", timeout=3)
+    upgrade(database)
+    with database.reading() as connection:
         assert inspect(connection).get_table_names(schema="shop")
         assert connection.execute(text("SHOW lock_timeout")).scalar() == "3s"
-    store.close()
+    database.close()
 
 
 def test_a_driver_that_is_missing_is_named(fresh: Callable[..., Pipeline], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,7 +137,7 @@ def test_a_newer_schema_is_refused_and_left_as_it_is(
     app = fresh(ledger_url)
     refused(app, LedgerError, "has schema 9999, newer than " + HEAD, "upgrade pipeline")
     with pytest.raises(LedgerError, match="the ledger was left as it is"):
-        upgrade(app.ledger.store)
+        upgrade(app.ledger.database)
     assert schema(ledger_url) == before
     set_version(ledger_url, HEAD)
     fresh(ledger_url).publish(order())
@@ -159,21 +159,21 @@ def test_a_database_without_tables_is_not_touched(fresh: Callable[..., Pipeline]
     refused(app, LedgerError, "has no tables yet", "run `pipeline ledger upgrade`")
     with engine_on(ledger_url) as engine:
         assert inspect(engine).get_table_names() == []
-    assert upgrade(app.ledger.store) == (None, HEAD)
-    assert upgrade(app.ledger.store) == (HEAD, HEAD)
+    assert upgrade(app.ledger.database) == (None, HEAD)
+    assert upgrade(app.ledger.database) == (HEAD, HEAD)
     app.publish(order())
 
 
 CREATE = """
 import sys
-from pipeline.ledger import Ledger
-from pipeline.ledger.migrate import upgrade
+from pipeline.ledger.ledger import Ledger
+from pipeline.ledger.database.migrate import upgrade
 from pipeline import Pipeline
 app = Pipeline("new", ledger_url=sys.argv[1], broker_url=sys.argv[2])
 print("ready", flush=True)
 sys.stdin.readline()
 if sys.argv[3] == "upgrade":
-    upgrade(app.ledger.store)
+    upgrade(app.ledger.database)
 app.publish("order.placed", {})
 app.close()
 """
@@ -184,7 +184,7 @@ def test_processes_that_make_one_ledger_at_once_agree(
     fresh: Callable[..., Pipeline], ledger_url: str, tmp_path: Path, how: str
 ) -> None:
     if how == "publish" and ledger_url.startswith("postgresql"):
-        upgrade(fresh(ledger_url).ledger.store)
+        upgrade(fresh(ledger_url).ledger.database)
     command = [sys.executable, "-c", CREATE, ledger_url, f"sqlite:///{tmp_path / 'broker.db'}", how]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     processes = [subprocess.Popen(command, **pipes) for _ in range(4)]
@@ -201,7 +201,7 @@ def test_processes_that_make_one_ledger_at_once_agree(
 
 
 def test_the_migrations_make_the_tables_that_the_code_knows(ready: Pipeline) -> None:
-    with ready.ledger.store.transaction() as connection:
+    with ready.ledger.database.transaction() as connection:
         context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE, "compare_type": True})
         assert compare_metadata(context, tables.metadata) == []
 
@@ -211,7 +211,7 @@ def test_a_foreign_database_keeps_its_own_tables(fresh: Callable[..., Pipeline],
         connection.execute(text("CREATE TABLE accounts (name TEXT)"))
         connection.execute(text("INSERT INTO accounts VALUES ('ada')"))
     app = fresh(ledger_url)
-    upgrade(app.ledger.store)
+    upgrade(app.ledger.database)
     assert app.publish(order()).sent
     with engine_on(ledger_url) as engine, engine.connect() as connection:
         assert connection.execute(text("SELECT name FROM accounts")).scalars().all() == ["ada"]

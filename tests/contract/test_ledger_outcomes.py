@@ -7,7 +7,9 @@ import pytest
 from pipeline import Pipeline
 from pipeline.core.errors import LedgerError
 from pipeline.core.ids import delivery_id
-from pipeline.ledger.database.rows import Outcome, join_row, now, timer_row
+from pipeline.core.outcome import Outcome
+from pipeline.core.times import now
+from pipeline.ledger.database.rows import join_row, timer_row
 from pipeline.ledger.database.tables import deliveries, events, joins, outbox, timers
 from pipeline.ledger.ledger import AlreadyRecordedError, Ledger
 from tests.ledgers import again, claim, delivery, die, new_order, record, running
@@ -58,10 +60,10 @@ def test_of_two_runs_that_succeed_at_once_one_takes_effect(app: Pipeline, ledger
 
 def test_a_success_in_the_handlers_own_transaction_shares_its_fate(app: Pipeline, ledger: Ledger) -> None:
     _, id = running(ledger)
-    with ledger.store.session() as session:
+    with ledger.database.session() as session:
         ledger.succeed(id, [record(new_order())], [], due=now(), connection=session.connection())
     assert (delivery(app)["outcome"], rows(app, events)) == ("running", [])
-    with ledger.store.session() as session:
+    with ledger.database.session() as session:
         ledger.succeed(id, [record(new_order())], [], due=now(), connection=session.connection())
         session.commit()
     assert (delivery(app)["outcome"], len(rows(app, events))) == ("succeeded", 1)
@@ -105,7 +107,7 @@ def test_only_the_running_attempt_can_end_a_delivery_as_dead(app: Pipeline, ledg
 
 def test_nothing_is_recorded_of_an_attempt_whose_claim_a_crash_has_undone(app: Pipeline, ledger: Ledger) -> None:
     event, id = running(ledger)
-    with ledger.store.transaction() as connection:
+    with ledger.database.transaction() as connection:
         connection.execute(deliveries.delete())
     for record_it in (
         lambda: ledger.succeed(id, [record(new_order())], [], due=now()),

@@ -114,7 +114,7 @@ def test_after_a_refused_statement_transactions_are_whole(ready: Pipeline, ledge
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        ledger.store.run(delete_and_fail)
+        ledger.database.run(delete_and_fail)
     assert event.id in [row["id"] for row in rows(ready, events)]
 
 
@@ -161,7 +161,7 @@ def test_on_a_full_disk_no_event_is_accepted_until_there_is_room(
 
 @ON_SQLITE
 def test_a_ledger_at_its_page_limit_takes_nothing_and_goes_on_later(ready: Pipeline) -> None:
-    with ready.ledger.store.transaction() as connection:  # the next one gets the same connection
+    with ready.ledger.database.transaction() as connection:  # the next one gets the same connection
         pages = connection.execute(text("PRAGMA page_count")).scalar()
         connection.execute(text(f"PRAGMA max_page_count = {pages + 2}"))
     with pytest.raises(LedgerUnavailable, match="free space on its disk"):

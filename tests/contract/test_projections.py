@@ -92,7 +92,7 @@ def test_mapped_classes_work(ledger: Ledger) -> None:
     for _ in range(2):
         catch_up(ledger, totals, limit=3)
 
-    with Session(ledger.store.engine) as session:
+    with Session(ledger.database.engine) as session:
         found = {total.type: total.count for total in session.scalars(select(Total))}
         session.rollback()
     assert found == {"order.t0": 3, "order.t1": 2}
@@ -182,11 +182,11 @@ def test_a_savepoint_is_the_handlers_own(ledger: Ledger) -> None:
 
 def test_what_commits_late_is_not_missed(ledger: Ledger) -> None:
     """On PostgreSQL a transaction may get its sequence number first and commit last."""
-    if ledger.store.is_sqlite:
+    if ledger.database.is_sqlite:
         pytest.skip("SQLite has one writer at a time")
     orders = projection()
     put(ledger, numbered(0))
-    with ledger.store.transaction() as slow:
+    with ledger.database.transaction() as slow:
         put(ledger, numbered(1), connection=slow)
         put(ledger, numbered(2))
         assert [catch_up(ledger, orders) for _ in range(2)] == [1, 0]
@@ -270,7 +270,7 @@ def test_a_process_that_is_at_it_is_left_alone(ledger: Ledger) -> None:
     catching = threading.Thread(target=catch_up, args=(ledger, orders))
     catching.start()
     assert inside.wait(60)
-    if ledger.store.is_sqlite:
+    if ledger.database.is_sqlite:
         leave.set()
     assert catch_up(ledger, projection()) == 0
     leave.set()

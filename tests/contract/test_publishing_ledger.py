@@ -17,7 +17,7 @@ from sqlalchemy import Connection
 
 from pipeline import Event, Pipeline
 from pipeline.core.errors import InvalidEvent, LedgerUnavailable, UnknownAgent
-from pipeline.ledger.database.rows import SECOND
+from pipeline.core.times import SECOND
 from pipeline.ledger.database.tables import events, timers
 from pipeline.ledger.database.tables import outbox as outbox_table
 from pipeline.publishing import outbox
@@ -192,7 +192,7 @@ def test_threads_and_forked_processes_lose_nothing(app: Pipeline, tmp_path: Path
 
 
 def test_a_child_that_is_forked_in_a_transaction_leaves_it_to_its_parent(app: Pipeline) -> None:
-    with app.ledger.store.session() as session:
+    with app.ledger.database.session() as session:
         app.publish(order(1), session=session)
         if (pid := os.fork()) == 0:
             os._exit(0)
@@ -201,5 +201,5 @@ def test_a_child_that_is_forked_in_a_transaction_leaves_it_to_its_parent(app: Pi
         session.commit()
     assert len(event_ids(app)) == 2
     connection: Connection
-    with app.ledger.store.reading() as connection:
+    with app.ledger.database.reading() as connection:
         assert connection.execute(events.select()).all()

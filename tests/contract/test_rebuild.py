@@ -22,7 +22,7 @@ def test_a_rebuilt_read_model_is_what_it_was(ledger: Ledger) -> None:
     put(ledger, *(numbered(n) for n in range(2500)))
     while catch_up(ledger, orders):
         pass
-    with ledger.store.transaction() as connection:
+    with ledger.database.transaction() as connection:
         connection.execute(insert(seen).values(number=-1))
     told: list[tuple[int, int]] = []
 

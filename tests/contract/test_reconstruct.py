@@ -17,8 +17,8 @@ from sqlalchemy import select, text, update
 
 from pipeline.core.errors import InvalidSelection
 from pipeline.core.event import Event
+from pipeline.core.times import micros
 from pipeline.history.events import get_events, reconstruct
-from pipeline.ledger.database.rows import micros
 from pipeline.ledger.database.tables import events, snapshots
 from pipeline.ledger.ledger import Ledger
 from tests.logs import START, numbered, numbers, put
@@ -44,7 +44,7 @@ class PlainSeen:
 
 
 def snapshots_of(ledger: Ledger) -> list[tuple[str, int, int]]:
-    with ledger.store.reading() as connection:
+    with ledger.database.reading() as connection:
         rows = connection.execute(select(snapshots).order_by(snapshots.c.tx, snapshots.c.seq))
         return [(row.stream, row.max_seq, row.max_time) for row in rows]
 
@@ -66,7 +66,7 @@ def test_the_next_reconstruction_starts_at_the_snapshot(ledger: Ledger) -> None:
     put(ledger, *(numbered(n, subject="s") for n in range(10)))
     assert reconstruct(ledger, "s", Seen, snapshot_every=10).numbers == list(range(10))
     assert snapshots_of(ledger) == [("s", 10, micros(START + timedelta(seconds=9)))]
-    with ledger.store.transaction() as connection:  # seen only by those who read them again
+    with ledger.database.transaction() as connection:  # seen only by those who read them again
         connection.execute(update(events).values(body=numbered(-1).encode().decode()))
 
     put(ledger, numbered(10, subject="s"))
@@ -158,11 +158,11 @@ def test_a_state_that_json_would_change_is_not_kept(ledger: Ledger) -> None:
 def test_a_damaged_snapshot_is_made_anew(ledger: Ledger) -> None:
     put(ledger, *(numbered(n, subject="s") for n in range(4)))
     reconstruct(ledger, "s", Seen, snapshot_every=1)
-    with ledger.store.transaction() as connection:
+    with ledger.database.transaction() as connection:
         connection.execute(update(snapshots).values(body="{"))
 
     assert reconstruct(ledger, "s", Seen, snapshot_every=1).numbers == [0, 1, 2, 3]
-    with ledger.store.reading() as connection:
+    with ledger.database.reading() as connection:
         assert connection.execute(select(snapshots.c.body)).scalars().all() == ['{"numbers":[0,1,2,3]}']
 
 
@@ -196,13 +196,13 @@ Look = st.tuples(UpTo, st.integers(1, 5))
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.lists(st.tuples(Step, st.lists(Look, max_size=3)), min_size=1, max_size=12))
 def test_a_reconstruction_equals_folding_from_scratch(ledger: Ledger, steps: list[Any]) -> None:
-    with ledger.store.transaction() as connection:
+    with ledger.database.transaction() as connection:
         connection.execute(snapshots.delete())
         connection.execute(events.delete())
-        connection.execute(text(FIRST_AGAIN[ledger.store.is_sqlite]))
+        connection.execute(text(FIRST_AGAIN[ledger.database.is_sqlite]))
     counter = itertools.count()
     with contextlib.ExitStack() as slow:
-        late = None if ledger.store.is_sqlite else slow.enter_context(ledger.store.transaction())
+        late = None if ledger.database.is_sqlite else slow.enter_context(ledger.database.transaction())
         for (size, at, replayed, is_late), looks in steps:
             written = [numbered(next(counter), at=at, subject="s") for _ in range(size)]
             put(ledger, *written, replay="r" if replayed else None, connection=late if is_late else None)
@@ -226,10 +226,10 @@ FIRST_AGAIN = {
 
 def test_a_snapshot_covers_nothing_before_which_an_event_can_still_appear(ledger: Ledger) -> None:
     """On PostgreSQL the transaction that began first may commit last."""
-    if ledger.store.is_sqlite:
+    if ledger.database.is_sqlite:
         pytest.skip("SQLite has one writer at a time")
     put(ledger, numbered(0, subject="s"))
-    with ledger.store.transaction() as slow:
+    with ledger.database.transaction() as slow:
         put(ledger, numbered(1, subject="s"), connection=slow)
         put(ledger, numbered(2, subject="s"))
         assert reconstruct(ledger, "s", Seen, snapshot_every=1).numbers == [0, 2]
@@ -239,9 +239,9 @@ def test_a_snapshot_covers_nothing_before_which_an_event_can_still_appear(ledger
 
 
 def test_a_snapshot_and_the_order_go_by_the_transaction(ledger: Ledger) -> None:
-    if ledger.store.is_sqlite:
+    if ledger.database.is_sqlite:
         pytest.skip("SQLite has one writer at a time")
-    with ledger.store.transaction() as slow:
+    with ledger.database.transaction() as slow:
         put(ledger, numbered(0, subject="s"), connection=slow)
         put(ledger, numbered(1, subject="s"))
         put(ledger, numbered(2, subject="s"), connection=slow)

@@ -236,7 +236,7 @@ def test_a_ledger_that_does_not_answer_changes_nothing(app: Pipeline, ledger_url
     (id,) = died(app, 1)
     busy = make_app(ledger_url, tmp_path, ledger_timeout=0.3)
     DeadLetters(busy).count()
-    with app.ledger.store.transaction() as connection:
+    with app.ledger.database.transaction() as connection:
         connection.execute(records.deliveries.update().values(attempts=1))
         with pytest.raises(LedgerUnavailable, match="locked"):
             DeadLetters(busy).requeue(id)

@@ -10,8 +10,9 @@ import pytest
 from pipeline import Pipeline
 from pipeline.core.errors import InvalidSelection
 from pipeline.core.ids import delivery_id
+from pipeline.core.times import now
 from pipeline.ledger import reconcile
-from pipeline.ledger.database.rows import Record, now
+from pipeline.ledger.database.rows import Record
 from pipeline.ledger.database.tables import joins
 from pipeline.operations import archive
 from pipeline.operations.dead_letters import DeadLetters
@@ -99,7 +100,7 @@ def test_an_event_with_which_something_is_still_to_be_done_stays(app: Pipeline, 
 
 
 def _add(app: Pipeline, table: Any, **values: Any) -> None:
-    with app.ledger.store.transaction() as connection:
+    with app.ledger.database.transaction() as connection:
         connection.execute(table.insert().values(**values))
 
 

@@ -9,10 +9,11 @@ from sqlalchemy import update
 
 from pipeline.core.errors import InvalidSelection, PipelineError, SettleTimeout
 from pipeline.core.ids import caused_id
+from pipeline.core.times import micros, now
 from pipeline.history.trace import settle, settled
 from pipeline.history.tree import DeliveryNode
 from pipeline.ledger import reconcile
-from pipeline.ledger.database.rows import Record, micros, now, timer_row
+from pipeline.ledger.database.rows import Record, timer_row
 from pipeline.ledger.database.tables import deliveries, timers
 from pipeline.ledger.ledger import Ledger
 from tests.logs import START, begin, cascade, made, outline, put, started_join, succeed
@@ -60,7 +61,7 @@ def test_what_is_over_is_settled(ledger: Ledger, outcome: str) -> None:
     put(ledger, order)
     begin(ledger, order, "billing")
     assert not settled(ledger, order.id)
-    with ledger.store.transaction() as connection:
+    with ledger.database.transaction() as connection:
         connection.execute(update(deliveries).where(deliveries.c.agent == "billing").values(outcome=outcome))
 
     assert settled(ledger, order.id)
@@ -71,7 +72,7 @@ def test_what_is_under_way_is_not_settled(ledger: Ledger, outcome: str) -> None:
     order = made("order.created")
     put(ledger, order)
     begin(ledger, order, "billing")
-    with ledger.store.transaction() as connection:
+    with ledger.database.transaction() as connection:
         connection.execute(update(deliveries).where(deliveries.c.agent == "billing").values(outcome=outcome))
 
     found = settled(ledger, order.id)
@@ -114,13 +115,13 @@ def test_a_delayed_event_is_waited_for(ledger: Ledger) -> None:
     foreign = made("order.reminder", correlation_id=order.id)
     put(ledger, order)
     rows = [timer_row(each.id, "publish", micros(START), order.id, each.encode()) for each in (later, foreign)]
-    with ledger.store.transaction() as connection:
+    with ledger.database.transaction() as connection:
         ledger.add_timers(connection, rows)
 
     assert settled(ledger, order.id).timers == (later.id,)
     assert settled(ledger, order.id).lines() == [f"the delayed event {later.id} is not due yet"]
     assert settled(ledger, later.id).timers == (later.id,)
-    with ledger.store.transaction() as connection:
+    with ledger.database.transaction() as connection:
         connection.execute(timers.delete())
     assert settled(ledger, order.id)
 

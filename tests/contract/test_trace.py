@@ -11,8 +11,9 @@ from sqlalchemy import insert, update
 
 from pipeline.core.errors import UnknownEvent
 from pipeline.core.ids import delivery_id
+from pipeline.core.times import SECOND
 from pipeline.history.trace import settle, settled, trace
-from pipeline.ledger.database.rows import SECOND, Record
+from pipeline.ledger.database.rows import Record
 from pipeline.ledger.database.tables import deliveries, events, joins
 from pipeline.ledger.ledger import Ledger
 from tests.logs import START, begin, cascade, made, outline, put, started_join, succeed
@@ -138,7 +139,7 @@ def test_a_trace_as_text(ledger: Ledger) -> None:
     put(ledger, order)
     for number, agent in enumerate(("billing", "mailer", "books", "stock")):
         begin(ledger, order, agent)
-        with ledger.store.transaction() as connection:
+        with ledger.database.transaction() as connection:
             mine = deliveries.c.agent == agent
             connection.execute(update(deliveries).where(mine).values(started=5 * SECOND + number * SECOND // 4))
     ledger.again(
@@ -151,7 +152,7 @@ def test_a_trace_as_text(ledger: Ledger) -> None:
     )
     ledger.die(delivery_id(order.id, "books"), 1, [], error="ValueError: 7", traceback="", due=0)
     ledger.succeed(delivery_id(order.id, "billing"), [], [], due=None)
-    with ledger.store.transaction() as connection:
+    with ledger.database.transaction() as connection:
         connection.execute(update(events).values(recorded=5 * SECOND))
         connection.execute(
             update(deliveries).where(deliveries.c.ended.is_not(None)).values(ended=7 * SECOND, attempts=3)
@@ -189,7 +190,7 @@ def test_a_large_correlation_is_read_in_three_statements(ledger: Ledger) -> None
     effects = [made("order.noted", cause=order) for _ in range(1000)]
     put(ledger, order, *effects)
     statements = itertools.count()
-    sqlalchemy_event.listen(ledger.store.engine, "before_cursor_execute", lambda *_: next(statements))
+    sqlalchemy_event.listen(ledger.database.engine, "before_cursor_execute", lambda *_: next(statements))
 
     assert len(list(trace(ledger, order.id))) == 1001
     assert next(statements) <= 6

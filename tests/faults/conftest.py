@@ -60,7 +60,7 @@ def empty_redis(server: Server, directory: Path) -> Broker:
 def upgrade_ledger(url: str) -> None:
     """Make the tables of a ledger."""
     ledger = Ledger(url)
-    upgrade(ledger.store)
+    upgrade(ledger.database)
     ledger.close()
 
 

@@ -13,12 +13,13 @@ from typing import Any
 
 from ...core import forks
 from ...core.errors import EmbeddedBrokerBusy, EmbeddedBrokerError
+from ...core.files import file_id, make_private
 
 #: Seconds that a writer waits for the others before it gives up.
 BUSY_TIMEOUT = 30.0
 
 
-class Database:
+class File:
     """One connection, usable from all threads of its process; no open connection ever crosses a fork."""
 
     def __init__(self, path: Path, schema: str, format: int, *, synchronous: str = "normal") -> None:
@@ -139,20 +140,3 @@ class Database:
     def after_fork(self, *, child: bool) -> None:
         """Let it be opened again."""
         self.mutex.release()
-
-
-def make_private(path: Path) -> None:
-    """Create a database's file, for its owner only, and its directory, where they are missing."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if not path.exists():
-        # Nobody in this process has it open yet, so closing it drops no lock.
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-
-
-def file_id(path: Path) -> tuple[int, int] | None:
-    """Return what tells a file from another one of the same name; None when there is none."""
-    try:
-        found = os.stat(path)
-    except FileNotFoundError:
-        return None
-    return found.st_dev, found.st_ino

@@ -11,7 +11,7 @@ import os
 import threading
 from pathlib import Path
 
-from .file import file_id
+from ...core.files import file_id
 
 
 class Owners:

@@ -12,7 +12,7 @@ from celery.canvas import maybe_signature
 from celery.exceptions import ChordError
 from celery.utils.log import get_logger
 
-from .file import Database
+from .file import File
 from .transport import parse_url
 
 logger = get_logger(__name__)
@@ -48,7 +48,7 @@ class ResultBackend(KeyValueStoreBackend):  # type: ignore[misc]  # celery's cla
         super().__init__(app, url=url, **kwargs)
         self.url = url
         self._path, _ = parse_url(url)
-        self._database: Database | None = None
+        self._database: File | None = None
         self._writes = 0
 
     def __reduce__(self, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
@@ -60,10 +60,10 @@ class ResultBackend(KeyValueStoreBackend):  # type: ignore[misc]  # celery's cla
         return self.url
 
     @property
-    def database(self) -> Database:
+    def database(self) -> File:
         """The open file of this process."""
         if self._database is None:
-            self._database = Database(self._path, _SCHEMA, FORMAT)
+            self._database = File(self._path, _SCHEMA, FORMAT)
         return self._database
 
     # -- results

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ...core.topics import matches
-from .file import BUSY_TIMEOUT, Database
+from .file import BUSY_TIMEOUT, File
 from .owners import owners_of
 
 FORMAT = 1
@@ -66,7 +66,7 @@ class Store:
     def __init__(self, path: Path, *, synchronous: str = "normal") -> None:
         """Open or create the file at `path`; raise EmbeddedBrokerError when it is no usable database."""
         self.path = Path(os.path.realpath(path))  # one name for the file, whatever the working directory becomes
-        self._database = Database(self.path, _SCHEMA, FORMAT, synchronous=synchronous)
+        self._database = File(self.path, _SCHEMA, FORMAT, synchronous=synchronous)
         self._transaction = self._database.transaction
         self._owner = 0
         self._acked: list[int] = []

@@ -17,10 +17,10 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, Programm
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
-from ...brokers.embedded.file import file_id, make_private
 from ...core import forks
 from ...core.errors import ConfigError, LedgerError, LedgerUnavailable
-from ..database import fast
+from ...core.files import file_id, make_private
+from . import fast
 from .fast import Hot, Text
 
 T = TypeVar("T")
@@ -31,7 +31,7 @@ _DRIVERS = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg", "postgres": 
 _FULL = ("full", "disk i/o", "no space left")
 
 
-class Store:
+class Database:
     """One database, usable from all threads of its process, and in forked children too."""
 
     def __init__(self, url: str, *, timeout: float = 5.0) -> None:

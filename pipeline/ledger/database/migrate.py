@@ -12,10 +12,10 @@ from sqlalchemy import Connection, func, inspect, select, text
 
 from ...core.errors import LedgerError
 from ...core.ids import new_id
-from ..database import tables
+from . import tables
 
 if TYPE_CHECKING:
-    from .database import Store
+    from .database import Database
 
 #: The newest migration in migrations/versions.
 HEAD = "0001"
@@ -24,29 +24,29 @@ VERSION_TABLE = "pipeline_version"
 _LOCK = 7_316_200_101
 
 
-def prepare(store: Store) -> None:
+def prepare(database: Database) -> None:
     """Refuse a schema that this code does not know; create the tables of an empty SQLite file.
 
     Raises LedgerError that says what to do.
     """
-    with store.reader.begin() as connection:  # the caller may hold the write lock with a connection of his own
+    with database.reader.begin() as connection:  # the caller may hold the write lock with a connection of his own
         found = version(connection)
-    if found is None and store.is_sqlite:
-        with store.engine.begin() as connection:
+    if found is None and database.is_sqlite:
+        with database.engine.begin() as connection:
             _upgrade(connection)  # does nothing where another process has been faster
     elif found != HEAD:
-        raise LedgerError(_mismatch(store, found))
+        raise LedgerError(_mismatch(database, found))
 
 
-def _mismatch(store: Store, found: str | None) -> str:
+def _mismatch(database: Database, found: str | None) -> str:
     if found is None:
-        return f"the ledger {store} has no tables yet: run `pipeline ledger upgrade`"
+        return f"the ledger {database} has no tables yet: run `pipeline ledger upgrade`"
     if found > HEAD:
         return (
-            f"the ledger {store} has schema {found}, newer than {HEAD}, which this version of pipeline knows: "
+            f"the ledger {database} has schema {found}, newer than {HEAD}, which this version of pipeline knows: "
             "upgrade pipeline; the ledger was left as it is"
         )
-    return f"the ledger {store} has schema {found}, older than {HEAD}: run `pipeline ledger upgrade`"
+    return f"the ledger {database} has schema {found}, older than {HEAD}: run `pipeline ledger upgrade`"
 
 
 def version(connection: Connection) -> str | None:
@@ -56,15 +56,15 @@ def version(connection: Connection) -> str | None:
     return connection.execute(text(f"SELECT max(version_num) FROM {VERSION_TABLE}")).scalar()
 
 
-def upgrade(store: Store) -> tuple[str | None, str]:
+def upgrade(database: Database) -> tuple[str | None, str]:
     """Apply all missing migrations in one transaction; return the version before and after.
 
     Raises LedgerError when the schema is newer than this code.
     """
-    with store.errors(), store.engine.begin() as connection:
+    with database.errors(), database.engine.begin() as connection:
         found = version(connection)
         if found is not None and found > HEAD:
-            raise LedgerError(_mismatch(store, found))
+            raise LedgerError(_mismatch(database, found))
         _upgrade(connection)
         return found, HEAD
 

@@ -2,38 +2,19 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime, timedelta
-from enum import StrEnum
 from typing import Any, NamedTuple
 
 from ...core.event import Event
 from ...core.ids import derived_id
+from ...core.outcome import Outcome
+from ...core.times import micros, now
 from ...core.topics import matches
 
-#: Microseconds per second.
-SECOND = 1_000_000
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-#: How the types of the bus's own events begin.
-ANNOUNCEMENTS = "delivery."
 #: Seconds after its last heartbeat when a worker counts as dead.
 DEAD_AFTER = 30.0
 #: Rows in one statement: below SQLite's limit of variables, and small enough to be interrupted between two.
 CHUNK = 500
-
-
-class Outcome(StrEnum):
-    """What became of a delivery, so far."""
-
-    WAITING = "waiting"
-    RUNNING = "running"
-    RETRYING = "retrying"
-    SUCCEEDED = "succeeded"
-    FILTERED = "filtered"
-    DEAD = "dead"
-    DROPPED = "dropped"
-    UNROUTED = "unrouted"
 
 
 class Record(NamedTuple):
@@ -43,21 +24,6 @@ class Record(NamedTuple):
     body: bytes
     delivery: str | None = None
     replay: str | None = None
-
-
-def now() -> int:
-    """Return the time in the ledger's unit: microseconds since 1970."""
-    return time.time_ns() // 1000
-
-
-def micros(when: datetime) -> int:
-    """Return a time in the ledger's unit."""
-    return round(when.timestamp() * SECOND)
-
-
-def moment(at: int) -> datetime:
-    """Return a time of the ledger as a datetime (UTC)."""
-    return _EPOCH + timedelta(0, at // SECOND, at % SECOND)  # not from a float, which has too few digits from 2242 on
 
 
 def event_row(record: Record, at: int) -> dict[str, Any]:

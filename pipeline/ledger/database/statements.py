@@ -7,8 +7,8 @@ from typing import Any
 
 from sqlalchemy import Boolean, and_, bindparam, case, delete, func, literal_column, or_, select, update
 
-from .database import Store
-from .rows import Outcome
+from ...core.outcome import Outcome
+from .database import Database
 from .tables import deliveries, events, joins, outbox, timers, workers
 
 #: Who runs a delivery.
@@ -18,16 +18,16 @@ RUNNER = ("worker", "process")
 class Statements:
     """The statements of the hot path, built once."""
 
-    def __init__(self, store: Store) -> None:
-        insert = store.insert
+    def __init__(self, database: Database) -> None:
+        insert = database.insert
         event = insert(events).on_conflict_do_nothing(index_elements=["id"])
-        if not store.is_sqlite:
+        if not database.is_sqlite:
             event = event.values(tx=literal_column("txid_current()"))
         self.event = event
         self.outbox = insert(outbox).on_conflict_do_nothing()
         # A crash of PostgreSQL may undo a claim (with the event of another program, which its message still has) or a
         # mark, as both may be repeated: they do not wait for its disk.
-        relaxed = [] if store.is_sqlite else [func.set_config("synchronous_commit", "off", True)]
+        relaxed = [] if database.is_sqlite else [func.set_config("synchronous_commit", "off", True)]
         sent = delete(outbox).where(outbox.c.event_id == bindparam("event_id"))
         self.sent = sent.returning(outbox.c.event_id, *relaxed)
         self.delivery = insert(deliveries).on_conflict_do_nothing()
@@ -36,7 +36,7 @@ class Statements:
         self.timer = timer.on_conflict_do_update(index_elements=["id"], set_=new)
         self.timer_gone = delete(timers).where(timers.c.id == bindparam("timer"))
         self.join = insert(joins).on_conflict_do_nothing()
-        self.claim = self._claim(store.insert).returning(deliveries.c.attempts, *relaxed)
+        self.claim = self._claim(database.insert).returning(deliveries.c.attempts, *relaxed)
         known = ("outcome", "result", "emitted", *RUNNER)
         self.inbox = select(*(deliveries.c[name] for name in known)).where(deliveries.c.id == bindparam("id"))
         mine = deliveries.c.id == bindparam("key")

@@ -23,7 +23,7 @@ DELIVERY = delivery_id(CAUSE.id, "billing")
 @pytest.fixture
 def ledger(tmp_path: Path) -> Iterator[Ledger]:
     one = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}", timeout=0.3)
-    with one.store.transaction() as connection:
+    with one.database.transaction() as connection:
         connection.execute(text("CREATE TABLE accounts (name TEXT)"))
     yield one
     one.close()
@@ -34,7 +34,7 @@ def context(ledger: Ledger | None = None) -> Context:
 
 
 def accounts(ledger: Ledger) -> list[str]:
-    with ledger.store.reading() as connection:
+    with ledger.database.reading() as connection:
         return list(connection.execute(text("SELECT name FROM accounts")).scalars())
 
 
@@ -78,7 +78,7 @@ def test_without_a_ledger_what_needs_one_says_so() -> None:
 
 def test_a_handler_that_needs_no_session_holds_no_lock(ledger: Ledger) -> None:
     ctx = context(ledger)
-    with ledger.store.transaction() as connection:
+    with ledger.database.transaction() as connection:
         connection.execute(text("INSERT INTO accounts VALUES ('ada')"))
     assert ctx.opened_session is None
     ctx.close()
@@ -102,9 +102,9 @@ def test_an_open_session_keeps_other_writers_waiting_until_it_is_closed(ledger: 
     ctx = context(ledger)
     ctx.session.execute(text("INSERT INTO accounts VALUES ('ada')"))
     with pytest.raises(LedgerUnavailable, match=r"another transaction of this process.*ctx\.publish\(\)"):
-        ledger.store.run(lambda connection: connection.execute(text("INSERT INTO accounts VALUES ('bob')")))
+        ledger.database.run(lambda connection: connection.execute(text("INSERT INTO accounts VALUES ('bob')")))
     ctx.close()
-    ledger.store.run(lambda connection: connection.execute(text("INSERT INTO accounts VALUES ('bob')")))
+    ledger.database.run(lambda connection: connection.execute(text("INSERT INTO accounts VALUES ('bob')")))
     assert accounts(ledger) == ["bob"]
 
 
@@ -116,7 +116,7 @@ def test_a_session_may_be_closed_by_another_thread(ledger: Ledger) -> None:
     assert ctx.opened_session is not None
     ctx.opened_session.commit()
     ctx.close()
-    with ledger.store.transaction():
+    with ledger.database.transaction():
         assert accounts(ledger) == ["ada"]
 
 

@@ -30,7 +30,7 @@ def backdated(shop: Shop, number: int, micros: int = HOUR) -> list[Event]:
     settle(shop.app, published)
     lose_outbox(shop.app)
     age(shop.app, published, micros)
-    with shop.app.ledger.store.transaction() as connection:
+    with shop.app.ledger.database.transaction() as connection:
         connection.exec_driver_sql("UPDATE pipeline_agents SET seq = 1000")
     return published
 
@@ -71,7 +71,7 @@ def test_upgrading_says_from_where_to_where(shop: Shop, tmp_path: Path) -> None:
 
 
 def test_a_newer_schema_is_left_alone(shop: Shop) -> None:
-    with shop.app.ledger.store.transaction() as connection:
+    with shop.app.ledger.database.transaction() as connection:
         connection.exec_driver_sql("UPDATE pipeline_version SET version_num = '9999'")
     for command in (["ledger", "upgrade"], ["ledger", "status"], ["events"]):
         found = process("--app", shop.name, *command)

@@ -13,10 +13,10 @@ from celery.exceptions import Retry as CeleryRetry
 from pipeline import Context, Event, Pipeline
 from pipeline.core.errors import InvalidEvent, LedgerUnavailable, WorkerDied
 from pipeline.core.ids import delivery_id
+from pipeline.core.outcome import Outcome
 from pipeline.delivery.inbox import Delivery, Inbox
 from pipeline.families import DeliveryDead
 from pipeline.ledger import due
-from pipeline.ledger.database.rows import Outcome
 from pipeline.ledger.database.tables import events, outbox, timers
 from pipeline.ledger.ledger import Claim
 from tests.records import logged, make_app, order, rows

@@ -62,7 +62,7 @@ def test_deliveries_that_the_broker_does_not_take_are_asked_for_again(make: Call
     away = make(broker_url=AWAY)
     (event,) = old(away)
     run_agents(away, {"mail": "order.#"})
-    with away.ledger.store.transaction() as connection:
+    with away.ledger.database.transaction() as connection:
         row = {"id": delivery_id(event.id, "billing"), "event_id": event.id, "agent": "billing", "outcome": "waiting"}
         connection.execute(deliveries.insert(), {**row, "due": 0})
     assert Sweeper(away).send_at_once() == 0

@@ -9,7 +9,7 @@ context.configure(
     connection=context.config.attributes["connection"],
     target_metadata=tables.metadata,
     version_table=VERSION_TABLE,
-    transactional_ddl=True,  # SQLite's too: Store begins its transactions itself
+    transactional_ddl=True,  # SQLite's too: Database begins its transactions itself
 )
 with context.begin_transaction():
     context.run_migrations()

@@ -1,0 +1,45 @@
+"""What the bus itself has to say: events about deliveries, for whoever wants them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .event import Payload
+
+Json = Any
+#: How the types of the events below begin.
+ANNOUNCEMENTS = "delivery."
+
+
+class DeliveryDead(Payload, type="delivery.dead"):
+    """An agent could not handle an event, which is set aside as its dead letter."""
+
+    delivery_id: str
+    event_id: str
+    original_type: str
+    agent: str
+    error: str
+    attempts: int
+
+
+class DeliveryRequeued(Payload, type="delivery.requeued"):
+    """Somebody gave a dead letter back to its agent; data before and after, where it was edited."""
+
+    delivery_id: str
+    event_id: str
+    original_type: str
+    agent: str
+    by: str = ""
+    edited: bool = False
+    before: Json = None
+    after: Json = None
+
+
+class DeliveryDropped(Payload, type="delivery.dropped"):
+    """Somebody decided that a dead letter is not to be handled."""
+
+    delivery_id: str
+    event_id: str
+    original_type: str
+    agent: str
+    by: str = ""

@@ -1,0 +1,23 @@
+"""Files that are for their owner only, and what tells one from another of the same name."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def make_private(path: Path) -> None:
+    """Create a database's file, for its owner only, and its directory, where they are missing."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not path.exists():
+        # Nobody in this process has it open yet, so closing it drops no lock.
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+
+
+def file_id(path: Path) -> tuple[int, int] | None:
+    """Return what tells a file from another one of the same name; None when there is none."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino

@@ -1,0 +1,55 @@
+"""Times: now, the ledger's microseconds, and when something is due."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime, timedelta
+
+from .errors import InvalidEvent
+
+#: Microseconds per second.
+SECOND = 1_000_000
+#: Seconds; a delay or an interval that is longer is a mistake, and so is infinity.
+CENTURY = 100 * 366 * 86400
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def now() -> int:
+    """Return the time in the ledger's unit: microseconds since 1970."""
+    return time.time_ns() // 1000
+
+
+def micros(when: datetime) -> int:
+    """Return a time in the ledger's unit."""
+    return round(when.timestamp() * SECOND)
+
+
+def moment(at: int) -> datetime:
+    """Return a time of the ledger as a datetime (UTC)."""
+    return _EPOCH + timedelta(0, at // SECOND, at % SECOND)  # not from a float, which has too few digits from 2242 on
+
+
+def due_time(delay: float | timedelta | None, at: datetime | None) -> datetime | None:
+    """Return when something is due, or None for now; raise InvalidEvent when that is no time.
+
+    Arguments:
+        delay: seconds or a timedelta from now.
+        at: an aware datetime.
+
+    """
+    if delay is None and at is None:
+        return None
+    if delay is not None and at is not None:
+        raise InvalidEvent("delay: give delay= or at=, not both")
+    if at is not None:
+        if not isinstance(at, datetime):
+            raise InvalidEvent(f"at: {at!r} is no datetime; use datetime.now(UTC) + ...")
+        if at.tzinfo is None:
+            raise InvalidEvent(f"at: {at.isoformat()} has no time zone; use datetime.now(UTC) + ...")
+        return at
+    if not isinstance(delay, (int, float, timedelta)):
+        raise InvalidEvent(f"delay: {delay!r} is neither a number of seconds nor a timedelta")
+    seconds = delay.total_seconds() if isinstance(delay, timedelta) else delay
+    if not 0 <= seconds < CENTURY:
+        raise InvalidEvent(f"delay: {seconds:g} seconds are not between now and a hundred years from now")
+    return datetime.now(UTC) + timedelta(seconds=seconds)
