@@ -12,11 +12,12 @@ from ..core.event import Event, Payload
 if TYPE_CHECKING:
     from ..history.events import Recorded
     from ..history.projections import Projection, Projections
-    from ..history.trace import Trace
+    from ..history.tree import Trace
     from ..ledger.ledger import Ledger
     from ..operations.dead_letters import DeadLetters
     from ..operations.replay import Replayed
-    from ..operations.retention import Pruned, Restored
+    from ..operations.restore import Restored
+    from ..operations.retention import Pruned
 
 State = TypeVar("State")
 Moment = datetime | int | None
@@ -91,7 +92,7 @@ class Reading:
             snapshot_every: events between two snapshots.
 
         """
-        from ..history.events import reconstruct
+        from ..history.state import reconstruct
 
         return reconstruct(self.ledger, agent_id, state, up_to=up_to, snapshot_every=snapshot_every)
 
@@ -110,7 +111,7 @@ class Reading:
         Raises SettleTimeout that lists what is still open, or UnknownEvent.
 
         """
-        from ..history.trace import settle
+        from ..history.settle import settle
 
         return settle(self.ledger, event if isinstance(event, str) else event.id, timeout)
 
@@ -131,13 +132,13 @@ class Reading:
 
     def unrouted(self, **options: Any) -> list[Recorded]:
         """Return events that no agent listens to, newest first; see pipeline.replay.unrouted."""
-        from ..operations.replay import unrouted
+        from ..operations.unrouted import unrouted
 
         return unrouted(self.ledger, **options)
 
     def replay_unrouted(self, **options: Any) -> int:
         """Deliver unrouted events to the agents that now listen to them, and return how many deliveries that are."""
-        from ..operations.replay import replay_unrouted
+        from ..operations.unrouted import replay_unrouted
 
         return replay_unrouted(self, **options)  # type: ignore[arg-type]  # a part of Pipeline
 
@@ -158,7 +159,7 @@ class Reading:
 
     def restore(self, archive: Path, **more: Any) -> Restored:
         """Bring back what prune() has written to an archive; nobody receives it again."""
-        from ..operations.retention import restore
+        from ..operations.restore import restore
 
         return restore(self.ledger, archive, **more)
 

@@ -1,4 +1,4 @@
-"""The commands that give events to agents once more: dead, replay, unrouted."""
+"""The commands that handle what agents gave up: dead list, show, count, requeue, drop."""
 
 from __future__ import annotations
 
@@ -10,30 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import orjson
 import typer
 
-from .group import (
-    AsJson,
-    Correlation,
-    Limit,
-    OlderThan,
-    Pattern,
-    Since,
-    Stream,
-    UpTo,
-    Yes,
-    app_of,
-    as_json_time,
-    clock,
-    confirm,
-    examples,
-    print_event,
-    print_json,
-    print_table,
-    printable,
-    read_data,
-    say,
-    without_warnings,
-    working,
-)
+from .group import app_of, confirm, examples, without_warnings, working
+from .options import AsJson, Limit, OlderThan, Pattern, Yes, read_data
+from .output import as_json_time, clock, print_json, print_table, printable, say
 
 if TYPE_CHECKING:
     from ..app.app import Pipeline
@@ -42,8 +21,9 @@ if TYPE_CHECKING:
 #: Dead letters that are counted before somebody is asked.
 COUNTED = 1000
 
-commands = typer.Typer()
-dead = typer.Typer(no_args_is_help=True, help="Handle what agents gave up.", rich_markup_mode=None)
+
+commands = typer.Typer(no_args_is_help=True, help="Handle what agents gave up.", rich_markup_mode=None)
+
 
 Agent = Annotated[str | None, typer.Option(help="Only those of this agent.")]
 Error = Annotated[str | None, typer.Option(metavar="TEXT", help="Only those with this text in the error.")]
@@ -94,7 +74,7 @@ class Selection:
             confirm(f"{doing} {number} dead letter{'s'[: found != 1]} of {app.ledger}?", yes=yes)
 
 
-@dead.command(
+@commands.command(
     "list", epilog=examples("pipeline dead list", "pipeline dead list --agent billing --older-than 1h --json")
 )
 def list_(
@@ -122,7 +102,7 @@ def list_(
         say(f"there are more than {limit:,} dead letters; see them with --limit or with --after {shown[-1].cursor}")
 
 
-@dead.command(epilog=examples("pipeline dead show 01980c5e-7d1c-7a52-9f0e-6a4e8f7f0d11"))
+@commands.command(epilog=examples("pipeline dead show 01980c5e-7d1c-7a52-9f0e-6a4e8f7f0d11"))
 def show(
     ctx: typer.Context,
     id: Annotated[str, typer.Argument(metavar="ID", help="A dead letter's id, or its first 8 characters.")],
@@ -148,7 +128,7 @@ def show(
         typer.echo(printable(letter.traceback.rstrip(), keep="\n\t"))
 
 
-@dead.command(epilog=examples("pipeline dead count", "pipeline dead count --json"))
+@commands.command(epilog=examples("pipeline dead count", "pipeline dead count --json"))
 def count(ctx: typer.Context, as_json: AsJson = False) -> None:
     """Count the dead letters of each agent, and say since when there are any."""
     found = app_of(ctx).dead_letters.count()
@@ -165,7 +145,10 @@ def count(ctx: typer.Context, as_json: AsJson = False) -> None:
         say("no dead letters")
 
 
-@dead.command(
+# -- requeuing and dropping
+
+
+@commands.command(
     epilog=examples(
         "pipeline dead requeue 01980c5e 01980c61",
         "pipeline dead requeue --agent billing --error timeout --yes",
@@ -196,7 +179,7 @@ def requeue(
         options["data"] = read_data(data)
     app = app_of(ctx)
     if data is not None:
-        from ..operations.doctor import import_agents
+        from ..agents.loading import import_agents
 
         import_agents(app)  # the agent says what data it takes
     chosen.ask(app, "Requeue", yes=yes)
@@ -210,7 +193,7 @@ def requeue(
         say("the broker is away; the workers send what was requeued when it is back")
 
 
-@dead.command(
+@commands.command(
     epilog=examples("pipeline dead drop 01980c5e", "pipeline dead drop --type 'test.#' --older-than 30d --yes")
 )
 def drop(
@@ -235,83 +218,6 @@ def drop(
     ):
         found = app.dead_letters.drop(**chosen.options(), by=_who(by), progress=show)
     _report("dropped", found.number, found.skipped, {}, as_json=as_json)
-
-
-@commands.command(
-    epilog=examples(
-        "pipeline replay --to billing --type 'order.#' --since 2026-03-01 --dry-run",
-        "pipeline replay --to search-index --all --rate 200",
-    )
-)
-def replay(
-    ctx: typer.Context,
-    to: Annotated[str, typer.Option(metavar="AGENT", help="Who gets the events; nobody else does.")],
-    type: Pattern = None,
-    since: Since = None,
-    up_to: UpTo = None,
-    correlation: Correlation = None,
-    agent_id: Stream = None,
-    event: Annotated[list[str] | None, typer.Option(metavar="ID", help="This event instead; repeatable.")] = None,
-    all: Annotated[bool, typer.Option("--all", help="Every event of the log.")] = False,
-    rate: Annotated[float | None, typer.Option(metavar="N", min=0.001, help="Events per second.")] = None,
-    broadcast: Annotated[
-        bool, typer.Option("--broadcast", help="Send what the agent emits to everybody; else it is only recorded.")
-    ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count.")] = False,
-    id: Annotated[str | None, typer.Option(help="Go on with this replay; nothing is done twice.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Give events of the past to one agent once more."""
-    from ..operations.doctor import import_agents
-
-    filters = {"type": type, "since": since, "up_to": up_to, "correlation": correlation, "agent_id": agent_id}
-    if bool(event) + any(value is not None for value in filters.values()) + all != 1:
-        raise typer.BadParameter(
-            "say which: --event, or filters (--type, --since, --up-to, --correlation, --agent-id), or --all",
-            param_hint="events",
-        )
-    app = app_of(ctx)
-    import_agents(app)
-    more = {"rate": rate, "broadcast": broadcast, "dry_run": dry_run, "id": id}
-    with working("replaying", "events") as show:
-        found = app.replay(to=to, ids=event or None, **filters, all=all, **more, progress=show)
-    if as_json:
-        print_json({**found._asdict(), "to": to, "dry_run": dry_run})
-        return
-    skipped = f"; {found.skipped:,} are not for it" if found.skipped else ""
-    if dry_run:
-        typer.echo(f"{found.number:,} events would be sent to {to}{skipped}")
-    else:
-        typer.echo(f"replay {found.id}: {found.number:,} events sent to {to} in {found.seconds:.1f} s{skipped}")
-
-
-@commands.command(epilog=examples("pipeline unrouted", "pipeline unrouted --type 'order.#' --replay"))
-def unrouted(
-    ctx: typer.Context,
-    type: Pattern = None,
-    replay: Annotated[
-        bool, typer.Option("--replay", help="Give them to the agents that listen to them by now.")
-    ] = False,
-    limit: Limit = 100,
-    as_json: AsJson = False,
-) -> None:
-    """List events that no agent listened to, the newest first."""
-    app = app_of(ctx)
-    if replay:
-        with working("routing", "events", "do it again for the others") as show:
-            number = app.replay_unrouted(type=type, progress=show)
-        if as_json:
-            print_json({"replayed": number})
-        else:
-            typer.echo(f"{number:,} events have an agent now; the workers send them")
-        return
-    found = app.unrouted(type=type, limit=limit + 1)
-    for one in found[:limit]:
-        print_event(one, as_json=as_json)
-    if not found and not as_json:
-        say("no unrouted events")
-    if len(found) > limit:
-        say(f"there are more than {limit:,} unrouted events; see them with --limit")
 
 
 def letter_data(letter: DeadLetter) -> dict[str, Any]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
+
+_PASSWORD = re.compile(r"(\w://[^\s/@:]*):[^\s/]*@")
 
 
 class PipelineError(Exception):
@@ -89,3 +92,8 @@ def nearest(unknown: str, known: Iterable[str]) -> str:
     if match:
         return f"did you mean {match[0]!r}?"
     return f"known: {', '.join(words)}" if words else "none is known"
+
+
+def without_passwords(text: str) -> str:
+    """Return the text with the passwords of all URLs in it hidden."""
+    return _PASSWORD.sub(r"\1:**@", text)

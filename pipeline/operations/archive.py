@@ -14,6 +14,7 @@ import tempfile
 import zlib
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -121,6 +122,13 @@ def read(path: Path) -> Iterator[Entry]:
                 yield entry
     if not ended:
         raise ArchiveError(f"the archive {path} ends after line {lines.number}, and is incomplete")
+
+
+def batches(entries: Iterable[Entry], size: int) -> Iterator[list[Entry]]:
+    """Return the entries in lists of that many."""
+    entries = iter(entries)
+    while some := list(islice(entries, size)):
+        yield some
 
 
 def _entry(head: Event, lines: _Lines) -> Entry:

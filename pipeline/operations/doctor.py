@@ -8,7 +8,6 @@ import platform
 import re
 import sqlite3
 import tomllib
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -19,9 +18,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from celery.utils.imports import symbol_by_name
 
+from ..agents.loading import import_agents
 from ..brokers.embedded.store import Store
 from ..brokers.embedded.transport import parse_url
-from ..core.errors import ConfigError, EmbeddedBrokerError, PipelineError
+from ..core.errors import ConfigError, EmbeddedBrokerError, without_passwords
 from ..delivery.consumer import AgentConsumer
 from ..settings import PREFIX, Settings, config_file
 
@@ -36,8 +36,6 @@ OLDEST_SQLITE = (3, 35)
 POOLS_WITHOUT_LIMITS = ("threads", "solo", "gevent", "eventlet")
 NEEDS_REDIS = ("redis", "rediss", "sentinel")
 EMBEDDED = ("sqlite", "memory")
-
-_PASSWORD = re.compile(r"(\w://[^\s/@:]*):[^\s/]*@")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +65,6 @@ def warn(name: str, detail: str, mend: str) -> Check:
 def fail(name: str, detail: str, mend: str) -> Check:
     """Return that something does not work."""
     return Check(name, "fail", without_passwords(detail), mend)
-
-
-def without_passwords(text: str) -> str:
-    """Return the text with the passwords of all URLs in it hidden."""
-    return _PASSWORD.sub(r"\1:**@", text)
 
 
 def examine(app: Pipeline, *, options: tuple[str, ...] = ()) -> Iterator[Check]:
@@ -277,19 +270,6 @@ def agent_modules(app: Pipeline) -> Check:
         mend = "declare them with @app.agent(...), and name their modules in PIPELINE_AGENTS"
         return warn("agents", "no agent is declared", mend)
     return ok("agents", f"{len(app.agents)}: {', '.join(agent.name for agent in app.agents)}")
-
-
-def import_agents(app: Pipeline) -> None:
-    """Import the modules that declare agents; raise ConfigError that says where it goes wrong."""
-    try:
-        app.celery.loader.import_default_modules()
-    except PipelineError as exc:
-        raise ConfigError(str(exc)) from exc
-    except Exception as exc:
-        frame = traceback.extract_tb(exc.__traceback__)[-1]
-        where = "" if frame.filename.startswith("<") else f" ({frame.filename}:{frame.lineno})"
-        names = ", ".join(app.celery.conf.imports or ()) or "the agents' modules"
-        raise ConfigError(f"importing {names}: {type(exc).__name__}: {exc}{where}") from exc
 
 
 def consumer(app: Pipeline) -> Check:

@@ -21,7 +21,8 @@ from pipeline.ledger.database.rows import Record
 from pipeline.ledger.database.tables import events, metadata, outbox
 from pipeline.operations import retention
 from pipeline.operations.archive import ArchiveError
-from pipeline.operations.retention import Pruned, Restored, prune, restore
+from pipeline.operations.restore import Restored, restore
+from pipeline.operations.retention import Pruned, prune
 from tests.ledgers import DAY, DAYS, long_settled, reconcile
 from tests.records import (
     age,

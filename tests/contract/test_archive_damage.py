@@ -11,7 +11,8 @@ import pytest
 
 from pipeline import Pipeline
 from pipeline.operations.archive import ArchiveError
-from pipeline.operations.retention import Restored, prune, restore
+from pipeline.operations.restore import Restored, restore
+from pipeline.operations.retention import prune
 from tests.ledgers import DAYS, long_settled
 from tests.records import (
     event_ids,

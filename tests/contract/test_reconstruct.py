@@ -18,7 +18,8 @@ from sqlalchemy import select, text, update
 from pipeline.core.errors import InvalidSelection
 from pipeline.core.event import Event
 from pipeline.core.times import micros
-from pipeline.history.events import get_events, reconstruct
+from pipeline.history.events import get_events
+from pipeline.history.state import reconstruct
 from pipeline.ledger.database.tables import events, snapshots
 from pipeline.ledger.ledger import Ledger
 from tests.logs import START, numbered, numbers, put

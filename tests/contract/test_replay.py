@@ -1,4 +1,4 @@
-"""Replay: events once more for one agent or one function, and events that nobody had listened to, on every ledger."""
+"""Replay: events once more for one agent or one function, on every ledger."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ import pytest
 from pipeline import Event, Pipeline
 from pipeline.core.errors import BrokerUnavailable, InvalidAgent, InvalidPattern, InvalidSelection, UnknownEvent
 from pipeline.core.event import new_event
-from pipeline.core.ids import delivery_id
-from pipeline.ledger import due
 from pipeline.ledger.database.rows import Record
+from pipeline.ledger.database.tables import events as log
 from pipeline.operations import replay as module
-from pipeline.operations.replay import ReplayInterrupted, replay, replay_unrouted, unrouted
-from tests.records import AWAY, Order, make_app, messages, order, rows, run_agents, succeed
+from pipeline.operations.replay import ReplayInterrupted, replay
+from tests.records import AWAY, Order, make_app, messages, order, rows
 
 pytestmark = pytest.mark.usefixtures("agents")
 
@@ -105,7 +104,7 @@ def test_events_are_chosen_by_time_and_by_number(app: Pipeline) -> None:
     app.publish_many(events)
     replay(app, to="billing", since=start + timedelta(hours=1), up_to=start + timedelta(hours=2))
     assert sent(app, "billing") == [events[1].id, events[2].id]
-    last = rows(app, module.events, id=events[3].id)[0]["seq"]
+    last = rows(app, log, id=events[3].id)[0]["seq"]
     replay(app, to="billing", since=last)
     assert sent(app, "billing") == [events[3].id]
 
@@ -297,71 +296,3 @@ def test_a_broker_that_is_away_stops_the_replay_with_a_summary(app: Pipeline, le
     with pytest.raises(BrokerUnavailable, match=r"the replay r-1 stopped after 0 events; repeat it with id='r-1'"):
         replay(alone, to="billing", all=True, id="r-1")
     alone.close()
-
-
-# -- events that nobody listened to
-
-
-def test_an_event_without_a_listener_is_found_until_somebody_had_it(app: Pipeline) -> None:
-    first, _, second = app.publish_many([("lost.one", {}), order(), ("lost.two", {"n": 1})])
-    assert [each.event for each in unrouted(app.ledger)] == [second, first]
-    assert [each.event for each in unrouted(app.ledger, type="lost.one")] == [first]
-    (page,) = unrouted(app.ledger, limit=1)
-    assert [each.event for each in unrouted(app.ledger, limit=1, after=page.seq)] == [first]
-    succeed(app, first, "billing")
-    assert [each.event for each in unrouted(app.ledger)] == [second]
-    with pytest.raises(InvalidPattern):
-        unrouted(app.ledger, type="a b")
-
-
-def test_many_events_without_a_listener_are_found_by_type(app: Pipeline) -> None:
-    (rare, *_) = app.publish_many([("rare.one", {}), *[("lost.one", {}) for _ in range(module.BATCH + 1)]])
-    assert len(unrouted(app.ledger, limit=10_000)) == module.BATCH + 2
-    assert [each.event for each in unrouted(app.ledger, type="rare.#", limit=1)] == [rare]
-
-
-def test_events_without_a_listener_reach_the_agents_that_came_later(app: Pipeline) -> None:
-    one, two, elsewhere = app.publish_many([("lost.one", {"n": 1}), ("lost.two", {}), ("never.heard", {})])
-    before = app.publish(order())
-    assert replay_unrouted(app) == 0
-    run_agents(app, {"finder": "lost.#", "first": "lost.one"})
-    done: list[int] = []
-    assert replay_unrouted(app, progress=done.append) == 2
-    assert done == [2]
-    found = {(row["event_id"], row["agent"]): row for row in rows(app, outcome="waiting")}
-    assert set(found) == {(one.id, "finder"), (one.id, "first"), (two.id, "finder")}
-    assert found[one.id, "first"]["id"] == delivery_id(one.id, "first"), "an ordinary delivery"
-    assert all(row["replay"] is None for row in found.values())
-    assert [each.event for each in unrouted(app.ledger)] == [elsewhere]
-    assert replay_unrouted(app) == 0, "once"
-    assert {(each.agent, each.event.id) for each in due.at_once(app.ledger)} == {
-        ("finder", one.id), ("first", one.id), ("finder", two.id),
-    }  # fmt: skip
-    assert rows(app, event_id=before.id) == []
-
-
-def test_only_the_wanted_types_and_targets_are_delivered_later(app: Pipeline) -> None:
-    one = app.publish("lost.one", {})
-    app.publish("lost.two", {})
-    run_agents(app, {"finder": "lost.#"})
-    assert replay_unrouted(app, type="lost.one") == 1
-    assert [row["event_id"] for row in rows(app, outcome="waiting")] == [one.id]
-    with pytest.raises(InvalidPattern):
-        replay_unrouted(app, type="a b")
-
-
-def test_a_delivery_that_was_made_meanwhile_stays_as_it_is(app: Pipeline) -> None:
-    event = app.publish("lost.one", {})
-    run_agents(app, {"finder": "lost.#"})
-    id = succeed(app, event, "finder")
-    assert replay_unrouted(app) == 1
-    assert rows(app, id=id)[0]["outcome"] == "succeeded"
-
-
-def test_many_events_without_a_listener_are_delivered_in_batches(app: Pipeline) -> None:
-    events = app.publish_many([("lost.one", {"n": n}) for n in range(module.BATCH + 3)])
-    run_agents(app, {"finder": "lost.#"})
-    done: list[int] = []
-    assert replay_unrouted(app, progress=done.append) == len(events)
-    assert done == [module.BATCH, len(events)]
-    assert len(rows(app, outcome="waiting")) == len(events)

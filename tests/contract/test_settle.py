@@ -10,7 +10,7 @@ from sqlalchemy import update
 from pipeline.core.errors import InvalidSelection, PipelineError, SettleTimeout
 from pipeline.core.ids import caused_id
 from pipeline.core.times import micros, now
-from pipeline.history.trace import settle, settled
+from pipeline.history.settle import settle, settled
 from pipeline.history.tree import DeliveryNode
 from pipeline.ledger import reconcile
 from pipeline.ledger.database.rows import Record, timer_row

@@ -12,7 +12,8 @@ from sqlalchemy import insert, update
 from pipeline.core.errors import UnknownEvent
 from pipeline.core.ids import delivery_id
 from pipeline.core.times import SECOND
-from pipeline.history.trace import settle, settled, trace
+from pipeline.history.settle import settle, settled
+from pipeline.history.trace import trace
 from pipeline.ledger.database.rows import Record
 from pipeline.ledger.database.tables import deliveries, events, joins
 from pipeline.ledger.ledger import Ledger

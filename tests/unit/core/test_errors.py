@@ -5,7 +5,7 @@ import inspect
 import pytest
 
 from pipeline.core import errors
-from pipeline.core.errors import nearest
+from pipeline.core.errors import nearest, without_passwords
 
 ALL = [found for _, found in inspect.getmembers(errors, inspect.isclass) if issubclass(found, Exception)]
 
@@ -43,3 +43,16 @@ def test_errors_can_be_caught_as_what_they_are_in_plain_python(error: type, buil
 )
 def test_a_hint_names_the_nearest_known_word(unknown: str, known: list[str], hint: str) -> None:
     assert nearest(unknown, known) == hint
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("amqp://me:secret@host//", "amqp://me:**@host//"),
+        ("redis://:secret@host/0 and smtp://a:b%40c@d", "redis://:**@host/0 and smtp://a:**@d"),
+        ("amqp://me:s@cr:et@host//", "amqp://me:**@host//"),
+        ("http://host:80/a@b sqlite:////tmp/x.db", "http://host:80/a@b sqlite:////tmp/x.db"),
+    ],
+)
+def test_passwords_in_urls_are_hidden(text: str, shown: str) -> None:
+    assert without_passwords(text) == shown

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.cli.main import load_app
+from pipeline.cli.group import load_app
 from tests.commands import process
 
 pytestmark = pytest.mark.usefixtures("empty_directory")

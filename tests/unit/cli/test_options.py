@@ -1,4 +1,4 @@
-"""What commands read and show: times and ages, and how far a long work came."""
+"""What options say: times and ages."""
 
 import time
 from datetime import UTC, datetime, timedelta
@@ -7,9 +7,7 @@ from typing import Any
 import pytest
 import typer
 
-from pipeline.cli.group import read_age, read_moment, read_time, working
-
-# -- times
+from pipeline.cli.options import read_age, read_moment, read_time
 
 
 @pytest.mark.parametrize(
@@ -65,19 +63,3 @@ def test_what_is_no_moment_is_a_usage_error(text: str) -> None:
 def test_what_is_no_age_is_a_usage_error(text: str) -> None:
     with pytest.raises(typer.BadParameter, match="is no age; write one such as"):
         read_age(text)
-
-
-# -- a long work
-
-
-def test_ctrl_c_in_a_long_work_says_how_far_it_came() -> None:
-    def stopped(said: str) -> str:
-        try:
-            with working("pruning", "events", "go on later") as show:
-                show(1200)
-                raise KeyboardInterrupt(said) if said else KeyboardInterrupt
-        except KeyboardInterrupt as exc:
-            return str(exc)
-
-    assert stopped("") == "pruning stopped after 1,200 events; go on later"
-    assert stopped("said already") == "said already"

@@ -1,0 +1,47 @@
+"""The command that finds out what is wrong: doctor."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+from rich.text import Text
+
+from ..core.errors import PipelineError
+from .group import app_of, examples
+from .options import AsJson
+from .output import out, print_json
+
+if TYPE_CHECKING:
+    from ..operations.doctor import Check
+
+commands = typer.Typer()
+
+_COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
+
+
+@commands.command(epilog=examples("pipeline doctor", "pipeline --broker-url redis://localhost/0 doctor --json"))
+def doctor(ctx: typer.Context, as_json: AsJson = False) -> None:
+    """Check settings, broker, results, agents and workers; exit 1 when something does not work."""
+    from ..operations.doctor import examine, fail
+
+    found: list[Check] = []
+    try:
+        for check in examine(app_of(ctx), options=ctx.obj["options"]):
+            found.append(check)
+            if not as_json:
+                _print_check(check)
+    except PipelineError as exc:
+        found.append(fail("settings", str(exc), "correct it where the message says"))
+        if not as_json:
+            _print_check(found[-1])
+    if as_json:
+        print_json([check.as_data() for check in found])
+    raise typer.Exit(int(any(check.status == "fail" for check in found)))
+
+
+def _print_check(check: Check) -> None:
+    line = Text.assemble((f"{check.status:<5}", _COLOURS[check.status]), f"{check.name}: {check.detail}")
+    out.print(line)
+    if check.mend and check.status != "ok":
+        out.print(Text(f"      {check.mend}", style="dim"))

@@ -1,0 +1,90 @@
+"""The options that several commands have, and how what they say is read."""
+
+from __future__ import annotations
+
+import re
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Any
+
+import orjson
+import typer
+
+HOW_TO_WRITE_A_TIME = (
+    "an ISO time such as 2026-03-01T09:30 (local time when it has no zone), "
+    "a sequence number such as 120, or an age such as 2h, 30m, 7d"
+)
+
+
+_AGE = re.compile(r"(\d{1,12}(?:\.\d{1,6})?) ?([smhdw])", re.ASCII)
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_SEQUENCE_NUMBER = re.compile(r"\d{1,18}", re.ASCII)
+
+
+def read_data(text: str) -> Any:
+    """Return the JSON that `--data` gives; raise a usage error that names it otherwise."""
+    try:
+        if text == "-":
+            content = sys.stdin.buffer.read()
+        elif text.startswith("@"):
+            content = Path(text[1:]).read_bytes()
+        else:
+            content = text.encode()
+        return orjson.loads(content)
+    except OSError as exc:
+        raise typer.BadParameter(f"{text[1:]}: {exc.strerror}", param_hint="--data") from None
+    except (orjson.JSONDecodeError, UnicodeEncodeError) as exc:
+        raise typer.BadParameter(f"not JSON: {exc}", param_hint="--data") from None
+
+
+def read_age(text: str) -> timedelta:
+    """Return the length of time that an option gives, such as 30m; raise a usage error otherwise."""
+    found = _AGE.fullmatch(text.strip())
+    try:
+        if found:
+            return timedelta(**{_UNITS[found[2]]: float(found[1])})
+    except OverflowError:
+        pass
+    raise typer.BadParameter(f"{text!r} is no age; write one such as 90s, 30m, 2h, 7d or 4w")
+
+
+def read_time(text: str) -> datetime:
+    """Return the ISO time that an option gives; raise a usage error otherwise."""
+    try:
+        return _time(text)
+    except (ValueError, OverflowError):
+        raise typer.BadParameter(
+            f"{text!r} is no time; write an ISO time such as 2026-03-01T09:30 (local time when it has no zone)"
+        ) from None
+
+
+def read_moment(text: str) -> datetime | int:
+    """Return the time or the sequence number that an option gives; raise a usage error otherwise."""
+    wanted = text.strip()
+    if _SEQUENCE_NUMBER.fullmatch(wanted):
+        return int(wanted)
+    try:
+        return datetime.now(UTC) - read_age(wanted) if _AGE.fullmatch(wanted) else _time(wanted)
+    except (ValueError, OverflowError, typer.BadParameter):
+        raise typer.BadParameter(f"{text!r} is no time; write {HOW_TO_WRITE_A_TIME}") from None
+
+
+def _time(text: str) -> datetime:
+    found = datetime.fromisoformat(text.strip())
+    # As UTC, so that a time at the end of the calendar is refused here.
+    return (found if found.utcoffset() is not None else found.astimezone()).astimezone(UTC)
+
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+Pattern = Annotated[str | None, typer.Option("--type", metavar="PATTERN", help="An event type or topic pattern.")]
+Correlation = Annotated[str | None, typer.Option(metavar="ID", help="Only what has this correlation id.")]
+Stream = Annotated[str | None, typer.Option(metavar="NAME", help="Whose history: an agent's name, or a subject.")]
+# Any, because typer knows no unions; the parser says what it is.
+Since = Annotated[
+    Any, typer.Option(parser=read_moment, metavar="T", help="From then on: an ISO time, a sequence number, or an age.")
+]
+UpTo = Annotated[Any, typer.Option(parser=read_moment, metavar="T", help="Until then, likewise.")]
+OlderThan = Annotated[Any, typer.Option(parser=read_age, metavar="AGE", help="Longer ago than this, such as 30d.")]
+Limit = Annotated[int, typer.Option(min=1, help="How many at most.")]

@@ -1,0 +1,93 @@
+"""What commands print: lines, tables, JSON, and complaints on stderr."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import orjson
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ..core.errors import without_passwords
+
+if TYPE_CHECKING:
+    from ..history.events import Recorded
+
+out = Console(highlight=False, soft_wrap=True)
+
+
+def say(text: str) -> None:
+    """Tell something on stderr, in one line without passwords."""
+    typer.echo(f"pipeline: {printable(without_passwords(' '.join(text.split())))}", err=True)
+
+
+def printable(text: str, keep: str = "") -> str:
+    """Return a text that somebody else has written, with what a terminal would obey made visible."""
+    return "".join(char if char.isprintable() or char in keep else ascii(char)[1:-1] for char in text)
+
+
+def clock(when: datetime | None) -> str:
+    """Return a time as people here read it, and as the options take it."""
+    return "" if when is None else when.astimezone().isoformat(timespec="milliseconds")
+
+
+def as_json_time(when: datetime | None) -> str | None:
+    """Return a time as JSON has it."""
+    return None if when is None else when.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def print_json(data: Any) -> None:
+    """Print data as JSON for people and programs."""
+    typer.echo(orjson.dumps(data, option=orjson.OPT_INDENT_2))
+
+
+def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table: fitted to a terminal, else one line for each row."""
+    cells = [[printable(cell) or "-" for cell in row] for row in rows]
+    if not out.is_terminal:
+        lines = [list(headings), *cells]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        for line in lines:
+            padded = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+            typer.echo("  ".join(padded).rstrip())
+        return
+    table = Table(box=None, pad_edge=False)
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    for row in cells:
+        table.add_row(*map(Text, row))
+    out.print(table, soft_wrap=False)
+
+
+def print_event(found: Recorded, *, as_json: bool) -> None:
+    """Print one event of the log as one line."""
+    event = found.event
+    if as_json:
+        typer.echo(orjson.dumps(event_data(found), option=orjson.OPT_UTC_Z))
+        return
+    whose = event.source.partition("/agent/")[2] or event.subject or "-"
+    cells = (f"{found.seq:>6}", clock(event.time), f"{event.type:<24}", event.id, whose, event.source)
+    line = [printable(cell) for cell in cells]
+    if out.is_terminal:
+        styles = ("dim", "dim", "bold", "", "", "dim")
+        out.print(Text("  ").join(Text(cell, style=style) for cell, style in zip(line, styles, strict=True)))
+    else:
+        typer.echo("  ".join(line))
+
+
+def event_data(found: Recorded) -> dict[str, Any]:
+    """Return an event of the log as a CloudEvent, with its sequence number, and the replay that emitted it."""
+    data = {**found.event.attributes(), "seq": found.seq}
+    return data if found.replay is None else {**data, "replay": found.replay}
+
+
+def report(data: dict[str, Any], said: str, *, as_json: bool) -> None:
+    """Print what was done: as JSON, or as a sentence."""
+    if as_json:
+        print_json(data)
+    else:
+        typer.echo(said)

@@ -1,0 +1,59 @@
+"""The command that publishes an event: publish."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from .group import app_of, examples, without_warnings
+from .options import AsJson, read_data, read_time
+from .output import say
+
+commands = typer.Typer()
+
+
+@commands.command(
+    epilog=examples(
+        'pipeline publish user.query --data \'{"user_id": "ada", "query": "What is a decorator?"}\'',
+        "pipeline publish order.created --data @order.json --priority 1 --target billing",
+        "pipeline publish invoice.reminded --data '{\"number\": 7}' --at 2027-03-01T09:00",
+    )
+)
+def publish(
+    ctx: typer.Context,
+    type: Annotated[str, typer.Argument(help="The event type: dotted words, such as order.created.")],
+    data: Annotated[str, typer.Option(help="JSON; @FILE reads a file, - reads standard input.")] = "null",
+    priority: Annotated[int | None, typer.Option(min=1, max=10, help="1 (most urgent) to 10; default 5.")] = None,
+    correlation_id: Annotated[str | None, typer.Option(help="Joins the event to others; default its own id.")] = None,
+    subject: Annotated[str | None, typer.Option(help="What the event is about.")] = None,
+    target: Annotated[
+        list[str] | None, typer.Option(metavar="AGENT", help="The only agent that may receive it; repeatable.")
+    ] = None,
+    delay: Annotated[
+        float | None, typer.Option(metavar="SECONDS", min=0, help="Publish it later; `pipeline cancel` takes it back.")
+    ] = None,
+    at: Annotated[
+        Any, typer.Option(parser=read_time, metavar="TIME", help="Publish it then: an ISO time, local without a zone.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Publish one event, now or later, and print its id."""
+    if delay is not None and at is not None:
+        raise typer.BadParameter("not both of them", param_hint="--delay and --at")
+    app = app_of(ctx)
+    with without_warnings("pipeline.publishing.outbox"):
+        event = app.publish(
+            type,
+            read_data(data),
+            priority=priority,
+            correlation_id=correlation_id,
+            subject=subject,
+            targets=tuple(target or ()),
+            delay=delay,
+            at=at,
+        )
+    typer.echo(event.encode() if as_json else event.id)
+    if not event.sent and delay is None and at is None:
+        broker = app.celery.connection_for_write().as_uri()
+        say(f"the broker {broker} is away; the event is accepted, and a worker sends it when the broker is back")

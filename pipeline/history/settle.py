@@ -1,0 +1,148 @@
+"""Settling: whether all that an event has caused is done, and waiting for that."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import orjson
+from sqlalchemy import Connection, select
+
+from ..core.errors import InvalidSelection, SettleTimeout
+from ..core.outcome import OPEN
+from ..ledger.database.rows import chunks, wants
+from ..ledger.database.tables import agents, events, outbox, timers
+from ..ledger.ledger import Ledger
+from .events import unknown_event
+from .trace import at_one_time, trace, tree_of
+from .tree import DeliveryNode, EventNode, JoinNode, Trace
+
+#: Things that a message lists.
+_LISTED = 10
+
+
+@dataclass(frozen=True)
+class Settled:
+    """Whether all that an event has caused is done; if not, what is open. Dead deliveries are done.
+
+    Attributes:
+        unsent: events that the broker does not have yet.
+        timers: delayed events that are not due yet.
+        deliveries: those that wait, run or are to be retried.
+        undelivered: events on their way to an agent, with its name.
+        joins: those that are not complete.
+
+    """
+
+    unsent: tuple[EventNode, ...] = ()
+    timers: tuple[str, ...] = ()
+    deliveries: tuple[tuple[EventNode, DeliveryNode], ...] = ()
+    undelivered: tuple[tuple[EventNode, str], ...] = ()
+    joins: tuple[JoinNode, ...] = ()
+
+    def __bool__(self) -> bool:
+        """Say whether nothing is open."""
+        return not (self.unsent or self.timers or self.deliveries or self.undelivered or self.joins)
+
+    def lines(self) -> list[str]:
+        """Return one line for each thing that is open."""
+        return [
+            *(f"{event.type} {event.id} is not sent yet" for event in self.unsent),
+            *(f"the delayed event {id} is not due yet" for id in self.timers),
+            *(
+                f"agent {delivery.agent!r} has {event.type} {event.id}: {delivery.outcome.value}"
+                for event, delivery in self.deliveries
+            ),
+            *(f"agent {name!r} has not begun with {event.type} {event.id}" for event, name in self.undelivered),
+            *(f"join {join.name!r} of {join.event} is not complete" for join in self.joins),
+        ]
+
+
+def settled(ledger: Ledger, event_id: str) -> Settled:
+    """Say what is still open of an event and of everything it has caused.
+
+    Raises UnknownEvent.
+    """
+    with at_one_time(ledger) as connection:
+        correlation, known = _place(connection, event_id)
+        if correlation is None:
+            raise unknown_event(ledger, connection, event_id)
+        if not known:
+            return Settled(timers=(event_id,))
+        tree = tree_of(connection, correlation, event_id)
+        found = list(tree)
+        return Settled(
+            unsent=_unsent(connection, found),
+            timers=_delayed(connection, correlation, found),
+            deliveries=tuple((event, each) for event in found for each in event.deliveries if each.outcome in OPEN),
+            undelivered=_undelivered(connection, found),
+            joins=tuple(join for join in tree.joins if not join.ended),
+        )
+
+
+def settle(ledger: Ledger, event_id: str, timeout: float, interval: float = 0.05) -> Trace:
+    """Wait until everything that an event has caused is done, and return its trace.
+
+    Arguments:
+        timeout: seconds.
+        interval: seconds between two looks.
+
+    Raises SettleTimeout that lists what is still open, or UnknownEvent.
+
+    """
+    if not (timeout >= 0 and interval > 0):
+        raise InvalidSelection(f"timeout: {timeout!r} and interval {interval!r} must be seconds of 0 or more")
+    deadline = time.monotonic() + timeout
+    while not (found := settled(ledger, event_id)):
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise SettleTimeout(_still_open(event_id, timeout, found.lines()))
+        time.sleep(min(interval, left))  # between two looks: what settles is in other processes
+    return trace(ledger, event_id)
+
+
+def _still_open(event_id: str, timeout: float, lines: Sequence[str]) -> str:
+    more = f"; and {len(lines) - _LISTED} more" if len(lines) > _LISTED else ""
+    return f"after {timeout:g} s event {event_id} has not settled: {'; '.join(lines[:_LISTED])}{more}"
+
+
+def _place(connection: Connection, event_id: str) -> tuple[str | None, bool]:
+    """Return an event's correlation, and whether it is published: a delayed one is a timer until then."""
+    correlation = connection.execute(select(events.c.correlation).where(events.c.id == event_id)).scalar()
+    if correlation is not None:
+        return correlation, True
+    delayed = select(timers.c.correlation).where(timers.c.id == event_id, timers.c.kind == "publish")
+    return connection.execute(delayed).scalar(), False
+
+
+def _unsent(connection: Connection, found: Sequence[EventNode]) -> tuple[EventNode, ...]:
+    ids: set[str] = set()
+    for some in chunks([event.id for event in found]):
+        ids.update(connection.execute(select(outbox.c.event_id).where(outbox.c.event_id.in_(some))).scalars())
+    return tuple(event for event in found if event.id in ids)
+
+
+def _delayed(connection: Connection, correlation: str, found: Sequence[EventNode]) -> tuple[str, ...]:
+    """Return the delayed events that one of the events found has caused; retries show as deliveries."""
+    query = select(timers.c.id, timers.c.body).where(timers.c.correlation == correlation, timers.c.kind == "publish")
+    causes = {event.id for event in found}
+    rows = connection.execute(query.order_by(timers.c.due)).all()
+    return tuple(id for id, body in rows if orjson.loads(body).get("causationid") in causes)
+
+
+def _undelivered(connection: Connection, found: Sequence[EventNode]) -> tuple[tuple[EventNode, str], ...]:
+    """Return which agents are still to get which events.
+
+    What lies before an agent's cursor in the log was never meant for it, or has a delivery already.
+    """
+    listeners = [(row, tuple(orjson.loads(row.patterns))) for row in connection.execute(select(agents))]
+    missing = []
+    for event in found:
+        have = {delivery.agent for delivery in event.deliveries if delivery.replay is None}
+        for row, patterns in listeners:
+            if event.replay is not None or event.position <= (row.tx, row.seq) or row.name in have:
+                continue
+            if row.name in (event.targets or (row.name,)) and wants(patterns, event.type):
+                missing.append((event, row.name))
+    return tuple(missing)

@@ -1,0 +1,110 @@
+"""Restoring: archived events come back into the ledger, and nobody gets them again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Table, select, text
+
+from ..ledger.database.rows import chunks
+from ..ledger.database.tables import agents, deliveries, events
+from ..ledger.ledger import Ledger
+from . import archive as archives
+from .archive import ArchiveError, Entry
+
+#: Events that come back in one transaction.
+BATCH = 1000
+LARGEST_BATCH = 10_000
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What restore() did; `known` counts the events that the ledger had already."""
+
+    events: int
+    deliveries: int
+    known: int
+
+
+def restore(
+    ledger: Ledger, archive: Path, *, batch: int = BATCH, progress: Callable[[int], None] | None = None
+) -> Restored:
+    """Bring archived events and deliveries back, with their sequence numbers; nobody gets them again.
+
+    What the ledger has already stays as it is, so restoring twice is harmless.
+
+    Arguments:
+        batch: events in one transaction.
+        progress: called with the number of events looked at so far, after each batch.
+
+    Raises ArchiveError that names the damaged line (the batches before it are restored then, nothing of its own), or
+    that the archive belongs to another ledger whose events agents of this one would get; LedgerUnavailable.
+
+    """
+    number, of_deliveries, seen = 0, 0, 0
+    entries = archives.batches(archives.read(archive), max(1, min(batch, LARGEST_BATCH)))
+    try:
+        for some in entries:
+            added = ledger.database.run(partial(_restore, ledger=ledger, entries=some))
+            number, of_deliveries, seen = number + added[0], of_deliveries + added[1], seen + len(some)
+            if progress:
+                progress(seen)
+    except ArchiveError as exc:
+        raise ArchiveError(f"{exc}; {number} events before that were restored, nothing of what follows") from exc
+    return Restored(number, of_deliveries, seen - number)
+
+
+def _restore(connection: Connection, ledger: Ledger, entries: Sequence[Entry]) -> tuple[int, int]:
+    _refuse_foreign(connection, ledger, entries)
+    if not ledger.database.is_sqlite:
+        _reserve(connection, max(entry.event["seq"] for entry in entries))
+    rows = [entry.event for entry in entries]
+    number = _add(connection, ledger, events, rows)
+    there = _known(connection, events, [row["id"] for row in rows])
+    for row in rows:
+        if row["id"] not in there:
+            raise ArchiveError(
+                f"event {row['id']} cannot be restored: its sequence number {row['seq']} belongs to another event; "
+                "the archive is of another ledger, restore it into an empty one"
+            )
+    return number, _add(connection, ledger, deliveries, [one for entry in entries for one in entry.deliveries])
+
+
+def _refuse_foreign(connection: Connection, ledger: Ledger, entries: Sequence[Entry]) -> None:
+    # In its own ledger an archived event lies behind the cursor of each agent that wants it, or has its delivery.
+    if any(entry.ledger != ledger.id for entry in entries) and connection.execute(select(agents.c.name)).first():
+        raise ArchiveError(
+            f"the archive is of another ledger than {ledger}, on which agents have run: they would get its events "
+            "again; restore it into a ledger that no worker has used yet"
+        )
+
+
+def _add(connection: Connection, ledger: Ledger, table: Table, rows: Sequence[dict[str, Any]]) -> int:
+    """Insert the rows that are missing, and return their number."""
+    known = _known(connection, table, [row["id"] for row in rows])
+    missing = {row["id"]: row for row in rows if row["id"] not in known}
+    if missing:
+        connection.execute(ledger.database.insert(table).on_conflict_do_nothing(), list(missing.values()))
+    return len(missing)
+
+
+def _known(connection: Connection, table: Table, ids: Sequence[str]) -> set[str]:
+    known: set[str] = set()
+    for some in chunks(ids):
+        known.update(connection.execute(select(table.c.id).where(table.c.id.in_(some))).scalars())
+    return known
+
+
+def _reserve(connection: Connection, seq: int) -> None:
+    """Let PostgreSQL number new events behind the restored ones, as SQLite does by itself."""
+    sequence = connection.execute(text("SELECT pg_get_serial_sequence('pipeline_events', 'seq')")).scalar_one()
+    last = text(f"SELECT last_value FROM {sequence}")
+    if connection.execute(last).scalar_one() < seq:
+        # With the lock nobody takes a number between the question and the answer.
+        connection.execute(text("LOCK TABLE pipeline_events IN SHARE ROW EXCLUSIVE MODE"))
+        highest = max(seq, connection.execute(last).scalar_one())
+        connection.execute(text("SELECT setval(:sequence, :highest)"), {"sequence": sequence, "highest": highest})

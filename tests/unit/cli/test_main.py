@@ -1,0 +1,80 @@
+"""The `pipeline` command as a whole: help, settings, and how it ends."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from pipeline.cli.main import cli
+from tests.commands import process, wait_until_in
+
+pytestmark = pytest.mark.usefixtures("empty_directory")
+
+
+COMMANDS = [[], ["publish"], ["agents"], ["doctor"], ["demo"]]
+
+
+# -- help, and how quick it is
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_examples(command: list[str]) -> None:
+    result = CliRunner().invoke(cli, [*command, "--help"])
+    assert result.exit_code == 0
+    assert f"\n    {' '.join(['pipeline', *command])}" in result.stdout
+
+
+def test_the_version_is_printed() -> None:
+    from pipeline import __version__
+
+    assert CliRunner().invoke(cli, ["--version"]).stdout == f"pipeline {__version__}\n"
+
+
+def test_a_command_that_does_not_exist_is_a_usage_error() -> None:
+    result = CliRunner().invoke(cli, ["publsh"])
+    assert result.exit_code == 2
+    assert "publsh" in result.stderr
+
+
+def test_help_does_not_import_the_database(tmp_path: Path) -> None:
+    script = (
+        "import sys, pipeline.cli.main as c\n"
+        "try: c.cli(['ledger', '--help'])\n"
+        "except SystemExit: pass\n"
+        "print([name for name in ('sqlalchemy', 'alembic') if name in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert found.stdout.splitlines()[-1] == "[]"
+
+
+# -- settings
+
+
+def test_a_wrong_setting_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "my.toml").write_text("brokr_url = 'x'")
+    found = process("--config", "my.toml", "agents")
+    assert found.returncode == 1
+    assert found.stderr == "pipeline: my.toml: unknown setting 'brokr_url'; did you mean 'broker_url'?\n"
+
+
+def test_a_setting_with_a_password_is_shown_without_it() -> None:
+    found = process("--broker-url", "amqpx://me:secret@host", "agents")
+    assert found.returncode == 1
+    assert "secret" not in found.stderr
+    assert "did you mean 'amqp'?" in found.stderr
+
+
+# -- Ctrl-C
+
+
+def test_ctrl_c_ends_a_command_without_a_traceback(module: str) -> None:
+    command = [sys.executable, "-m", "pipeline.cli.main", "--app", module, "publish", "order.created", "--data", "-"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        wait_until_in(running.pid, "read")
+        running.send_signal(signal.SIGINT)
+        _, said = running.communicate(timeout=20)
+    assert running.returncode == 130
+    assert said.strip() == ""
