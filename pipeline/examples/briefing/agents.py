@@ -20,8 +20,9 @@ from celery.schedules import crontab
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from ... import ConfigError, Context, Event, Payload, Retry, default_app
-from ..briefing import corpus, mail
+from pipeline import ConfigError, Context, Event, Payload, Retry, default_app
+
+from . import corpus, mail
 from .search import Hit, Index
 
 app = default_app()
