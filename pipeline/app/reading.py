@@ -121,14 +121,14 @@ class Reading:
         if self._dead_letters is None:
             from ..operations.dead_letters import DeadLetters
 
-            self._dead_letters = DeadLetters(self)  # type: ignore[arg-type]  # a part of Pipeline
+            self._dead_letters = DeadLetters(self)
         return self._dead_letters
 
     def replay(self, **options: Any) -> Replayed:
         """Deliver events of the past once more, to one agent or to a function; see pipeline.replay.replay."""
         from ..operations.replay import replay
 
-        return replay(self, **options)  # type: ignore[arg-type]  # a part of Pipeline
+        return replay(self, **options)
 
     def unrouted(self, **options: Any) -> list[Recorded]:
         """Return events that no agent listens to, newest first; see pipeline.replay.unrouted."""
@@ -140,7 +140,7 @@ class Reading:
         """Deliver unrouted events to the agents that now listen to them, and return how many deliveries that are."""
         from ..operations.unrouted import replay_unrouted
 
-        return replay_unrouted(self, **options)  # type: ignore[arg-type]  # a part of Pipeline
+        return replay_unrouted(self.ledger, **options)
 
     def prune(
         self, *, older_than: timedelta | None = None, keep: int | None = None, archive: Path | None = None, **more: Any

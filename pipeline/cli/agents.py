@@ -32,7 +32,7 @@ def agent_rows(app: Pipeline) -> list[dict[str, Any]]:
     from ..agents.loading import import_agents
     from ..brokers.topology import QUEUE_PREFIX
 
-    import_agents(app)
+    import_agents(app.celery)
     return [
         {
             "name": agent.name,

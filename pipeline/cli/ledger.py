@@ -121,7 +121,7 @@ def rebuild(
     from ..agents.loading import import_agents
 
     app = app_of(ctx)
-    import_agents(app)
+    import_agents(app.celery)
     name = app.projections[projection].name  # a wrong name is said before anything is asked
     confirm(f"Empty the read model of {name!r} and fill it again from {app.ledger}?", yes=yes)
     with working("rebuilding", "events", "the workers go on from there") as show:

@@ -181,7 +181,7 @@ def requeue(
     if data is not None:
         from ..agents.loading import import_agents
 
-        import_agents(app)  # the agent says what data it takes
+        import_agents(app.celery)  # the agent says what data it takes
     chosen.ask(app, "Requeue", yes=yes)
     with (
         without_warnings("pipeline.publishing.outbox", "pipeline.operations.dead_letters"),

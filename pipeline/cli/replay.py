@@ -47,7 +47,7 @@ def replay(
             param_hint="events",
         )
     app = app_of(ctx)
-    import_agents(app)
+    import_agents(app.celery)
     more = {"rate": rate, "broadcast": broadcast, "dry_run": dry_run, "id": id}
     with working("replaying", "events") as show:
         found = app.replay(to=to, ids=event or None, **filters, all=all, **more, progress=show)

@@ -22,11 +22,11 @@ from ..families import DeliveryDropped, DeliveryRequeued
 from ..ledger.database.rows import Record, chunks
 from ..ledger.database.tables import deliveries
 from ..ledger.due import ask_again
+from ..ledger.ledger import Ledger
 from ..publishing.outbox import soon
 from .letters import DEAD, IDS, LETTERS, DeadLetter, Filter, letter_of, place_of
 
 if TYPE_CHECKING:
-    from ..app.app import Pipeline
     from ..publishing.publisher import Encoded
 
 logger = logging.getLogger(__name__)
@@ -73,10 +73,10 @@ class Changed(NamedTuple):
 class DeadLetters:
     """The dead letters of an app's ledger."""
 
-    def __init__(self, app: Pipeline) -> None:
-        """Take the app; raises LedgerOff when it has no ledger."""
-        self._app = app
-        self._ledger = app.ledger
+    def __init__(self, bus: Any) -> None:  # Bus
+        """Take what the app's rooms share; raises LedgerOff when there is no ledger."""
+        self._bus = bus
+        self._ledger: Ledger = bus.ledger
 
     def list(
         self,
@@ -210,7 +210,7 @@ class DeadLetters:
         for some in chunks(chosen, BATCH):
             letters, announced = self._ledger.database.run(partial(self._drop, some, by))
             number += len(letters)
-            self._app.outbox.send(announced)
+            self._bus.outbox.send(announced)
             if progress:
                 progress(number)
         return Changed(number, len(chosen) - number)
@@ -238,14 +238,14 @@ class DeadLetters:
 
     def _edit(self, letter: DeadLetter, data: Any) -> Encoded:
         """Return the event with other data, as its agent will get it, once it is sure that the agent takes it."""
-        if letter.agent not in self._app.agents:
+        if letter.agent not in self._bus.agents:
             raise InvalidAgent(
                 f"agent {letter.agent!r} is not declared in this process, so its data cannot be checked; "
                 "import its module, or name that in PIPELINE_AGENTS"
             )
-        encoded = self._app.publisher.encode(letter.event.evolve(data=plain(data)))
+        encoded: Encoded = self._bus.publisher.encode(letter.event.evolve(data=plain(data)))
         event = Event.decode(encoded.body)
-        payload_of(self._app.agents[letter.agent], event)
+        payload_of(self._bus.agents[letter.agent], event)
         return encoded._replace(event=event)
 
     def _lock(self, connection: Connection, ids: Sequence[str]) -> Sequence[DeadLetter]:
@@ -290,7 +290,10 @@ class DeadLetters:
         return self._audit(letter, DeliveryRequeued(**_about(letter), by=by, edited=True))
 
     def _audit(self, letter: DeadLetter, payload: Payload) -> Encoded:
-        return self._app.outbox.encode([new_event(payload, source=self._app.source, cause=letter.event)])[0]
+        encoded: list[Encoded] = self._bus.outbox.encode(
+            [new_event(payload, source=self._bus.source, cause=letter.event)]
+        )
+        return encoded[0]
 
     def _record(self, connection: Connection, announced: Sequence[Encoded]) -> None:
         self._ledger.write_events(connection, [Record(each.event, each.body) for each in announced], soon())
@@ -299,14 +302,14 @@ class DeadLetters:
 
     def _send(self, letters: Sequence[DeadLetter], announced: Sequence[Encoded]) -> bool:
         """Send the audit events to everybody and the events to their agents; say whether the broker took them."""
-        if not self._app.outbox.send(announced):
+        if not self._bus.outbox.send(announced):
             return False
         by_agent: dict[str, list[tuple[Event, dict[str, Any]]]] = {}
         for letter in letters:
             by_agent.setdefault(letter.agent, []).append((letter.event, self._marks(letter)))
         try:
             for agent, items in by_agent.items():
-                self._app.publisher.deliver(agent, items)
+                self._bus.publisher.deliver(agent, items)
         except BrokerUnavailable as exc:
             logger.debug("requeued deliveries are left to the sweeper: %s", exc)
             return False

@@ -14,19 +14,19 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+from celery import Celery
 from celery.utils.imports import symbol_by_name
 
+from ..agents.agent import Agents
 from ..agents.loading import import_agents
 from ..brokers.embedded.store import Store
 from ..brokers.embedded.transport import parse_url
 from ..core.errors import ConfigError, EmbeddedBrokerError, without_passwords
 from ..delivery.consumer import AgentConsumer
+from ..publishing.publisher import Publisher
 from ..settings import PREFIX, Settings, config_file
-
-if TYPE_CHECKING:
-    from ..app.app import Pipeline
 
 #: Seconds that the broker gets to answer, and that workers get to say that they are there.
 BROKER_TIMEOUT, WORKER_TIMEOUT = 5.0, 1.0
@@ -67,28 +67,29 @@ def fail(name: str, detail: str, mend: str) -> Check:
     return Check(name, "fail", without_passwords(detail), mend)
 
 
-def examine(app: Pipeline, *, options: tuple[str, ...] = ()) -> Iterator[Check]:
+def examine(bus: Any, *, options: tuple[str, ...] = ()) -> Iterator[Check]:  # Bus
     """Look at everything, one check after the other; nothing is changed but that exchanges are declared.
 
     Arguments:
         options: settings that were given on the command line.
 
     """
+    celery = bus.celery
     yield from versions()
-    yield from settings(app, options)
-    broker = _guarded("broker", lambda: broker_check(app), "see the message")
+    yield from settings(bus.settings, options)
+    broker = _guarded("broker", lambda: broker_check(celery, bus.publisher), "see the message")
     yield broker
-    if _scheme(_broker_url(app)) == "sqlite" and broker.status == "ok":
-        yield _guarded("broker file", lambda: broker_file(app), "stop the workers, move the file away and start again")
-    yield _guarded("results", lambda: results(app), "correct PIPELINE_RESULT_BACKEND, or start the server it names")
-    yield from shared_results(app)
-    yield _guarded("ledger", lambda: ledger(app), "do what the message says, or set PIPELINE_LEDGER_URL")
-    yield from shared_ledger(app)
-    modules = agent_modules(app)
-    yield modules
-    yield consumer(app)
-    running = workers(app) if broker.status == "ok" else {}
-    yield from time_limits(app, running)
+    if _scheme(_broker_url(celery)) == "sqlite" and broker.status == "ok":
+        mend = "stop the workers, move the file away and start again"
+        yield _guarded("broker file", lambda: broker_file(celery), mend)
+    yield _guarded("results", lambda: results(celery), "correct PIPELINE_RESULT_BACKEND, or start the server it names")
+    yield from shared_results(celery)
+    yield _guarded("ledger", lambda: ledger(bus), "do what the message says, or set PIPELINE_LEDGER_URL")
+    yield from shared_ledger(celery, bus.settings)
+    yield agent_modules(celery, bus.agents)
+    yield consumer(celery)
+    running = workers(celery) if broker.status == "ok" else {}
+    yield from time_limits(celery, bus.agents, running)
     if broker.status == "ok":
         yield _workers_check(running)
 
@@ -107,41 +108,43 @@ def versions() -> Iterator[Check]:
     """Check the versions of Python, Celery, Kombu and SQLite."""
     yield ok("python", f"{platform.python_version()} on {platform.system()}")
     for package, oldest in OLDEST.items():
-        found = version(package)
-        if tuple(int(part) for part in re.findall(r"\d+", found)[:2]) >= oldest:
-            yield ok(package, found)
+        installed = version(package)
+        if tuple(int(part) for part in re.findall(r"\d+", installed)[:2]) >= oldest:
+            yield ok(package, installed)
         else:
             wanted = ".".join(map(str, oldest))
-            yield fail(package, f"{found} is too old", f"pip install --upgrade '{package}>={wanted}'")
+            yield fail(package, f"{installed} is too old", f"pip install --upgrade '{package}>={wanted}'")
     yield sqlite_check()
 
 
 def sqlite_check() -> Check:
     """Check that SQLite is new enough for the embedded broker, and can search text for the briefing example."""
-    found = sqlite3.sqlite_version
+    installed = sqlite3.sqlite_version
     if sqlite3.sqlite_version_info[:2] < OLDEST_SQLITE:
         wanted = ".".join(map(str, OLDEST_SQLITE))
-        return fail("sqlite", f"{found} is too old", f"the embedded broker needs {wanted}: use a newer Python build")
+        return fail(
+            "sqlite", f"{installed} is too old", f"the embedded broker needs {wanted}: use a newer Python build"
+        )
     with closing(sqlite3.connect(":memory:")) as db:
         try:
             db.execute("CREATE VIRTUAL TABLE t USING fts5(c)")
         except sqlite3.OperationalError:
             mend = "only the briefing example needs it: use a Python build with it to run the demo"
-            return warn("sqlite", f"{found} without full-text search (FTS5)", mend)
-    return ok("sqlite", f"{found} with full-text search (FTS5)")
+            return warn("sqlite", f"{installed} without full-text search (FTS5)", mend)
+    return ok("sqlite", f"{installed} with full-text search (FTS5)")
 
 
 # -- settings
 
 
-def settings(app: Pipeline, options: tuple[str, ...]) -> Iterator[Check]:
+def settings(used: Settings, options: tuple[str, ...]) -> Iterator[Check]:
     """Say which settings file is read, and for each setting its value and where that comes from."""
     path = config_file()
     yield ok("settings file", str(path.absolute()) if path else "none")
     in_file = tomllib.loads(path.read_text(encoding="utf-8")) if path else {}
     without_arguments = Settings.load()
     for name in Settings.model_fields:
-        value = getattr(app.settings, name)
+        value = getattr(used, name)
         variable = PREFIX + name.upper()
         if value != getattr(without_arguments, name):
             origin = "argument of Pipeline()"
@@ -158,8 +161,8 @@ def settings(app: Pipeline, options: tuple[str, ...]) -> Iterator[Check]:
 # -- broker and results
 
 
-def _broker_url(app: Pipeline) -> str:
-    conf = app.celery.conf
+def _broker_url(celery: Celery) -> str:
+    conf = celery.conf
     return str(conf.broker_write_url or conf.broker_url or "")
 
 
@@ -167,14 +170,14 @@ def _scheme(url: str) -> str:
     return url.partition("://")[0].partition("+")[0]
 
 
-def broker_check(app: Pipeline) -> Check:
+def broker_check(celery: Celery, publisher: Publisher) -> Check:
     """Connect as publishing does, which declares the exchanges and publishes nothing."""
     start = monotonic()
-    if _scheme(_broker_url(app)) in NEEDS_REDIS and not _is_installed("redis"):
+    if _scheme(_broker_url(celery)) in NEEDS_REDIS and not _is_installed("redis"):
         return fail("broker", "the redis package is not installed", "pip install 'pipeline[redis]'")
-    url = app.celery.connection_for_write().as_uri()
+    url = celery.connection_for_write().as_uri()
     try:
-        app.publisher._connect(start + BROKER_TIMEOUT).close()
+        publisher._connect(start + BROKER_TIMEOUT).close()
     except Exception as exc:
         mend = "start the broker, or set PIPELINE_BROKER_URL; leave it empty for the embedded broker"
         if isinstance(exc, EmbeddedBrokerError):
@@ -187,25 +190,25 @@ def _is_installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
 
-def broker_file(app: Pipeline) -> Check:
+def broker_file(celery: Celery) -> Check:
     """Let SQLite look for damage in the embedded broker's file."""
-    path, options = parse_url(_broker_url(app))
+    path, options = parse_url(_broker_url(celery))
     with closing(Store(path, **options)) as store:
         return _file_check("broker file", path, store._database.read("PRAGMA quick_check"))
 
 
-def _file_check(name: str, path: Path, found: list[tuple[Any, ...]]) -> Check:
-    problems = [row[0] for row in found if row[0] != "ok"]
+def _file_check(name: str, path: Path, said: list[tuple[Any, ...]]) -> Check:
+    problems = [row[0] for row in said if row[0] != "ok"]
     if problems:
         mend = "stop the workers, move the file away and start again"
         return fail(name, f"{path} is damaged: {problems[0]}", mend)
     return ok(name, f"{path} is sound ({path.stat().st_size:,} bytes)")
 
 
-def results(app: Pipeline) -> Check:
+def results(celery: Celery) -> Check:
     """Read from the result backend, where joins and chords keep what their members return."""
-    backend = app.celery.backend
-    url = app.celery.conf.result_backend
+    backend = celery.backend
+    url = celery.conf.result_backend
     if type(backend).__name__ == "DisabledBackend":
         mend = "set PIPELINE_RESULT_BACKEND, or result_backend of your Celery app"
         return fail("results", "no result backend: joins and chords cannot end", mend)
@@ -218,9 +221,9 @@ def results(app: Pipeline) -> Check:
     return ok("results", f"{backend.as_uri(include_password=False)} answers")
 
 
-def shared_results(app: Pipeline) -> Iterator[Check]:
+def shared_results(celery: Celery) -> Iterator[Check]:
     """Warn when several machines may share the broker, but not the results."""
-    broker, backend = _scheme(_broker_url(app)), _scheme(str(app.celery.conf.result_backend or ""))
+    broker, backend = _scheme(_broker_url(celery)), _scheme(str(celery.conf.result_backend or ""))
     if broker not in EMBEDDED and backend in EMBEDDED:
         yield warn(
             "joins",
@@ -233,21 +236,20 @@ def shared_results(app: Pipeline) -> Iterator[Check]:
 # -- ledger
 
 
-def ledger(app: Pipeline) -> Check:
+def ledger(bus: Any) -> Check:  # Bus
     """Open the ledger and count what lies in it."""
-    if not app.has_ledger:
+    if not bus.has_ledger:
         from ..workers.sweeper import OFF
 
         return warn("ledger", OFF, "unset PIPELINE_LEDGER_URL for a file on this machine, or name a database")
     from ..ledger.status import status
 
-    found = status(app.ledger)
-    return ok("ledger", f"{app.ledger}: {found}")
+    return ok("ledger", f"{bus.ledger}: {status(bus.ledger)}")
 
 
-def shared_ledger(app: Pipeline) -> Iterator[Check]:
+def shared_ledger(celery: Celery, used: Settings) -> Iterator[Check]:
     """Warn when several machines may share the broker, but not the ledger."""
-    broker, where = _scheme(_broker_url(app)), _scheme(app.settings.effective_ledger_url)
+    broker, where = _scheme(_broker_url(celery)), _scheme(used.effective_ledger_url)
     if broker not in EMBEDDED and where == "sqlite":
         yield warn(
             "ledger",
@@ -260,35 +262,35 @@ def shared_ledger(app: Pipeline) -> Iterator[Check]:
 # -- agents and workers
 
 
-def agent_modules(app: Pipeline) -> Check:
+def agent_modules(celery: Celery, agents: Agents) -> Check:
     """Import the modules that declare agents, as a worker does."""
     try:
-        import_agents(app)
+        import_agents(celery)
     except ConfigError as exc:
         return fail("agents", str(exc), "correct the module, or PIPELINE_AGENTS")
-    if not app.agents:
+    if not agents:
         mend = "declare them with @app.agent(...), and name their modules in PIPELINE_AGENTS"
         return warn("agents", "no agent is declared", mend)
-    return ok("agents", f"{len(app.agents)}: {', '.join(agent.name for agent in app.agents)}")
+    return ok("agents", f"{len(agents)}: {', '.join(agent.name for agent in agents)}")
 
 
-def consumer(app: Pipeline) -> Check:
+def consumer(celery: Celery) -> Check:
     """Check that workers of this app understand events."""
-    name = app.celery.conf.worker_consumer
+    name = celery.conf.worker_consumer
     mend = "remove worker_consumer from your Celery settings, or set it to a subclass of AgentConsumer"
     try:
-        found = symbol_by_name(name)
+        named = symbol_by_name(name)
     except (ImportError, AttributeError) as exc:
         return fail("consumer", f"worker_consumer = {name!r}: {exc}", mend)
-    if isinstance(found, type) and issubclass(found, AgentConsumer):
-        return ok("consumer", f"{found.__module__}:{found.__qualname__}")
+    if isinstance(named, type) and issubclass(named, AgentConsumer):
+        return ok("consumer", f"{named.__module__}:{named.__qualname__}")
     return fail("consumer", f"worker_consumer = {name!r} does not take events", mend)
 
 
-def workers(app: Pipeline) -> dict[str, str]:
+def workers(celery: Celery) -> dict[str, str]:
     """Return the pool of each running worker by the worker's name."""
-    found = app.celery.control.inspect(timeout=WORKER_TIMEOUT).stats() or {}
-    return {name: str(stats["pool"].get("implementation", "?")) for name, stats in found.items()}
+    answers = celery.control.inspect(timeout=WORKER_TIMEOUT).stats() or {}
+    return {name: str(stats["pool"].get("implementation", "?")) for name, stats in answers.items()}
 
 
 def _workers_check(running: dict[str, str]) -> Check:
@@ -297,14 +299,14 @@ def _workers_check(running: dict[str, str]) -> Check:
     return warn("workers", "none answers", "start one: celery -A pipeline worker")
 
 
-def time_limits(app: Pipeline, running: dict[str, str]) -> Iterator[Check]:
+def time_limits(celery: Celery, agents: Agents, running: dict[str, str]) -> Iterator[Check]:
     """Warn about sync agents whose time limit the worker's pool ignores."""
-    limited = [agent.name for agent in app.agents if agent.timeout and not agent.is_async]
+    limited = [agent.name for agent in agents if agent.timeout and not agent.is_async]
     modules = {"threads": "thread"}
     weak = {name: pool for name in POOLS_WITHOUT_LIMITS for pool in [f".{modules.get(name, name)}:"]}
     places = [worker for worker, pool in running.items() if any(part in pool for part in weak.values())]
-    if app.celery.conf.worker_pool in weak:
-        places.append(f"worker_pool = {app.celery.conf.worker_pool!r}")
+    if celery.conf.worker_pool in weak:
+        places.append(f"worker_pool = {celery.conf.worker_pool!r}")
     if limited and places:
         yield warn(
             "time limits",

@@ -5,11 +5,11 @@ from __future__ import annotations
 import inspect
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
 from time import monotonic, sleep
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from ..agents.agent import Agent
 from ..core.errors import BrokerUnavailable, InvalidAgent, InvalidSelection, LedgerUnavailable, nearest
@@ -18,9 +18,7 @@ from ..core.ids import new_id
 from ..history.events import get_event, get_events
 from ..ledger.database.rows import wants
 from ..ledger.ledger import Ledger, read_agents
-
-if TYPE_CHECKING:
-    from ..app.app import Pipeline
+from ..publishing.publisher import Publisher
 
 #: Events that are sent at once.
 BATCH = 200
@@ -56,7 +54,7 @@ class ReplayInterrupted(KeyboardInterrupt):
 
 
 def replay(
-    app: Pipeline,
+    bus: Any,  # Bus
     *,
     to: str | Agent | Callable[[Event], Any] | None = None,
     type: str | type[Payload] | None = None,
@@ -98,8 +96,8 @@ def replay(
     if id is not None and not _ID.fullmatch(id):
         raise InvalidSelection(f"id={id!r} is not the id of a replay: letters, digits and _ . : - only, 100 at most")
     found = id or new_id()
-    target = _target(app, to, {"replay": found, "broadcast": broadcast, "ledger": app.ledger.id})
-    chosen = _choose(app.ledger, ids, filters, all=all)
+    target = _target(bus, to, {"replay": found, "broadcast": broadcast, "ledger": bus.ledger.id})
+    chosen = _choose(bus.ledger, ids, filters, all=all)
     return _Run(found, target, rate, dry_run=dry_run, progress=progress).over(chosen)
 
 
@@ -111,8 +109,8 @@ class _ToAgent:
 
     size = BATCH
 
-    def __init__(self, app: Pipeline, name: str, patterns: tuple[str, ...], marks: dict[str, Any]) -> None:
-        self._publisher = app.publisher
+    def __init__(self, publisher: Publisher, name: str, patterns: tuple[str, ...], marks: dict[str, Any]) -> None:
+        self._publisher = publisher
         self._name = name
         self._patterns = patterns
         self._marks = marks
@@ -131,9 +129,9 @@ class _ToFunction:
     size = 1  # so that the summary is exact
     advice = ""
 
-    def __init__(self, app: Pipeline, function: Callable[[Event], Any]) -> None:
-        self._app = app
+    def __init__(self, function: Callable[[Event], Any], await_: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
         self._function = function
+        self._await = await_
 
     def wants(self, event: Event) -> bool:
         return True
@@ -143,27 +141,30 @@ class _ToFunction:
             try:
                 result = self._function(event)
                 if inspect.iscoroutine(result):
-                    self._app.loop.run(result, None)
+                    self._await(result)
             except Exception as exc:
                 exc.add_note(f"while {event.type} {event.id} was replayed")
                 raise
 
 
 def _target(
-    app: Pipeline, to: str | Agent | Callable[[Event], Any] | None, marks: dict[str, Any]
+    bus: Any,  # Bus
+    to: str | Agent | Callable[[Event], Any] | None,
+    marks: dict[str, Any],
 ) -> _ToAgent | _ToFunction:
     name = to.name if isinstance(to, Agent) else to
     if callable(name):
-        return _ToFunction(app, name)
+        # The loop is started for the first event that needs one.
+        return _ToFunction(name, lambda result: bus.loop.run(result, None))
     if not isinstance(name, str) or not name:
         raise InvalidSelection("to: say who gets the events: an agent's name, or a function; never everybody at once")
-    with app.ledger.database.reading() as connection:
-        known = {**read_agents(connection), **{agent.name: agent.patterns for agent in app.agents}}
+    with bus.ledger.database.reading() as connection:
+        known = {**read_agents(connection), **{agent.name: agent.patterns for agent in bus.agents}}
     if name not in known:
         raise InvalidAgent(f"no agent is called {name!r}; {nearest(name, known)}")
     if not known[name]:
         raise InvalidSelection(f"to: agent {name!r} listens to no event; joins and canvases call it")
-    return _ToAgent(app, name, known[name], marks)
+    return _ToAgent(bus.publisher, name, known[name], marks)
 
 
 def is_for(agent: str, patterns: Iterable[str], event: Event) -> bool:

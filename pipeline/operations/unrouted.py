@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import Connection, Select, delete, literal_column, select
 
@@ -17,9 +17,6 @@ from ..ledger.database.tables import deliveries, events
 from ..ledger.ledger import Ledger, read_agents
 from ..ledger.log import COLUMNS
 from .replay import is_for
-
-if TYPE_CHECKING:
-    from ..app.app import Pipeline
 
 #: Events that are read or routed at once.
 BATCH = 200
@@ -61,7 +58,7 @@ def unrouted(
 
 
 def replay_unrouted(
-    app: Pipeline, *, type: str | type[Payload] | None = None, progress: Callable[[int], None] | None = None
+    ledger: Ledger, *, type: str | type[Payload] | None = None, progress: Callable[[int], None] | None = None
 ) -> int:
     """Deliver the events that no agent listened to when they came to those agents that do now, as ordinary events.
 
@@ -76,13 +73,13 @@ def replay_unrouted(
     query = _UNROUTED.order_by(events.c.seq).limit(BATCH)
     number, place = 0, 0
     while True:
-        with app.ledger.database.reading() as connection:
+        with ledger.database.reading() as connection:
             rows = connection.execute(query.where(events.c.seq > place)).all()
         if not rows:
             return number
         place = rows[-1].seq
         chosen = [recorded(row).event for row in rows if pattern is None or matches(pattern, row.type)]
-        number += app.ledger.database.run(partial(_route, ledger=app.ledger, chosen=chosen))
+        number += ledger.database.run(partial(_route, ledger=ledger, chosen=chosen))
         if progress:
             progress(number)
 

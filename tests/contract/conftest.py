@@ -78,4 +78,4 @@ def agents(app: Pipeline) -> None:
 @pytest.fixture
 def letters(app: Pipeline) -> DeadLetters:
     """The app's dead letters."""
-    return DeadLetters(app)
+    return app.dead_letters

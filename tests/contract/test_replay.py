@@ -16,7 +16,7 @@ from pipeline.core.event import new_event
 from pipeline.ledger.database.rows import Record
 from pipeline.ledger.database.tables import events as log
 from pipeline.operations import replay as module
-from pipeline.operations.replay import ReplayInterrupted, replay
+from pipeline.operations.replay import ReplayInterrupted
 from tests.records import AWAY, Order, make_app, messages, order, rows
 
 pytestmark = pytest.mark.usefixtures("agents")
@@ -45,7 +45,7 @@ def sent(app: Pipeline, agent: str) -> list[str]:
 
 def test_an_agent_gets_the_events_that_it_listens_to_in_order_and_nobody_else_does(app: Pipeline) -> None:
     events = app.publish_many([order(1), ("other.thing", {}), ("order.paid", {"n": 1}), order(2)])
-    found = replay(app, to="billing", all=True, id="r-1")
+    found = app.replay(to="billing", all=True, id="r-1")
     assert (found.id, found.number, found.skipped) == ("r-1", 3, 1)
     taken = messages(app, "billing")
     assert [body for _, body in taken] == [json.loads(events[n].encode()) for n in (0, 2, 3)]
@@ -57,21 +57,21 @@ def test_an_agent_gets_the_events_that_it_listens_to_in_order_and_nobody_else_do
 
 def test_what_the_agent_emits_is_sent_to_others_only_when_that_is_wanted(app: Pipeline) -> None:
     app.publish(order())
-    assert replay(app, to=app.agents["billing"], all=True, broadcast=True).number == 1
+    assert app.replay(to=app.agents["billing"], all=True, broadcast=True).number == 1
     assert messages(app, "billing")[0][0]["broadcast"] is True
 
 
 def test_events_for_other_agents_only_are_left_out(app: Pipeline) -> None:
     app.publish(order(), targets=("stock",))
     mine = app.publish(order(), targets=("billing", "stock"))
-    assert replay(app, to="billing", all=True)[1:3] == (1, 1)
+    assert app.replay(to="billing", all=True)[1:3] == (1, 1)
     assert sent(app, "billing") == [mine.id]
 
 
 def test_an_agent_of_another_program_is_known_from_the_ledger(app: Pipeline, ledger_url: str, tmp_path: Path) -> None:
     event = app.publish(order())
     stranger = make_app(ledger_url, tmp_path, agents=False)
-    assert replay(stranger, to="stock", all=True).number == 1
+    assert stranger.replay(to="stock", all=True).number == 1
     assert sent(app, "stock") == [event.id]
     stranger.close()
 
@@ -94,7 +94,7 @@ def test_events_are_chosen_as_in_the_history(app: Pipeline, filters: dict[str, A
         app.publish("order.paid", {}, correlation_id="c"),
         app.publish(order(2), subject="shop"),
     ]
-    assert replay(app, to="billing", **filters).number == len(numbers)
+    assert app.replay(to="billing", **filters).number == len(numbers)
     assert sent(app, "billing") == [events[n].id for n in numbers]
 
 
@@ -102,26 +102,26 @@ def test_events_are_chosen_by_time_and_by_number(app: Pipeline) -> None:
     start = datetime(2026, 1, 1, tzinfo=UTC)
     events = [new_event(order(n), source="/t").evolve(time=start + timedelta(hours=n)) for n in range(4)]
     app.publish_many(events)
-    replay(app, to="billing", since=start + timedelta(hours=1), up_to=start + timedelta(hours=2))
+    app.replay(to="billing", since=start + timedelta(hours=1), up_to=start + timedelta(hours=2))
     assert sent(app, "billing") == [events[1].id, events[2].id]
     last = rows(app, log, id=events[3].id)[0]["seq"]
-    replay(app, to="billing", since=last)
+    app.replay(to="billing", since=last)
     assert sent(app, "billing") == [events[3].id]
 
 
 def test_single_events_are_replayed_in_the_order_of_the_log(app: Pipeline) -> None:
     one, two, three = app.publish_many([order(1), order(2), order(3)])
-    assert replay(app, to="billing", ids=[three.id, one.id, three.id]).number == 2
+    assert app.replay(to="billing", ids=[three.id, one.id, three.id]).number == 2
     assert sent(app, "billing") == [one.id, three.id]
     with pytest.raises(UnknownEvent, match="nothing"):
-        replay(app, to="billing", ids=[two.id, "nothing"])
+        app.replay(to="billing", ids=[two.id, "nothing"])
     assert sent(app, "billing") == []
 
 
 def test_what_another_replay_emitted_is_no_history(app: Pipeline) -> None:
     event = new_event(order(9), source="/t/agent/billing")
     app.ledger.append([Record(event, event.encode(), "d", "r-0")], due=None)
-    assert replay(app, to="billing", all=True).number == 0
+    assert app.replay(to="billing", all=True).number == 0
 
 
 def test_a_replay_ends_though_what_it_does_makes_the_log_longer(app: Pipeline) -> None:
@@ -132,24 +132,24 @@ def test_a_replay_ends_though_what_it_does_makes_the_log_longer(app: Pipeline) -
         seen.append(event.id)
         app.publish(order(len(seen)))
 
-    assert replay(app, to=follow, all=True).number == len(seen) == 3
+    assert app.replay(to=follow, all=True).number == len(seen) == 3
 
 
 def test_the_same_id_stands_for_the_same_deliveries(app: Pipeline) -> None:
     app.publish_many([order(1), order(2)])
-    first, again = (replay(app, to="billing", all=True, id="r-1") for _ in range(2))
+    first, again = (app.replay(to="billing", all=True, id="r-1") for _ in range(2))
     assert first.number == again.number == 2
     taken = messages(app, "billing")
     assert taken[:2] == taken[2:], "the inbox sees the same ids, and runs nothing twice"
-    assert replay(app, to="billing", all=True).id != replay(app, to="billing", all=True).id
+    assert app.replay(to="billing", all=True).id != app.replay(to="billing", all=True).id
 
 
 def test_a_dry_run_counts_and_sends_nothing(app: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
     app.publish_many([order(1), ("other.thing", {}), order(2)])
     calls: list[Event] = []
-    assert replay(app, to="billing", all=True, dry_run=True, rate=0.001)[1:3] == (2, 1)
-    assert replay(app, to=calls.append, all=True, dry_run=True).number == 3
+    assert app.replay(to="billing", all=True, dry_run=True, rate=0.001)[1:3] == (2, 1)
+    assert app.replay(to=calls.append, all=True, dry_run=True).number == 3
     assert clock.now == 1000, "and waits for nothing"
     assert calls == sent(app, "billing") == []
 
@@ -160,7 +160,7 @@ def test_a_dry_run_counts_and_sends_nothing(app: Pipeline, monkeypatch: pytest.M
 def test_a_function_is_called_with_each_event(app: Pipeline) -> None:
     events = app.publish_many([order(1), ("other.thing", {"n": 1}), order(2)])
     seen: list[Event] = []
-    assert replay(app, to=seen.append, all=True).number == 3
+    assert app.replay(to=seen.append, all=True).number == 3
     assert seen == events
     assert sent(app, "billing") == []
 
@@ -173,7 +173,7 @@ def test_an_async_function_is_awaited(app: Pipeline) -> None:
         await asyncio.sleep(0)
         seen.append(event.type)
 
-    replay(app, to=later, all=True)
+    app.replay(to=later, all=True)
     assert seen == ["order.placed"]
 
 
@@ -184,7 +184,7 @@ def test_an_error_of_the_function_comes_through_and_names_the_event(app: Pipelin
         assert event.id != two.id, "the test's own"
 
     with pytest.raises(AssertionError, match="the test's own") as caught:
-        replay(app, to=check, all=True)
+        app.replay(to=check, all=True)
     assert caught.value.__notes__[-1] == f"while order.placed {two.id} was replayed"
 
 
@@ -220,7 +220,7 @@ def test_a_replay_that_was_asked_for_wrongly_sends_nothing(
 
     app.publish(order())
     with pytest.raises(error, match=match):
-        replay(app, **arguments)
+        app.replay(**arguments)
     assert sent(app, "billing") == sent(app, "stock") == []
 
 
@@ -231,7 +231,7 @@ def test_events_are_paced_evenly(app: Pipeline, monkeypatch: pytest.MonkeyPatch)
     clock = Clock(monkeypatch)
     app.publish_many([order(n) for n in range(5)])
     times: list[float] = []
-    found = replay(app, to=lambda event: times.append(clock.now), all=True, rate=4)
+    found = app.replay(to=lambda event: times.append(clock.now), all=True, rate=4)
     assert [time - 1000 for time in times] == [0, 0.25, 0.5, 0.75, 1.0]
     assert found.seconds == 1.0
 
@@ -246,7 +246,7 @@ def test_lost_time_is_not_made_up_for_in_a_rush(app: Pipeline, monkeypatch: pyte
         if len(times) == 1:
             clock.take(10)
 
-    replay(app, to=work, all=True, rate=2)
+    app.replay(to=work, all=True, rate=2)
     assert times == [0, 10, 10.5, 11]
 
 
@@ -261,7 +261,7 @@ def test_a_high_rate_is_kept_in_small_batches(app: Pipeline, monkeypatch: pytest
         deliver(agent, items)
 
     monkeypatch.setattr(app.publisher, "deliver", watch)
-    replay(app, to="billing", all=True, rate=1000)
+    app.replay(to="billing", all=True, rate=1000)
     assert [size for _, size in batches] == [50] * 5
     assert [time for time, _ in batches] == pytest.approx([0, 0.05, 0.1, 0.15, 0.2])
 
@@ -280,10 +280,10 @@ def test_an_interrupted_replay_says_how_far_it_came_and_goes_on_with_its_id(
             raise KeyboardInterrupt
 
     with pytest.raises(ReplayInterrupted, match=r"stopped after 4 events; repeat it with id='r-7'") as caught:
-        replay(app, to="billing", all=True, id="r-7", progress=stop)
+        app.replay(to="billing", all=True, id="r-7", progress=stop)
     assert caught.value.replayed[:2] == ("r-7", 4)
     done: list[int] = []
-    assert replay(app, to="billing", all=True, id="r-7", progress=done.append).number == 5
+    assert app.replay(to="billing", all=True, id="r-7", progress=done.append).number == 5
     assert done == [2, 4, 5]
     taken = messages(app, "billing")
     assert {body["id"] for _, body in taken} == {event.id for event in events}
@@ -294,5 +294,5 @@ def test_a_broker_that_is_away_stops_the_replay_with_a_summary(app: Pipeline, le
     app.publish(order())
     alone = make_app(ledger_url, tmp_path, broker_url=AWAY, publish_timeout=0.3)
     with pytest.raises(BrokerUnavailable, match=r"the replay r-1 stopped after 0 events; repeat it with id='r-1'"):
-        replay(alone, to="billing", all=True, id="r-1")
+        alone.replay(to="billing", all=True, id="r-1")
     alone.close()

@@ -122,8 +122,8 @@ def test_an_edited_payload_is_for_one_known_dead_letter_and_a_declared_agent(
     unchanged(app, lambda: letters.requeue(all=True, data=good), InvalidSelection, "its id")
     unchanged(app, lambda: letters.requeue("0" * 36, data=good), UnknownEvent, "no dead letter")
     stranger = make_app(ledger_url, tmp_path, agents=False)
-    unchanged(app, lambda: DeadLetters(stranger).requeue(id, data=good), InvalidAgent, "'billing' is not declared")
-    assert DeadLetters(stranger).requeue(id).number == 1, "without other data nothing has to be checked"
+    unchanged(app, lambda: stranger.dead_letters.requeue(id, data=good), InvalidAgent, "'billing' is not declared")
+    assert stranger.dead_letters.requeue(id).number == 1, "without other data nothing has to be checked"
     stranger.close()
 
 
@@ -187,7 +187,7 @@ def test_what_somebody_else_requeued_before_is_skipped(app: Pipeline, letters: D
 def test_two_operators_at_once_requeue_each_letter_once(app: Pipeline, ledger_url: str, tmp_path: Path) -> None:
     died(app, 30)
     apps = [make_app(ledger_url, tmp_path) for _ in range(4)]
-    numbers = in_threads(len(apps), lambda n: DeadLetters(apps[n]).requeue(all=True).number)
+    numbers = in_threads(len(apps), lambda n: apps[n].dead_letters.requeue(all=True).number)
     assert sum(numbers) == len(messages(app, "billing")) == len(logged(app, "delivery.requeued")) == 30
     for own in apps:
         own.close()
@@ -207,7 +207,7 @@ def test_without_a_broker_the_sweeper_is_asked_and_the_caller_told(
     (id,) = died(app, 1)
     alone = make_app(ledger_url, tmp_path, broker_url=AWAY, publish_timeout=0.3)
     good = {"order_id": "A0", "total": 5}
-    assert DeadLetters(alone).requeue(id, data=good) == (1, 0, False)
+    assert alone.dead_letters.requeue(id, data=good) == (1, 0, False)
     alone.close()
     (row,) = rows(app, id=id)
     assert (row["outcome"], row["due"]) == ("waiting", 0)
@@ -235,11 +235,11 @@ def test_a_crash_after_the_transaction_loses_nothing(
 def test_a_ledger_that_does_not_answer_changes_nothing(app: Pipeline, ledger_url: str, tmp_path: Path) -> None:
     (id,) = died(app, 1)
     busy = make_app(ledger_url, tmp_path, ledger_timeout=0.3)
-    DeadLetters(busy).count()
+    busy.dead_letters.count()
     with app.ledger.database.transaction() as connection:
         connection.execute(records.deliveries.update().values(attempts=1))
         with pytest.raises(LedgerUnavailable, match="locked"):
-            DeadLetters(busy).requeue(id)
+            busy.dead_letters.requeue(id)
     busy.close()
-    assert DeadLetters(app).get(id).id == id
+    assert app.dead_letters.get(id).id == id
     assert messages(app, "billing") == []

@@ -15,7 +15,6 @@ from pipeline.ledger import reconcile
 from pipeline.ledger.database.rows import Record
 from pipeline.ledger.database.tables import joins
 from pipeline.operations import archive
-from pipeline.operations.dead_letters import DeadLetters
 from pipeline.operations.retention import Pruned, prune
 from tests.ledgers import DAY, DAYS, long_settled
 from tests.records import (
@@ -59,7 +58,7 @@ def test_with_both_limits_an_event_has_to_be_beyond_both(app: Pipeline) -> None:
 def test_events_that_nobody_listens_to_and_filtered_or_dropped_ones_go_too(app: Pipeline) -> None:
     lost = app.publish("lost.one", {})
     dropped = app.publish("order.paid", {})
-    DeadLetters(app).drop(die(app, dropped))
+    app.dead_letters.drop(die(app, dropped))
     lose_outbox(app)
     age(app, [lost, dropped], 10 * DAY)
     assert prune(app.ledger, older_than=5 * DAYS).events == 2
@@ -72,7 +71,7 @@ def test_dead_letters_stay_and_are_counted(app: Pipeline) -> None:
     long_settled(app, 1)
     age(app, [event], 10 * DAY)
     assert prune(app.ledger, older_than=DAYS) == Pruned(1, 2, 1, 0, None)
-    assert DeadLetters(app).get(id).event == event
+    assert app.dead_letters.get(id).event == event
 
 
 @pytest.mark.parametrize("state", ["unsent", "running", "retrying", "requeued", "joining", "unclaimed"])
@@ -89,7 +88,7 @@ def test_an_event_with_which_something_is_still_to_be_done_stays(app: Pipeline, 
         app.ledger.claim(id, event, "billing", worker="w")
         app.ledger.again(id, event, 1, delay=60, error="no", timer=True)
     elif state == "requeued":
-        DeadLetters(app).requeue(die(app, event))
+        app.dead_letters.requeue(die(app, event))
     elif state == "joining":
         succeed(app, event, "billing")
         _add(app, joins, id="j", name="j", event_id=event.id, correlation=event.correlation_id, started=1)

@@ -8,7 +8,7 @@ from pipeline import Pipeline
 from pipeline.core.errors import InvalidPattern
 from pipeline.core.ids import delivery_id
 from pipeline.ledger import due
-from pipeline.operations.unrouted import BATCH, replay_unrouted, unrouted
+from pipeline.operations.unrouted import BATCH, unrouted
 from tests.records import order, rows, run_agents, succeed
 
 pytestmark = pytest.mark.usefixtures("agents")
@@ -35,17 +35,17 @@ def test_many_events_without_a_listener_are_found_by_type(app: Pipeline) -> None
 def test_events_without_a_listener_reach_the_agents_that_came_later(app: Pipeline) -> None:
     one, two, elsewhere = app.publish_many([("lost.one", {"n": 1}), ("lost.two", {}), ("never.heard", {})])
     before = app.publish(order())
-    assert replay_unrouted(app) == 0
+    assert app.replay_unrouted() == 0
     run_agents(app, {"finder": "lost.#", "first": "lost.one"})
     done: list[int] = []
-    assert replay_unrouted(app, progress=done.append) == 2
+    assert app.replay_unrouted(progress=done.append) == 2
     assert done == [2]
     found = {(row["event_id"], row["agent"]): row for row in rows(app, outcome="waiting")}
     assert set(found) == {(one.id, "finder"), (one.id, "first"), (two.id, "finder")}
     assert found[one.id, "first"]["id"] == delivery_id(one.id, "first"), "an ordinary delivery"
     assert all(row["replay"] is None for row in found.values())
     assert [each.event for each in unrouted(app.ledger)] == [elsewhere]
-    assert replay_unrouted(app) == 0, "once"
+    assert app.replay_unrouted() == 0, "once"
     assert {(each.agent, each.event.id) for each in due.at_once(app.ledger)} == {
         ("finder", one.id), ("first", one.id), ("finder", two.id),
     }  # fmt: skip
@@ -56,17 +56,17 @@ def test_only_the_wanted_types_and_targets_are_delivered_later(app: Pipeline) ->
     one = app.publish("lost.one", {})
     app.publish("lost.two", {})
     run_agents(app, {"finder": "lost.#"})
-    assert replay_unrouted(app, type="lost.one") == 1
+    assert app.replay_unrouted(type="lost.one") == 1
     assert [row["event_id"] for row in rows(app, outcome="waiting")] == [one.id]
     with pytest.raises(InvalidPattern):
-        replay_unrouted(app, type="a b")
+        app.replay_unrouted(type="a b")
 
 
 def test_a_delivery_that_was_made_meanwhile_stays_as_it_is(app: Pipeline) -> None:
     event = app.publish("lost.one", {})
     run_agents(app, {"finder": "lost.#"})
     id = succeed(app, event, "finder")
-    assert replay_unrouted(app) == 1
+    assert app.replay_unrouted() == 1
     assert rows(app, id=id)[0]["outcome"] == "succeeded"
 
 
@@ -74,6 +74,6 @@ def test_many_events_without_a_listener_are_delivered_in_batches(app: Pipeline) 
     events = app.publish_many([("lost.one", {"n": n}) for n in range(BATCH + 3)])
     run_agents(app, {"finder": "lost.#"})
     done: list[int] = []
-    assert replay_unrouted(app, progress=done.append) == len(events)
+    assert app.replay_unrouted(progress=done.append) == len(events)
     assert done == [BATCH, len(events)]
     assert len(rows(app, outcome="waiting")) == len(events)

@@ -9,8 +9,6 @@ import pytest
 
 from pipeline import Pipeline
 from pipeline.core.errors import LedgerOff
-from pipeline.operations.dead_letters import DeadLetters
-from pipeline.operations.replay import replay
 from tests.records import order
 
 
@@ -35,10 +33,10 @@ def test_without_a_ledger_what_needs_one_says_so(tmp_path: Path) -> None:
 def test_without_a_ledger_there_is_nothing_to_look_at(tmp_path: Path) -> None:
     app = Pipeline("t", ledger_url="", directory=tmp_path)
     with pytest.raises(LedgerOff):
-        DeadLetters(app)
+        app.dead_letters.list()
 
 
 def test_without_a_ledger_there_is_nothing_to_replay(tmp_path: Path) -> None:
     app = Pipeline("t", ledger_url="", directory=tmp_path)
     with pytest.raises(LedgerOff):
-        replay(app, to="billing", all=True)
+        app.replay(to="billing", all=True)
