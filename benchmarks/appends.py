@@ -7,12 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from pipeline.core.event import new_event
+from pipeline.core.event import Encoded, new_event
 from pipeline.history.events import get_events
-from pipeline.ledger import reconcile
-from pipeline.ledger.database.rows import Record
 from pipeline.ledger.ledger import Ledger
-from pipeline.publishing.outbox import soon
+from pipeline.publishing.outbox import GRACE
 
 from .databases import Database
 from .progress import say
@@ -56,8 +54,8 @@ def measure(databases: Sequence[Database], single: int, batched: int, repeats: i
 
 
 def _round(ledger: Ledger, single: int, batched: int) -> dict[str, float]:
-    reconcile.register(ledger, {"bench": ((Work.event_type,), None)})
-    ledger.append([_record()], due=soon())
+    ledger.subscribers.register({"bench": ((Work.event_type,), None)})
+    ledger.events.append([_record()], due_in=GRACE)
     one_by_one = [[_record()] for _ in range(single)]
     batches = [[_record() for _ in range(BATCH)] for _ in range(batched // BATCH)]
     return {
@@ -67,14 +65,14 @@ def _round(ledger: Ledger, single: int, batched: int) -> dict[str, float]:
     }
 
 
-def _record() -> Record:
+def _record() -> Encoded:
     event = new_event(Work(**data()), source="/bench")
-    return Record(event, event.encode())
+    return Encoded(event, event.encode())
 
 
-def _append(ledger: Ledger, transactions: list[list[Record]]) -> None:
+def _append(ledger: Ledger, transactions: list[list[Encoded]]) -> None:
     for records in transactions:
-        ledger.append(records, due=soon())
+        ledger.events.append(records, due_in=GRACE)
 
 
 def _read(ledger: Ledger) -> None:

@@ -13,7 +13,6 @@ import orjson
 from kombu import Connection, Producer
 
 from pipeline.brokers import topology
-from pipeline.ledger import reconcile
 
 from . import agents, bare
 from .databases import POSTGRESQL, Database
@@ -101,7 +100,7 @@ class LoggedBus(Bus):
         self.name = f"pipeline with {database.name} ledger: {_call(many)}, confirmed"
         # Else every event would also be noted as one that nobody wants.
         listening = {f"bench{number}": ((TYPE,), None) for number in range(subscribers)}
-        reconcile.register(self._app.ledger, listening)
+        self._app.ledger.subscribers.register(listening)
 
     def close(self) -> None:
         super().close()

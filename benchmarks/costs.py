@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import Pipeline
-from pipeline.ledger import reconcile
 
 from . import agents, stepped
 from .databases import Database
@@ -105,7 +104,7 @@ def _deliver(broker: Broker, ledger_url: str, cost: Cost, count: int, *, emits: 
 def _register(app: Pipeline) -> None:
     """Tell the ledger who listens: else every event would be noted as one that nobody wants."""
     if app.has_ledger:
-        reconcile.register(app.ledger, {agent.name: (agent.patterns, None) for agent in app.agents})
+        app.ledger.subscribers.register({agent.name: (agent.patterns, None) for agent in app.agents})
 
 
 def _wait(condition: Callable[[], bool]) -> None:

@@ -6,7 +6,8 @@ from typing import Any
 
 from .agents.agent import Agent
 from .agents.context import Context
-from .app.app import Pipeline, default_app
+from .app.app import Pipeline
+from .app.default import default_app
 from .coordination.chords import emit
 from .core.errors import (
     BrokerUnavailable,

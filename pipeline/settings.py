@@ -12,13 +12,13 @@ from typing import Any, Self
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from .brokers.kinds import SCHEMES
 from .core.errors import ConfigError, nearest
 
 PREFIX = "PIPELINE_"
 #: Where settings are looked for, in the working directory, unless PIPELINE_CONFIG names a file.
 FILES = ("pipeline.toml", "config/pipeline.toml")
 LEDGERS = ("sqlite", "postgresql", "postgres")
-SCHEMES = ("sqlite", "amqp", "amqps", "pyamqp", "redis", "rediss")
 
 
 class Settings(BaseSettings):
@@ -28,6 +28,7 @@ class Settings(BaseSettings):
         broker_url: sqlite:///FILE (embedded), amqp://USER:PASSWORD@HOST//, redis://HOST/0.
         result_backend: where chords keep their members' results; empty means a file beside the embedded broker.
         directory: where embedded state lives.
+        namespace: a word that the names of all exchanges and queues begin with, so that several apps share one broker.
         agents: modules that declare agents; workers import them, publishers never do.
         confirm: wait until the broker has taken each event.
         publish_timeout: seconds after which publish() gives up.
@@ -45,6 +46,7 @@ class Settings(BaseSettings):
     broker_url: str = ""
     result_backend: str = ""
     directory: Path = Path(".pipeline")
+    namespace: str = Field(default="", pattern=r"^([A-Za-z0-9_-]{1,60})?$")
     agents: tuple[str, ...] = ()
     confirm: bool = True
     publish_timeout: float = Field(default=5.0, gt=0)

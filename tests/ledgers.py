@@ -12,12 +12,11 @@ from sqlalchemy import Engine, Table, create_engine, update
 
 from pipeline import Event, Pipeline
 from pipeline.core.errors import PipelineError
-from pipeline.core.event import new_event
+from pipeline.core.event import Encoded, new_event
 from pipeline.core.ids import delivery_id
 from pipeline.core.outcome import Outcome
-from pipeline.core.times import SECOND, now
-from pipeline.ledger import reconcile as reconciliation
-from pipeline.ledger.database.rows import Record
+from pipeline.core.times import SECOND
+from pipeline.ledger.deliveries import Delivery
 from pipeline.ledger.ledger import Claim, Ledger
 from pipeline.workers.sweeper import Sweeper
 from tests.records import age, order, rows, settle
@@ -59,13 +58,13 @@ def new_order(type: str = "order.placed", **options: Any) -> Event:
     return new_event(type, {"n": 1}, source="/test", **options)
 
 
-def record(event: Event, **options: Any) -> Record:
-    return Record(event, event.encode(), **options)
+def record(event: Event, **options: Any) -> Encoded:
+    return Encoded(event, event.encode(), **options)
 
 
 def append(ledger: Ledger, number: int = 1, type: str = "order.placed", **options: Any) -> list[Event]:
     found = [new_event(type, {"n": n}, source="/test", **options) for n in range(number)]
-    ledger.append([record(event) for event in found], due=now())
+    ledger.events.append([record(event) for event in found], due_in=0)
     return found
 
 
@@ -88,7 +87,7 @@ def long_settled(app: Pipeline, number: int, days: int = 10) -> list[Event]:
 
 
 def claim(ledger: Ledger, event: Event, worker: str = "w1", **options: Any) -> Claim:
-    return ledger.claim(delivery_id(event.id, "billing"), event, "billing", worker=worker, **options)
+    return ledger.claim(Delivery(delivery_id(event.id, "billing"), event, "billing", **options), worker=worker)
 
 
 def again(ledger: Ledger, event: Event, attempt: int) -> bool:
@@ -96,9 +95,9 @@ def again(ledger: Ledger, event: Event, attempt: int) -> bool:
     return ledger.again(id, event, attempt, delay=60, error="boom", timer=True)
 
 
-def die(ledger: Ledger, event: Event, attempt: int | None, *announced: Record) -> bool:
+def die(ledger: Ledger, event: Event, attempt: int | None, *announced: Encoded) -> bool:
     id = delivery_id(event.id, "billing")
-    return ledger.die(id, attempt, announced, error="boom", traceback="Traceback", due=now())
+    return ledger.die(id, attempt, announced, error="boom", traceback="Traceback", due_in=0)
 
 
 def running(ledger: Ledger) -> tuple[Event, str]:
@@ -134,13 +133,13 @@ def move(ledger: Ledger, table: Table, seconds: float, column: str = "due") -> N
 
 def reconcile(ledger: Ledger, after: float = AFTER) -> None:
     """Let the ledger look for missing deliveries until there are none."""
-    while reconciliation.check(ledger, after):
+    while ledger.reconciliation.check(after):
         pass
 
 
 def sweep(app: Pipeline) -> None:
     """Let a sweeper do all that is due."""
-    sweeper = Sweeper(app)
+    sweeper = Sweeper(app.bus)
     try:
         while sweeper.sweep():
             pass

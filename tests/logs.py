@@ -8,11 +8,11 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from pipeline.core.event import Event, new_event
+from pipeline.core.event import Encoded, Event, new_event
 from pipeline.core.ids import delivery_id
-from pipeline.core.times import now
 from pipeline.history.tree import EventNode, Trace
-from pipeline.ledger.database.rows import Record
+from pipeline.ledger.database.rows import Write, join_ended, join_started
+from pipeline.ledger.deliveries import Delivery
 from pipeline.ledger.ledger import Ledger
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -25,23 +25,25 @@ def made(type: str = "order.created", data: Any = None, *, at: float = 0, agent:
 
 
 def put(ledger: Ledger, *written: Event, connection: Connection | None = None, **more: Any) -> list[str]:
-    """Append events to the log and return their ids; `more` are fields of Record."""
-    ledger.append([Record(event, event.encode(), **more) for event in written], due=None, connection=connection)
+    """Append events to the log and return their ids; `more` are fields of Encoded."""
+    ledger.events.append(
+        [Encoded(event, event.encode(), **more) for event in written], due_in=None, connection=connection
+    )
     return [event.id for event in written]
 
 
 def begin(ledger: Ledger, event: Event, agent: str) -> str:
     """Let an agent begin to handle an event; return the delivery's id."""
     id = delivery_id(event.id, agent)
-    assert ledger.claim(id, event, agent, worker="w1").attempt
+    assert ledger.claim(Delivery(id, event, agent), worker="w1").attempt
     return id
 
 
-def succeed(ledger: Ledger, event: Event, agent: str, *emitted: Event, joins: Sequence[dict[str, Any]] = ()) -> str:
+def succeed(ledger: Ledger, event: Event, agent: str, *emitted: Event, joins: Sequence[Write] = ()) -> str:
     """Let an agent handle an event and emit others; return the delivery's id."""
     id = begin(ledger, event, agent)
-    records = [Record(each, each.encode(), delivery=id) for each in emitted]
-    ledger.succeed(id, records, [], started_joins=joins, due=None)
+    records = [Encoded(each, each.encode(), delivery=id) for each in emitted]
+    ledger.succeed(id, records, rows=joins, due_in=None)
     return id
 
 
@@ -76,11 +78,11 @@ def cascade(ledger: Ledger) -> dict[str, Event]:
     return {event.type: event for event in (order, paid, mailed, booked, note)}
 
 
-def started_join(event: Event) -> dict[str, Any]:
-    return {
-        "id": delivery_id(event.id, "join"),
-        "name": "briefing",
-        "event_id": event.id,
-        "correlation": event.correlation_id,
-        "started": now(),
-    }
+def started_join(event: Event) -> Write:
+    return join_started(delivery_id(event.id, "join"), "briefing", event.id, event.correlation_id)
+
+
+def end_join(ledger: Ledger, id: str, done: Event) -> None:
+    """Publish the event of a join."""
+    ended = join_ended(id, done.causation_id or "", done.correlation_id)
+    ledger.events.append([Encoded(done, done.encode())], due_in=0, rows=[ended])

@@ -13,10 +13,10 @@ from sqlalchemy import delete, select, update
 
 from pipeline import Context, Event, Payload, Pipeline
 from pipeline.core.ids import delivery_id, derived_id
-from pipeline.core.times import SECOND, now
+from pipeline.core.times import SECOND
 from pipeline.ledger.database.migrate import upgrade
 from pipeline.ledger.database.tables import deliveries, events, outbox
-from pipeline.ledger.reconcile import register
+from pipeline.ledger.deliveries import Delivery
 
 
 class Order(Payload, type="order.placed"):
@@ -64,7 +64,7 @@ def making_apps(ledger_url: str, directory: Path, **defaults: Any) -> Iterator[C
 
 def run_agents(app: Pipeline, patterns: dict[str, str]) -> None:
     """Let the ledger know agents, as workers do that start."""
-    register(app.ledger, {name: ((pattern,), None) for name, pattern in patterns.items()})
+    app.ledger.subscribers.register({name: ((pattern,), None) for name, pattern in patterns.items()})
 
 
 def order(number: int = 1) -> Order:
@@ -76,9 +76,9 @@ def die(app: Pipeline, event: Event, agent: str = "billing", *, error: str = "bo
     id = delivery_id(event.id, agent)
     if replay:
         id = derived_id(id, replay)
-    claim = app.ledger.claim(id, event, agent, worker="w", replay=replay, broadcast=replay is None)
+    claim = app.ledger.claim(Delivery(id, event, agent, replay=replay, broadcast=replay is None), worker="w")
     assert claim.attempt == 1
-    assert app.ledger.die(id, 1, [], error=error, traceback=f"Traceback of {error}", due=now())
+    assert app.ledger.die(id, 1, [], error=error, traceback=f"Traceback of {error}", due_in=0)
     return id
 
 
@@ -93,8 +93,8 @@ def died(app: Pipeline, number: int, **options: Any) -> list[str]:
 def succeed(app: Pipeline, event: Event, agent: str) -> str:
     """Let an agent handle an event; return the delivery's id."""
     id = delivery_id(event.id, agent)
-    assert app.ledger.claim(id, event, agent, worker="w").attempt
-    app.ledger.succeed(id, [], [], due=None)
+    assert app.ledger.claim(Delivery(id, event, agent), worker="w").attempt
+    app.ledger.succeed(id, [], [], due_in=None)
     return id
 
 

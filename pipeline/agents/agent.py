@@ -1,24 +1,17 @@
-"""Agents: named subscribers, what they listen to, and how their handlers are called."""
+"""Agents: named subscribers, and the registry of those that an app has."""
 
 from __future__ import annotations
 
-import functools
-import inspect
-import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Any
 
-from pydantic import TypeAdapter
-from pydantic.errors import PydanticUserError
-
-from ..brokers.topology import QUEUE_PREFIX
-from ..core.errors import InvalidAgent, InvalidEvent, InvalidPattern, nearest
+from ..brokers.topology import AGENT_PREFIX
+from ..core.errors import InvalidAgent, nearest
 from ..core.event import Event, Payload
 from ..core.retry import Retry
-from ..core.topics import check_pattern, matches
-from .context import Context
+from ..core.routing import wants
 
 if TYPE_CHECKING:
     from celery import Celery, Signature
@@ -26,11 +19,6 @@ if TYPE_CHECKING:
 #: What a handler may return: nothing, the payload of the next event, or several of them.
 Result = Payload | list[Payload] | tuple[Payload, ...] | None
 Handler = Callable[..., Any]
-#: What an agent may listen to: a topic pattern, a payload class, or several.
-Subscription = str | type[Payload]
-
-_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
-_RATE = re.compile(r"\d+(\.\d+)?(/[smh])?")
 
 
 @dataclass(eq=False)
@@ -62,6 +50,8 @@ class Agent:
     wants_context: bool = False
     is_async: bool = False
     app: Celery | None = field(default=None, repr=False)
+    #: The name of the Celery task that runs it.
+    task_name: str = field(init=False, repr=False)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the handler itself, without the bus (for tests and other handlers)."""
@@ -69,20 +59,22 @@ class Agent:
 
     def matches(self, event_type: str) -> bool:
         """Say whether one of the agent's patterns matches `event_type`."""
-        return any(matches(pattern, event_type) for pattern in self.patterns)
+        return wants(self.patterns, event_type)
 
     def s(self, event: Event) -> Signature:
         """Return the Celery signature that runs this agent on `event`, for chords and chains."""
         if self.app is None:
             raise InvalidAgent(f"agent {self.name!r} belongs to no app; declare it with @app.agent(...)")
-        return self.app.tasks[QUEUE_PREFIX + self.name].s(event.__json__())
+        return self.app.tasks[self.task_name].s(event.__json__())
+
+    def __post_init__(self) -> None:
+        self.task_name = AGENT_PREFIX + self.name
 
 
 class Agents:
     """The registry: every agent by name."""
 
     def __init__(self) -> None:
-        """Start empty."""
         self._by_name: dict[str, Agent] = {}
 
     def add(self, agent: Agent) -> None:
@@ -102,147 +94,23 @@ class Agents:
         except KeyError:
             raise InvalidAgent(self.unknown(name)) from None
 
+    def of_task(self, name: str) -> Agent | None:
+        """Return the agent that a Celery task runs, or None for other tasks."""
+        return self._by_name.get(name.removeprefix(AGENT_PREFIX)) if name.startswith(AGENT_PREFIX) else None
+
     def unknown(self, name: str) -> str:
         """Return what to tell somebody who named an agent that is not declared."""
         return f"no agent is called {name!r}; {nearest(name, self._by_name)}"
 
     def __iter__(self) -> Iterator[Agent]:
-        """Iterate over the agents in the order of their declaration."""
+        """Iterate in the order of declaration."""
         return iter(tuple(self._by_name.values()))
 
     def __len__(self) -> int:
-        """Return how many agents are declared."""
         return len(self._by_name)
 
     def __contains__(self, name: object) -> bool:
-        """Say whether an agent has that name."""
         return name in self._by_name
-
-
-def declare(
-    handler: Handler,
-    *,
-    on: Subscription | Iterable[Subscription] | None = None,
-    name: str | None = None,
-    retry: Retry | int | None = None,
-    rate_limit: str | None = None,
-    timeout: float | None = None,
-    max_concurrent: int | None = None,
-    priority: int | None = None,
-    since: datetime | int | None = None,
-) -> Agent:
-    """Check the options and the handler's signature, and return the agent they describe.
-
-    Raises InvalidAgent that says what is wrong and how to mend it.
-    """
-    name = name or str(getattr(handler, "__name__", ""))
-    if not _NAME.fullmatch(name):
-        raise InvalidAgent(
-            f"{name!r} is not an agent name; use a lower-case letter, then up to 62 letters, digits, '_' and '-', "
-            "and pass name='...' where the handler has no such name"
-        )
-    if rate_limit is not None and not _RATE.fullmatch(str(rate_limit)):
-        raise InvalidAgent(f"agent {name!r}: rate_limit={rate_limit!r} is not a rate such as '10/s', '30/m' or '100/h'")
-    if timeout is not None and not (isinstance(timeout, (int, float)) and timeout > 0):
-        raise InvalidAgent(f"agent {name!r}: timeout={timeout!r} must be more than 0 seconds")
-    if max_concurrent is not None and not (isinstance(max_concurrent, int) and max_concurrent >= 1):
-        raise InvalidAgent(f"agent {name!r}: max_concurrent={max_concurrent!r} must be 1 or more")
-    if priority is not None and not (isinstance(priority, int) and 1 <= priority <= 10):
-        raise InvalidAgent(f"agent {name!r}: priority={priority!r} must be between 1 (most urgent) and 10")
-    if isinstance(since, datetime) and since.tzinfo is None:
-        raise InvalidAgent(f"agent {name!r}: since={since.isoformat()} has no time zone; use datetime.now(UTC) - ...")
-    if since is not None and not isinstance(since, (datetime, int)):
-        raise InvalidAgent(f"agent {name!r}: since={since!r} is neither an aware datetime nor a sequence number")
-    annotation, wants_context = _signature(name, handler)
-    return Agent(
-        name=name,
-        handler=handler,
-        patterns=_patterns(name, on),
-        payload=_payload(name, annotation),
-        retry=_policy(name, retry),
-        rate_limit=rate_limit,
-        timeout=timeout,
-        max_concurrent=max_concurrent,
-        priority=priority,
-        since=since,
-        wants_event=annotation is Event,
-        wants_context=wants_context,
-        is_async=_is_async(handler),
-    )
-
-
-def _is_async(handler: Handler) -> bool:
-    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(type(handler).__call__)
-
-
-def _payload(name: str, annotation: Any) -> Any:
-    """Return what the data is validated into: any type that pydantic knows."""
-    if annotation in (Any, object, Event):
-        return None
-    try:
-        TypeAdapter(annotation)
-    except PydanticUserError as exc:
-        raise InvalidAgent(
-            f"agent {name!r}: event data cannot be validated into {annotation!r}; use a Payload class"
-        ) from exc
-    return annotation
-
-
-def _policy(name: str, retry: Retry | int | None) -> Retry:
-    if retry is None:
-        return Retry()
-    if isinstance(retry, int) and not isinstance(retry, bool):
-        return Retry(max=retry)
-    if not isinstance(retry, Retry):
-        raise InvalidAgent(f"agent {name!r}: retry={retry!r} is neither a Retry(...) nor a number of retries")
-    return retry
-
-
-def _patterns(name: str, on: Subscription | Iterable[Subscription] | None) -> tuple[str, ...]:
-    if on is None:
-        return ()
-    wanted = list(on) if isinstance(on, Iterable) and not isinstance(on, (str, type)) else [on]
-    found = []
-    for one in wanted:
-        if isinstance(one, str):
-            try:
-                found.append(check_pattern(one))
-            except InvalidPattern as exc:
-                raise InvalidPattern(f"agent {name!r}: {exc}") from None
-        elif isinstance(one, type) and issubclass(one, Payload) and one.event_type:
-            found.append(one.event_type)
-        else:
-            raise InvalidAgent(f"agent {name!r}: on={one!r} is neither a topic pattern nor a Payload class with a type")
-    return tuple(dict.fromkeys(found))
-
-
-def _signature(name: str, handler: Handler) -> tuple[Any, bool]:
-    """Return the annotation of the handler's payload and whether it takes a Context."""
-    hint = f"agent {name!r}: write `def {name}(payload: SomePayload)` or `(payload: SomePayload, ctx: Context)`"
-    if not callable(handler):
-        raise InvalidAgent(f"{hint}; {handler!r} is not a function")
-    if inspect.isgeneratorfunction(handler) or inspect.isasyncgenfunction(handler):
-        raise InvalidAgent(f"{hint}; a generator would never run, call ctx.publish() instead of yield")
-    parameters = list(inspect.signature(handler).parameters.values())
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    if not 1 <= len(parameters) <= 2 or any(p.kind not in positional for p in parameters):
-        raise InvalidAgent(f"{hint}; it takes ({', '.join(map(str, parameters))})")
-    hints = _hints(hint, handler)
-    if hints.get(parameters[0].name) is Context:
-        raise InvalidAgent(f"{hint}; the payload comes first")
-    if len(parameters) == 2 and hints.get(parameters[1].name, Context) is not Context:
-        raise InvalidAgent(f"{hint}; its second parameter {parameters[1].name!r} is not annotated as Context")
-    return hints.get(parameters[0].name, Any), len(parameters) == 2
-
-
-def _hints(hint: str, handler: Handler) -> dict[str, Any]:
-    function: Any = handler.func if isinstance(handler, functools.partial) else handler
-    if not inspect.isroutine(function):
-        function = type(function).__call__
-    try:
-        return get_type_hints(function)
-    except NameError as exc:
-        raise InvalidAgent(f"{hint}; an annotation cannot be resolved where the agent is declared: {exc}") from exc
 
 
 def _same(one: Agent, other: Agent) -> bool:
@@ -255,17 +123,3 @@ def _where(handler: Handler) -> str:
     code = getattr(handler, "__code__", None)
     place = f"{code.co_filename}:{code.co_firstlineno}" if code else "?"
     return f"{getattr(handler, '__qualname__', repr(handler))} ({place})"
-
-
-def returned_payloads(name: str, result: object) -> tuple[Payload, ...]:
-    """Return what a handler returned as payloads to publish; raise InvalidEvent for anything else."""
-    if result is None:
-        return ()
-    payloads = result if isinstance(result, (list, tuple)) else (result,)
-    for payload in payloads:
-        if not isinstance(payload, Payload):
-            raise InvalidEvent(
-                f"agent {name!r} returned a {type(payload).__name__}; return None, a Payload or a list of Payloads, "
-                "or call ctx.publish('event.type', data)"
-            )
-    return tuple(payloads)

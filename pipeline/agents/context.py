@@ -10,10 +10,12 @@ from ..core.errors import LedgerOff
 from ..core.event import Event, Payload, new_event
 from ..core.ids import caused_id
 from ..core.times import due_time
+from .effects import NOTHING, Effects, Later
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
+    from ..ledger.database.rows import Write
     from ..ledger.ledger import Ledger
 
 
@@ -31,18 +33,18 @@ class Context:
 
     __slots__ = (
         "_closing",
+        "_events",
+        "_later",
         "_ledger",
         "_priority",
+        "_rows",
         "_source",
         "agent",
         "attempt",
-        "delayed",
         "delivery_id",
         "event",
         "opened_session",
-        "outgoing",
         "replay",
-        "started_joins",
     )
 
     def __init__(
@@ -63,11 +65,11 @@ class Context:
         self.delivery_id = delivery_id
         self.attempt = attempt
         self.replay = replay
-        self.outgoing: list[Event] = []
-        self.delayed: list[tuple[Event, datetime]] = []
-        self.started_joins: list[dict[str, Any]] = []
         self.opened_session: Session | None = None
-        self._closing = ExitStack()
+        self._events: list[Event] = []
+        self._later: list[Later] = []
+        self._rows: list[Write] = []
+        self._closing: ExitStack | None = None
         self._source = source
         self._priority = priority
         self._ledger = ledger
@@ -89,6 +91,7 @@ class Context:
         if self.opened_session is None:
             if self._ledger is None:
                 raise LedgerOff("ctx.session needs a ledger, and the setting ledger_url is empty")
+            self._closing = ExitStack()
             self.opened_session = self._closing.enter_context(self._ledger.database.session())
         return self.opened_session
 
@@ -115,7 +118,7 @@ class Context:
         Raises InvalidEvent at once when the event does not validate.
 
         """
-        due = due_time(delay, at)
+        due = None if delay is None and at is None else due_time(delay, at)
         if due is not None and self._ledger is None:
             raise LedgerOff("delay= and at= need a ledger, and the setting ledger_url is empty")
         event = new_event(
@@ -123,26 +126,30 @@ class Context:
             data,
             source=self._source,
             cause=self.event,
-            id=caused_id(self.delivery_id, len(self.outgoing) + len(self.delayed)),
+            id=caused_id(self.delivery_id, len(self._events) + len(self._later)),
             priority=self._priority if priority is None else priority,
             subject=subject,
             targets=targets,
         )
         if due is None:
-            self.outgoing.append(event)
+            self._events.append(event)
         else:
             event = event.evolve(time=due)
-            self.delayed.append((event, due))
+            self._later.append(Later(event, due))
         return event
 
-    def start_join(self, name: str) -> None:
-        """Note that a join begins with this delivery, for those who wait until everything has settled."""
+    def write(self, row: Write) -> None:
+        """Let a row be written together with the delivery's success; without a ledger there is nowhere to."""
         if self._ledger is not None:
-            from ..ledger.database.rows import join_row
+            self._rows.append(row)
 
-            row = join_row(self.delivery_id, name, self.event.id, self.event.correlation_id)
-            self.started_joins.append(row)
+    def effects(self) -> Effects:
+        """Return what the delivery leaves behind so far."""
+        if not (self._events or self._later or self._rows):
+            return NOTHING
+        return Effects(tuple(self._events), tuple(self._later), tuple(self._rows))
 
     def close(self) -> None:
         """Close the session, if one was opened; what is not committed is rolled back."""
-        self._closing.close()
+        if self._closing is not None:
+            self._closing.close()

@@ -1,41 +1,27 @@
-"""The application: a Celery app with an event bus in it. All wiring happens in one constructor."""
+"""The application: a Celery app with an event bus in it, and how agents, joins and schedules are declared."""
 
 from __future__ import annotations
 
-import os
-import socket
 from collections.abc import Callable, Iterable
 from datetime import datetime
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Never
+from typing import Any, Never
 
 from celery import Celery
 from celery.canvas import Signature
-from celery.signals import import_modules
 
-from ..agents import agent as agents_module
-from ..agents.agent import Agent, Agents, Handler, Subscription
-from ..brokers import kinds, topology
-from ..coordination.chords import EMIT, EMIT_FAILED, Emit, EmitFailed, emit
-from ..coordination.schedule import SCHEDULED, PublishScheduled, as_schedule
+from ..agents.agent import Agent, Agents, Handler
+from ..agents.declare import OPTIONS, Subscription, declare
+from ..brokers import kinds
+from ..bus import Bus
+from ..coordination.chords import emit
+from ..coordination.schedule import SCHEDULED, Scheduled, as_schedule
 from ..core.errors import InvalidAgent, nearest
 from ..core.event import Event, Payload, new_event
-from ..core.ids import new_id
 from ..core.retry import Retry
-from ..publishing.publisher import Publisher
 from ..settings import Settings
 from .publishing import Publishing
 from .reading import Reading
-
-if TYPE_CHECKING:
-    from celery.schedules import BaseSchedule
-
-    from ..agents.runner import EventLoop
-    from ..delivery.inbox import Inbox, Plain
-
-#: The setting `worker_consumer` as long as nobody has changed it.
-CELERYS_CONSUMER = "celery.worker.consumer:Consumer"
-_AGENT_OPTIONS = ("on", "name", "retry", "rate_limit", "timeout", "max_concurrent", "priority", "since")
+from .wiring import Wiring, build
 
 
 class Pipeline(Publishing, Reading):
@@ -57,60 +43,31 @@ class Pipeline(Publishing, Reading):
         """
         self.settings = Settings.load(**settings)
         kinds.register()
-        self.celery: Celery = app if isinstance(app, Celery) else self._build(app)
+        self.celery: Celery = app if isinstance(app, Celery) else build(app, self.settings)
         self.celery.pipeline = self
-        self.source = f"/{self.celery.main or 'pipeline'}"
-        self.agents = Agents()
-        self.schedules: dict[str, tuple[BaseSchedule, Payload | str, Any]] = {}
-        self.publisher = Publisher(self.celery, self.settings)
-        self.worker_id = f"{socket.gethostname()}:{os.getpid()}:{new_id()[:8]}"
-        self._inbox: Inbox | Plain | None = None
-        self._loop: EventLoop | None = None
-        self._queues = [topology.emit_queue()]
-        self.celery.on_after_configure.connect(self._configure, weak=False)
-        if self.celery.configured:
-            self._configure()
-        self.celery.steps["worker"].add("pipeline.workers.sweeper:SweeperStep")
-        for task in (Emit, EmitFailed, PublishScheduled):
-            self._add_task(type(task.__name__, (task,), {"pipeline": self, "__module__": task.__module__}))
+        self.bus = Bus(self.settings, self.celery)
+        self.schedules: dict[str, Scheduled] = {}
+        self._wiring = Wiring(self.bus, self.schedules)
 
-    def _build(self, name: str) -> Celery:
-        settings = self.settings
-        url = settings.effective_broker_url
-        options: dict[str, Any] = {}
-        if url.startswith(("amqp", "pyamqp")):
-            options = {"confirm_publish": settings.confirm}
-        elif url.startswith("redis"):
-            timeout = settings.redis_visibility_timeout
-            options = {
-                "visibility_timeout": timeout,
-                # Kombu's defaults look for what dead workers held only every 100 seconds.
-                "unacked_restore_interval": min(max(timeout / 10, 0.5), 10),
-                "unacked_restore_throttle": 1,
-            }
-        celery = Celery(name)
-        celery.conf.update(
-            broker_url=url,
-            broker_transport_options=options,
-            broker_connection_retry_on_startup=True,
-            # After a lost connection RabbitMQ may hold the worker's exclusive queue for a while: try again.
-            broker_channel_error_retry=True,
-            result_backend=settings.effective_result_backend,
-            beat_schedule_filename=str(settings.directory / "beat-schedule"),
-            imports=settings.agents,
-        )
-        import_modules.connect(self._make_directory, sender=celery, weak=False)
-        return celery
+    @property
+    def agents(self) -> Agents:
+        """The agents that were declared, by name."""
+        return self.bus.agents
 
-    def _make_directory(self, **_: Any) -> None:
-        """Create the state directory when a worker or beat starts; publishers need none."""
-        self.settings.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    @property
+    def source(self) -> str:
+        """The CloudEvents source of what the app publishes."""
+        return self.bus.source
 
     def __getattr__(self, name: str) -> Any:
         """Pass on what the celery command, Flower and extensions expect of a Celery app."""
         if name.startswith("__") or "celery" not in self.__dict__:
             raise AttributeError(name)
-        return getattr(self.celery, name)
+        try:
+            return getattr(self.celery, name)
+        except AttributeError:
+            hint = nearest(name, [known for known in dir(type(self)) if not known.startswith("_")])
+            raise AttributeError(f"neither Pipeline nor its Celery app has {name!r}; {hint}") from None
 
     # -- declaring
 
@@ -144,11 +101,11 @@ class Pipeline(Publishing, Reading):
 
         """
         for option in unknown:
-            raise InvalidAgent(f"@agent has no option {option!r}; {nearest(option, _AGENT_OPTIONS)}")
+            raise InvalidAgent(f"@agent has no option {option!r}; {nearest(option, OPTIONS)}")
 
         def decorate(handler: Handler) -> Agent:
             return self._add(
-                agents_module.declare(
+                declare(
                     handler,
                     on=on,
                     name=name,
@@ -186,7 +143,7 @@ class Pipeline(Publishing, Reading):
         """
         from ..coordination.join import starter
 
-        return self._add(agents_module.declare(starter(self, name, agents, emits, fails), on=on, name=name))
+        return self._add(declare(starter(self.celery, name, agents, emits, fails), on=on, name=name))
 
     def schedule(self, name: str, when: Any, what: Payload | str, data: Any = None) -> None:
         """Let `celery beat` publish an event on a crontab or interval.
@@ -201,7 +158,7 @@ class Pipeline(Publishing, Reading):
         """
         if name in self.schedules:
             raise InvalidAgent(f"schedule {name!r} is declared twice")
-        new_event(what, data, source=self.source)  # so that a wrong one fails here, not at seven in the morning
+        new_event(what, data, source=self.bus.source)  # so that a wrong one fails here, not at seven in the morning
         self.schedules[name] = (as_schedule(name, when), what, data)
         self.celery.add_periodic_task(self.schedules[name][0], Signature(SCHEDULED, args=(name,)), name=name)
 
@@ -214,110 +171,10 @@ class Pipeline(Publishing, Reading):
         return emit(event_type, cause=cause, app=self.celery)
 
     def _add(self, agent: Agent) -> Agent:
-        self.agents.add(agent)
-        agent.app = self.celery
-        self._add_queue(topology.agent_queue(agent.name, agent.patterns))
-        self._add_task(self._task_class(agent))
+        self.bus.agents.add(agent)
+        self._wiring.add(agent)
         return agent
 
-    def _task_class(self, agent: Agent) -> type[Any]:
-        from ..delivery.task import HARD_LIMIT_GRACE, DeliveryTask
-
-        return type(
-            agent.name,
-            (DeliveryTask,),
-            {
-                "__module__": agent.handler.__module__,
-                "__doc__": agent.handler.__doc__,
-                "name": topology.QUEUE_PREFIX + agent.name,
-                "agent": agent,
-                "pipeline": self,
-                "source": f"{self.source}/agent/{agent.name}",
-                "retry_on_worker_lost": not self.has_ledger,
-                "rate_limit": agent.rate_limit,
-                "soft_time_limit": agent.timeout,
-                "time_limit": agent.timeout and agent.timeout + HARD_LIMIT_GRACE,
-                "max_retries": agent.retry.max,
-                "default_retry_delay": agent.retry.base,
-            },
-        )
-
-    def _add_task(self, task: type[Any]) -> None:
-        """Register a task now, or when Celery finalizes its app: until then its settings may still change."""
-
-        def register(**_: Any) -> None:
-            self.celery.register_task(task())
-
-        if self.celery.finalized:
-            register()
-        else:
-            self.celery.on_after_finalize.connect(register, weak=False)
-
-    def _add_queue(self, queue: topology.AgentQueue) -> None:
-        """Let workers consume a queue, beside those that Celery is configured with."""
-        self._queues = [known for known in self._queues if known.name != queue.name] + [queue]
-        if self.celery.configured:
-            self._configure()
-
-    def _configure(self, **_: Any) -> None:
-        """Add to Celery's configuration what the bus needs; run whenever Celery has read it, so it may run again."""
-        conf = self.celery.conf
-        if conf.worker_consumer == CELERYS_CONSUMER:
-            conf.worker_consumer = "pipeline.delivery.consumer:AgentConsumer"
-        routes = conf.task_routes or ()
-        routes = routes if isinstance(routes, (list, tuple)) else (routes,)
-        if self._route not in routes:
-            conf.task_routes = (self._route, *routes)
-        amqp = self.celery.amqp
-        if "queues" in amqp.__dict__:
-            for queue in self._queues:
-                amqp.queues.select_add(queue)
-        else:
-            # Not through amqp.queues: what reads the configuration may be about to build them.
-            known = {**amqp.Queues(conf.task_queues), **{queue.name: queue for queue in self._queues}}
-            conf.task_queues = list(known.values())
-
-    def _route(self, name: str, *_: Any, **__: Any) -> dict[str, str] | None:
-        """Send the bus's own tasks to their queues, whoever sends them, before the user's routes are asked."""
-        agent = topology.agent_of(name)
-        if agent is not None and agent in self.agents:
-            return {"queue": name}
-        return {"queue": topology.EMIT} if name in (EMIT, EMIT_FAILED) else None
-
-    # -- for the other rooms
-
-    @property
-    def inbox(self) -> Inbox | Plain:
-        """The bookkeeping of deliveries: with a ledger or without."""
-        if self._inbox is None:
-            from ..delivery.inbox import Inbox, Plain
-
-            self._inbox = Inbox(self) if self.has_ledger else Plain(self)
-        return self._inbox
-
-    @property
-    def loop(self) -> EventLoop:
-        """The event loop on which this process runs async handlers."""
-        if self._loop is None:
-            from ..agents.runner import EventLoop
-
-            self._loop = EventLoop()
-        return self._loop
-
     def close(self) -> None:
-        """Close the connections that publishing opened; the next publish opens new ones."""
-        self.publisher.close()
-        if self._ledger is not None:
-            self._ledger.close()
-
-
-@lru_cache(maxsize=1)
-def default_app() -> Pipeline:
-    """Return the one app that `celery -A pipeline` and the `pipeline` command use, made from the settings.
-
-    Without any agents configured it has those of the briefing example.
-    """
-    app = Pipeline("pipeline")
-    if not app.settings.agents:
-        app.celery.conf.update(imports=("pipeline.examples.briefing.agents",))
-    return app
+        """Close the connections that were opened; what is used afterwards opens new ones."""
+        self.bus.close()

@@ -7,15 +7,13 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from ..core.errors import InvalidEvent, LedgerOff
+from ..core.errors import InvalidEvent
 from ..core.event import Event, Payload, new_event
 from ..core.times import due_time
 
 if TYPE_CHECKING:
+    from ..bus import Bus
     from ..ledger.ledger import Ledger
-    from ..publishing.outbox import Outbox
-    from ..publishing.publisher import Publisher
-    from ..settings import Settings
 
 #: What publish_many() takes: a typed payload, (event type, data), or an event as it is.
 Publishable = Payload | tuple[str, Any] | Event
@@ -24,11 +22,7 @@ Publishable = Payload | tuple[str, Any] | Event
 class Publishing:
     """The publishing side of a Pipeline."""
 
-    settings: Settings
-    source: str
-    publisher: Publisher
-    _ledger: Ledger | None = None
-    _outbox: Outbox | None = None
+    bus: Bus
 
     def publish(
         self,
@@ -68,13 +62,13 @@ class Publishing:
         """
         if isinstance(what, tuple):
             raise InvalidEvent("payload: publish() takes a type and data as two arguments; publish_many() takes pairs")
-        due = due_time(delay, at)
+        due = None if delay is None and at is None else due_time(delay, at)
         event = what
         if not isinstance(event, Event):
             event = new_event(
                 event,
                 data,
-                source=self.source,
+                source=self.bus.source,
                 priority=priority,
                 correlation_id=correlation_id,
                 subject=subject,
@@ -82,13 +76,11 @@ class Publishing:
             )
         transaction = session if session is not None else connection
         if due is not None:
-            event = event.evolve(time=due)
-            self._need_ledger("delay= and at=").delay(event, due, transaction)
-        elif transaction is not None:
-            self._need_ledger("session= and connection=").join(transaction, [event])
-        else:
-            self.publish_events([event], timeout=timeout)
-        return event
+            return self.bus.outbox.delay(event.evolve(time=due), due, transaction)
+        if not self.bus.spans.heard:
+            return self._accept([event], transaction, timeout)[0]
+        with self.bus.spans.span("publish", event=event):
+            return self._accept([event], transaction, timeout)[0]
 
     def publish_many(
         self, items: Iterable[Publishable], *, session: Any = None, timeout: float | None = None
@@ -105,11 +97,12 @@ class Publishing:
 
         """
         events = [self._event(item) for item in items]
-        if session is not None:
-            self._need_ledger("session=").join(session, events)
-        else:
-            self.publish_events(events, timeout=timeout)
-        return events
+        return self._accept(events, session, timeout)
+
+    def _accept(self, events: Sequence[Event], transaction: Any, timeout: float | None) -> list[Event]:
+        if transaction is not None:
+            return self.bus.outbox.append(transaction, events)
+        return self.bus.outbox.publish(events, timeout=timeout)
 
     async def apublish(self, what: Publishable | str, data: Any = None, **options: Any) -> Event:
         """Publish one event from async code without blocking its event loop; arguments and errors as publish().
@@ -153,73 +146,32 @@ class Publishing:
             from django.db.transaction import on_commit as on_commit_in_django  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
             on_commit = on_commit_in_django
-        event = what if isinstance(what, Event) else new_event(what, data, source=self.source, **options)
+        event = what if isinstance(what, Event) else new_event(what, data, source=self.bus.source, **options)
         # After the commit nobody could roll back any more: what is wrong is found now.
         if due_time(delay, at) is not None:
-            self._need_ledger("delay= and at=")
-        if self.has_ledger:
-            self.outbox.encode([event])
-        else:
-            self.publisher.encode(event)
+            self.bus.outbox.check_delay()
+        self.bus.outbox.encode([event])
         on_commit(lambda: self.publish(event, delay=delay, at=at, timeout=timeout))
         return event
 
-    def publish_events(
-        self, events: Sequence[Event], *, timeout: float | None = None, end_join: str | None = None
-    ) -> None:
-        """Publish events as they are: the one way that everything takes which is due now.
-
-        Arguments:
-            end_join: the join that these events complete.
-
-        """
-        if self.has_ledger:
-            self.outbox.publish(events, timeout=timeout, end_join=end_join)
-        else:
-            self.publisher.send(events, timeout=timeout)
-
     def cancel(self, event_id: str) -> bool:
         """Take back an event that was published with delay= or at=; say whether it was still to come."""
-        return self._need_ledger("cancel()").ledger.cancel(event_id)
+        return self.bus.outbox.cancel(event_id)
 
     def _event(self, item: Publishable) -> Event:
         if isinstance(item, Event):
             return item
         what, data = item if isinstance(item, tuple) else (item, None)
-        return new_event(what, data, source=self.source)
+        return new_event(what, data, source=self.bus.source)
 
     # -- the ledger
 
     @property
     def has_ledger(self) -> bool:
         """Whether the setting `ledger_url` names a ledger, or leaves the default."""
-        return bool(self.settings.effective_ledger_url)
+        return self.bus.has_ledger
 
     @property
     def ledger(self) -> Ledger:
         """The ledger; raises LedgerOff when there is none."""
-        if self._ledger is None:
-            self._ledger = self._open_ledger()
-        return self._ledger
-
-    def _open_ledger(self) -> Ledger:
-        url = self.settings.effective_ledger_url
-        if not url:
-            raise LedgerOff("this needs a ledger, and the setting ledger_url is empty; unset it or name a database")
-        from ..ledger.ledger import Ledger
-
-        return Ledger(url, timeout=self.settings.ledger_timeout)
-
-    @property
-    def outbox(self) -> Outbox:
-        """The way of events through the ledger to the broker; raises LedgerOff when there is no ledger."""
-        if self._outbox is None:
-            from ..publishing.outbox import Outbox
-
-            self._outbox = Outbox(self.ledger, self.publisher)
-        return self._outbox
-
-    def _need_ledger(self, what: str) -> Outbox:
-        if not self.has_ledger:
-            raise LedgerOff(f"{what} needs a ledger, and the setting ledger_url is empty; unset it or name a database")
-        return self.outbox
+        return self.bus.ledger

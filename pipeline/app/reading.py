@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ..core.event import Event, Payload
 
 if TYPE_CHECKING:
+    from ..bus import Bus
     from ..history.events import Recorded
     from ..history.projections import Projection, Projections
     from ..history.tree import Trace
-    from ..ledger.ledger import Ledger
     from ..operations.dead_letters import DeadLetters
     from ..operations.replay import Replayed
     from ..operations.restore import Restored
@@ -26,14 +26,7 @@ Moment = datetime | int | None
 class Reading:
     """The reading side of a Pipeline; everything here raises LedgerOff when there is no ledger."""
 
-    _dead_letters: DeadLetters | None = None
-    _projections: Projections | None = None
-
-    if TYPE_CHECKING:
-
-        @property
-        def ledger(self) -> Ledger:
-            """The ledger."""
+    bus: Bus
 
     def get_events(
         self,
@@ -63,7 +56,7 @@ class Reading:
         from ..history.events import get_events
 
         return get_events(
-            self.ledger,
+            self.bus.ledger,
             agent_id=agent_id,
             type=type,
             correlation=correlation,
@@ -77,7 +70,7 @@ class Reading:
         """Return one event; raises UnknownEvent."""
         from ..history.events import get_event
 
-        return get_event(self.ledger, id)
+        return get_event(self.bus.ledger, id)
 
     def reconstruct(
         self, agent_id: str, state: type[State], *, up_to: Moment = None, snapshot_every: int = 500
@@ -94,13 +87,13 @@ class Reading:
         """
         from ..history.state import reconstruct
 
-        return reconstruct(self.ledger, agent_id, state, up_to=up_to, snapshot_every=snapshot_every)
+        return reconstruct(self.bus.ledger, agent_id, state, up_to=up_to, snapshot_every=snapshot_every)
 
     def trace(self, id: str) -> Trace:
         """Return what an event caused, or everything of a correlation, as a tree; raises UnknownEvent."""
         from ..history.trace import trace
 
-        return trace(self.ledger, id)
+        return trace(self.bus.ledger, id)
 
     def settle(self, event: Event | str, timeout: float = 30.0) -> Trace:
         """Wait until everything that an event has caused is done, in whichever process, and return its trace.
@@ -113,34 +106,32 @@ class Reading:
         """
         from ..history.settle import settle
 
-        return settle(self.ledger, event if isinstance(event, str) else event.id, timeout)
+        return settle(self.bus.ledger, event if isinstance(event, str) else event.id, timeout)
 
     @property
     def dead_letters(self) -> DeadLetters:
         """The deliveries that failed for good: list, show, requeue, drop, count."""
-        if self._dead_letters is None:
-            from ..operations.dead_letters import DeadLetters
+        from ..operations.dead_letters import DeadLetters
 
-            self._dead_letters = DeadLetters(self)
-        return self._dead_letters
+        return DeadLetters(self.bus)
 
     def replay(self, **options: Any) -> Replayed:
         """Deliver events of the past once more, to one agent or to a function; see pipeline.replay.replay."""
         from ..operations.replay import replay
 
-        return replay(self, **options)
+        return replay(self.bus, **options)
 
     def unrouted(self, **options: Any) -> list[Recorded]:
         """Return events that no agent listens to, newest first; see pipeline.replay.unrouted."""
         from ..operations.unrouted import unrouted
 
-        return unrouted(self.ledger, **options)
+        return unrouted(self.bus.ledger, **options)
 
     def replay_unrouted(self, **options: Any) -> int:
         """Deliver unrouted events to the agents that now listen to them, and return how many deliveries that are."""
         from ..operations.unrouted import replay_unrouted
 
-        return replay_unrouted(self.ledger, **options)
+        return replay_unrouted(self.bus.ledger, **options)
 
     def prune(
         self, *, older_than: timedelta | None = None, keep: int | None = None, archive: Path | None = None, **more: Any
@@ -155,29 +146,20 @@ class Reading:
         """
         from ..operations.retention import prune
 
-        return prune(self.ledger, older_than=older_than, keep=keep, archive=archive, **more)
+        return prune(self.bus.ledger, older_than=older_than, keep=keep, archive=archive, **more)
 
     def restore(self, archive: Path, **more: Any) -> Restored:
         """Bring back what prune() has written to an archive; nobody receives it again."""
         from ..operations.restore import restore
 
-        return restore(self.ledger, archive, **more)
+        return restore(self.bus.ledger, archive, **more)
 
     # -- projections
 
     @property
-    def has_projections(self) -> bool:
-        """Whether any read model was declared."""
-        return self._projections is not None
-
-    @property
     def projections(self) -> Projections:
         """The read models, by name."""
-        if self._projections is None:
-            from ..history.projections import Projections
-
-            self._projections = Projections()
-        return self._projections
+        return self.bus.projections
 
     def projection(
         self, *, on: str | type[Payload] | Iterable[str | type[Payload]], name: str | None = None
@@ -202,4 +184,4 @@ class Reading:
         """Empty a read model with its reset function and fill it anew; return the number of events passed."""
         from ..history.projections import rebuild
 
-        return rebuild(self.ledger, self.projections[name], progress)
+        return rebuild(self.bus.ledger, self.projections[name], progress)

@@ -1,31 +1,138 @@
-"""The brokers: Kombu's transports, hardened, and what differs between them."""
+"""The kinds of brokers: whatever differs between them is one row here, beside the transport itself."""
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
 from kombu import transport as kombu_transports
 
-#: Kombu keeps one table of transports per process; ours are drop-in subclasses of what it names there.
-_TRANSPORTS = {
-    "sqlite": "pipeline.brokers.embedded.transport:Transport",
-    "amqp": "pipeline.brokers.amqp:Transport",
-    "amqps": "pipeline.brokers.amqp:SSLTransport",
-    "pyamqp": "pipeline.brokers.amqp:Transport",
-    "redis": "pipeline.brokers.redis:Transport",
-    "rediss": "pipeline.brokers.redis:Transport",
-}
+from ..core.errors import ConfigError, nearest
+
+#: The socket option of that name, where the system has it.
+TCP_USER_TIMEOUT: int | None = getattr(socket, "TCP_USER_TIMEOUT", None)
+Options = dict[str, Any]
+
+
+def _is_declared(connection: Any, exchange: str, queue: str) -> bool:
+    # On a channel of its own: RabbitMQ closes one on which something is missing.
+    with connection.channel() as channel:
+        try:
+            channel.queue_declare(queue, passive=True)
+        except connection.channel_errors:
+            return False
+    return True
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of broker.
+
+    Attributes:
+        driver: what Kombu calls it (`transport.driver_type`).
+        transports: the transport's class for each scheme of an address.
+        is_embedded: whether it is a file of this machine instead of a server.
+        lowest_first: whether the lower priority number is served first.
+        has_exclusive_queues: whether a worker's name is taken as long as its mailbox is locked; else it is asked.
+        package: what has to be installed beside the core, and the extra that brings it.
+        bounds: transport options that end every wait of a publisher after so many seconds.
+        options: transport options of an app of ours, by the settings `confirm` and `redis_visibility_timeout`.
+        has_queue: whether somebody has declared a queue: asked with a connection, its exchange and its name.
+
+    """
+
+    driver: str
+    transports: Mapping[str, str]
+    is_embedded: bool = False
+    lowest_first: bool = False
+    has_exclusive_queues: bool = True
+    package: str = ""
+    bounds: Callable[[float], Options] = field(default=lambda seconds: {})
+    options: Callable[[bool, int], Options] = field(default=lambda confirm, visibility_timeout: {})
+    has_queue: Callable[[Any, str, str], bool] = field(default=_is_declared)
+
+    def priority(self, priority: int) -> int:
+        """Return the broker's number for an event's priority (1 is most urgent)."""
+        return priority - 1 if self.lowest_first else 10 - priority
+
+
+def _is_bound(connection: Any, exchange: str, queue: str) -> bool:
+    # Redis keeps no empty lists: of a queue in which nothing waits only its binding is there.
+    with connection.channel() as channel:
+        return any(bound == queue for _, _, bound in channel.bindings_of(exchange))
+
+
+def _bounds_of_amqp(seconds: float) -> Options:
+    # Without these a broker that is stopped, not gone, would hold the caller for ever; and py-amqp lets the kernel drop
+    # a connection on which the broker has read nothing for one second.
+    patience = {TCP_USER_TIMEOUT: int(max(seconds, 10) * 1000)} if TCP_USER_TIMEOUT else {}
+    return {"read_timeout": seconds, "write_timeout": seconds, "socket_settings": patience}
+
+
+def _bounds_of_redis(seconds: float) -> Options:
+    return {"socket_timeout": seconds, "socket_connect_timeout": seconds}
+
+
+def _options_of_redis(confirm: bool, visibility_timeout: int) -> Options:
+    return {
+        "visibility_timeout": visibility_timeout,
+        # Kombu's defaults look for what dead workers held only every 100 seconds.
+        "unacked_restore_interval": min(max(visibility_timeout / 10, 0.5), 10),
+        "unacked_restore_throttle": 1,
+    }
+
+
+_EMBEDDED = "pipeline.brokers.embedded.transport:Transport"
+_AMQP, _AMQPS = "pipeline.brokers.amqp:Transport", "pipeline.brokers.amqp:SSLTransport"
+_REDIS = "pipeline.brokers.redis:Transport"
+
+KINDS = (
+    Kind(driver="sqlite", transports={"sqlite": _EMBEDDED}, is_embedded=True),
+    Kind(
+        driver="amqp",
+        transports={"amqp": _AMQP, "amqps": _AMQPS, "pyamqp": _AMQP},
+        bounds=_bounds_of_amqp,
+        options=lambda confirm, visibility_timeout: {"confirm_publish": confirm},
+    ),
+    Kind(
+        driver="redis",
+        transports={"redis": _REDIS, "rediss": _REDIS},
+        lowest_first=True,
+        has_exclusive_queues=False,
+        package="redis",
+        bounds=_bounds_of_redis,
+        options=_options_of_redis,
+        has_queue=_is_bound,
+    ),
+)
+SCHEMES = tuple(scheme for kind in KINDS for scheme in kind.transports)
+_BY_SCHEME = {scheme: kind for kind in KINDS for scheme in kind.transports}
+_BY_DRIVER = {kind.driver: kind for kind in KINDS}
+
+
+def kind_of_url(url: str) -> Kind | None:
+    """Return the kind that an address belongs to; None for another program's."""
+    return _BY_SCHEME.get(url.partition("://")[0].partition("+")[0])
+
+
+def kind_of_driver(driver: str) -> Kind:
+    """Return the kind of a connection's driver; raise ConfigError for one that the bus does not know."""
+    try:
+        return _BY_DRIVER[driver]
+    except KeyError:
+        raise ConfigError(
+            f"the bus does not work on {driver!r} brokers; use sqlite://, amqp:// or redis:// "
+            f"({nearest(driver, _BY_DRIVER)})"
+        ) from None
 
 
 def register() -> None:
     """Make Kombu use this package's transports; calling it again changes nothing."""
-    for name, path in _TRANSPORTS.items():
-        if kombu_transports.TRANSPORT_ALIASES.get(name) != path:
-            kombu_transports.TRANSPORT_ALIASES[name] = path
-            kombu_transports._transport_cache.pop(name, None)
-
-
-def wire_priority(priority: int, driver_type: str) -> int:
-    """Return the broker's number for an event's priority (1 is most urgent).
-
-    RabbitMQ and the embedded broker serve the higher number first, Redis the lower one.
-    """
-    return priority - 1 if driver_type == "redis" else 10 - priority
+    # Kombu keeps one table of transports per process; ours are drop-in subclasses of what it names there.
+    for kind in KINDS:
+        for scheme, path in kind.transports.items():
+            if kombu_transports.TRANSPORT_ALIASES.get(scheme) != path:
+                kombu_transports.TRANSPORT_ALIASES[scheme] = path
+                kombu_transports._transport_cache.pop(scheme, None)

@@ -6,6 +6,7 @@ import logging
 from queue import Empty
 from typing import Any
 
+from kombu.exceptions import InconsistencyError
 from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
 from kombu.transport.virtual.exchange import TopicExchange
@@ -155,6 +156,13 @@ class Channel(kombu_redis.Channel):  # type: ignore[misc]  # kombu's classes are
     def _has_queue(self, queue: str, **_: Any) -> bool:
         # Redis keeps no empty lists: a queue in which nothing waits would look as if nobody had declared it.
         return True
+
+    def bindings_of(self, exchange: str) -> list[tuple[str, str, str]]:
+        """Return the bindings of an exchange as (routing key, pattern, queue); none for one that nobody has bound."""
+        try:
+            return list(self.get_table(exchange))
+        except InconsistencyError:
+            return []
 
     def _get(self, queue: str, timeout: float | None = None) -> dict[str, Any]:
         return addressed(super()._get(queue), queue)

@@ -30,7 +30,6 @@ def agents(ctx: typer.Context, as_json: AsJson = False) -> None:
 def agent_rows(app: Pipeline) -> list[dict[str, Any]]:
     """Import the agents' modules and return what each agent is, as JSON data; raise ConfigError when that fails."""
     from ..agents.loading import import_agents
-    from ..brokers.topology import QUEUE_PREFIX
 
     import_agents(app.celery)
     return [
@@ -42,7 +41,7 @@ def agent_rows(app: Pipeline) -> list[dict[str, Any]]:
             "rate_limit": agent.rate_limit,
             "timeout": agent.timeout,
             "priority": agent.priority,
-            "queue": QUEUE_PREFIX + agent.name,
+            "queue": app.bus.names.queue_of(agent.name),
         }
         for agent in app.agents
     ]

@@ -27,7 +27,7 @@ def doctor(ctx: typer.Context, as_json: AsJson = False) -> None:
 
     found: list[Check] = []
     try:
-        for check in examine(app_of(ctx), options=ctx.obj["options"]):
+        for check in examine(app_of(ctx).bus, options=ctx.obj["options"]):
             found.append(check)
             if not as_json:
                 _print_check(check)

@@ -58,7 +58,8 @@ def load_app(spec: str) -> Pipeline:
         spec: MODULE:NAME, or a MODULE that has one Pipeline; empty for the default app.
 
     """
-    from ..app.app import Pipeline, default_app
+    from ..app.app import Pipeline
+    from ..app.default import default_app
 
     if not spec:
         return default_app()

@@ -39,7 +39,7 @@ def status(ctx: typer.Context, as_json: AsJson = False) -> None:
     from ..ledger.status import status
 
     found = app_of(ctx).ledger
-    counted = status(found)
+    counted = status(found.database)
     if as_json:
         print_json({"ledger": str(found), **counted._asdict()})
         return
@@ -136,11 +136,7 @@ def forget(
     as_json: AsJson = False,
 ) -> None:
     """Forget an agent: events are no longer kept for it."""
-    from ..ledger.ledger import read_agents
-    from ..ledger.reconcile import forget
-
-    found = app_of(ctx).ledger
-    if not forget(found, agent):
-        with found.database.reading() as connection:
-            raise InvalidAgent(f"no agent is called {agent!r}; {nearest(agent, read_agents(connection))}")
+    subscribers = app_of(ctx).ledger.subscribers
+    if not subscribers.forget(agent):
+        raise InvalidAgent(f"no agent is called {agent!r}; {nearest(agent, subscribers.all())}")
     report({"agent": agent, "forgotten": True}, f"forgot {agent}", as_json=as_json)

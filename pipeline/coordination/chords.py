@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from celery import Task
 from celery.canvas import Signature
 
-from ..brokers import topology
+from ..brokers.topology import EMIT_FAILED_TASK, EMIT_TASK
 from ..core.errors import BrokerUnavailable, LedgerUnavailable
 from ..core.event import Event, new_event
 from ..core.ids import caused_id
@@ -15,10 +15,8 @@ from ..core.ids import caused_id
 if TYPE_CHECKING:
     from celery import Celery
 
-    from ..app.app import Pipeline
-
-EMIT = topology.EMIT_TASK
-EMIT_FAILED = topology.EMIT_FAILED_TASK
+    from ..bus import Bus
+    from ..ledger.database.rows import Write
 
 
 class EmitTask(Task):  # type: ignore[misc]  # celery's classes are untyped
@@ -32,25 +30,25 @@ class EmitTask(Task):  # type: ignore[misc]  # celery's classes are untyped
     retry_backoff = True
     max_retries = None
 
-    pipeline: Pipeline
+    bus: Bus
 
     def publish(self, event_type: str, data: Any, cause: dict[str, Any] | None, task_id: str, join: str | None) -> None:
         """Publish an event whose id follows from the task's, so that a repeated task publishes the same event."""
         event = new_event(
             event_type,
             data,
-            source=self.pipeline.source,
+            source=self.bus.source,
             cause=Event.model_validate(cause) if cause else None,
             correlation_id=None if cause else self.request.root_id,
             id=caused_id(task_id, 0),
         )
-        self.pipeline.publish_events([event], end_join=join if self.pipeline.has_ledger else None)
+        self.bus.outbox.publish([event], rows=ended(join, event))
 
 
 class Emit(EmitTask):
     """Publish what comes before it in a chain, or the results of a chord, as one event."""
 
-    name = EMIT
+    name = EMIT_TASK
 
     def run(
         self,
@@ -71,7 +69,7 @@ class Emit(EmitTask):
 class EmitFailed(EmitTask):
     """Publish that a chord cannot complete; Celery calls it in the process where the member died."""
 
-    name = EMIT_FAILED
+    name = EMIT_FAILED_TASK
     #: Celery looks here how an errback wants to be called: this one with the error, not with a task id.
     __header__ = staticmethod(lambda request, exc, traceback: None)
 
@@ -98,4 +96,15 @@ def emit(event_type: str, *, cause: Event | None = None, app: Celery | None = No
         app: the Celery app that sends it; default Celery's current one.
 
     """
-    return Signature(EMIT, kwargs={"event_type": event_type, "cause": cause.__json__() if cause else None}, app=app)
+    return Signature(
+        EMIT_TASK, kwargs={"event_type": event_type, "cause": cause.__json__() if cause else None}, app=app
+    )
+
+
+def ended(join: str | None, event: Event) -> list[Write]:
+    """Return the row that says that a join is complete with an event; none for what is no join in the ledger."""
+    if join is None:
+        return []
+    from ..ledger.database.rows import join_ended
+
+    return [join_ended(join, event.causation_id or "", event.correlation_id)]

@@ -9,18 +9,18 @@ from celery import chord, group
 
 from ..agents.agent import Agent
 from ..agents.context import Context
+from ..brokers.topology import EMIT_FAILED_TASK, EMIT_TASK
 from ..core.errors import InvalidAgent
 from ..core.event import Event, Payload
 from ..core.ids import caused_id, delivery_id, derived_id
 from ..core.topics import check_type
-from .chords import EMIT, EMIT_FAILED
 
 if TYPE_CHECKING:
-    from ..app.app import Pipeline
+    from celery import Celery
 
 
 def starter(
-    pipeline: Pipeline, name: str, agents: Iterable[Agent], emits: str | type[Payload], fails: str | None
+    celery: Celery, name: str, agents: Iterable[Agent], emits: str | type[Payload], fails: str | None
 ) -> Callable[[Event, Context], None]:
     """Return the handler of the agent that starts a join: it sends the members as a chord.
 
@@ -38,18 +38,21 @@ def starter(
 
     def start(event: Event, ctx: Context) -> None:
         cause = event.__json__()
-        tasks = pipeline.celery.tasks
+        tasks = celery.tasks
         known = {"join": ctx.delivery_id} if ctx.has_ledger else {}
-        body = tasks[EMIT].s(event_type=done, cause=cause, names=names, **known)
-        body.link_error(tasks[EMIT_FAILED].s(event_type=failed, cause=cause, **known))
-        ctx.start_join(name)
+        body = tasks[EMIT_TASK].s(event_type=done, cause=cause, names=names, **known)
+        body.link_error(tasks[EMIT_FAILED_TASK].s(event_type=failed, cause=cause, **known))
+        if ctx.has_ledger:  # for those who wait until everything has settled
+            from ..ledger.database.rows import join_started
+
+            ctx.write(join_started(ctx.delivery_id, name, event.id, event.correlation_id))
         # All ids follow from the event's: a join that is started twice is still one join.
         header = group(
             [agent.s(event).set(task_id=delivery_id(event.id, agent.name)) for agent in members],
-            app=pipeline.celery,
+            app=celery,
             task_id=derived_id(ctx.delivery_id, "members"),
         )
-        chord(header, body, app=pipeline.celery).apply_async(task_id=caused_id(ctx.delivery_id, 0))
+        chord(header, body, app=celery).apply_async(task_id=caused_id(ctx.delivery_id, 0))
 
     return start
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid5
@@ -10,13 +11,15 @@ from celery import Task
 from celery.schedules import BaseSchedule, crontab, schedule
 
 from ..core.errors import InvalidAgent
-from ..core.event import Event, new_event
+from ..core.event import Event, Payload, new_event
 from ..core.times import CENTURY
 
 if TYPE_CHECKING:
-    from ..app.app import Pipeline
+    from ..bus import Bus
 
 SCHEDULED = "pipeline.publish_scheduled"
+#: When, and what: a payload, or an event type and its data.
+Scheduled = tuple[BaseSchedule, Payload | str, Any]
 SCHEDULE_IDS = uuid5(UUID(int=0), "pipeline/schedules")
 
 
@@ -29,12 +32,13 @@ class PublishScheduled(Task):  # type: ignore[misc]  # celery's classes are unty
     name = SCHEDULED
     ignore_result = True
 
-    pipeline: Pipeline
+    bus: Bus
+    schedules: Mapping[str, Scheduled]
 
     def run(self, name: str) -> str:
         """Publish what schedule `name` says is due now, and return the event's id."""
-        event = due_event(self.pipeline, name, self.app.now())
-        self.pipeline.publish_events([event])
+        event = due_event(self.schedules, self.bus.source, name, self.app.now())
+        self.bus.outbox.publish([event])
         return event.id
 
     def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> None:
@@ -42,13 +46,18 @@ class PublishScheduled(Task):  # type: ignore[misc]  # celery's classes are unty
         self.run(*(args or ()), **(kwargs or {}))
 
 
-def due_event(pipeline: Pipeline, name: str, now: datetime) -> Event:
-    """Return the event that schedule `name` is due to publish at `now`; two beats get the same one."""
-    if name not in pipeline.schedules:
+def due_event(schedules: Mapping[str, Scheduled], source: str, name: str, now: datetime) -> Event:
+    """Return the event that schedule `name` is due to publish at `now`; two beats get the same one.
+
+    Arguments:
+        source: the CloudEvents source of the app.
+
+    """
+    if name not in schedules:
         raise InvalidAgent(f"no schedule is called {name!r}; declare it with app.schedule({name!r}, ...)")
-    when, what, data = pipeline.schedules[name]
+    when, what, data = schedules[name]
     due = due_time(when, now)
-    event = new_event(what, data, source=f"{pipeline.source}/schedule/{name}", id=scheduled_id(name, due))
+    event = new_event(what, data, source=f"{source}/schedule/{name}", id=scheduled_id(name, due))
     return event.evolve(time=due)
 
 

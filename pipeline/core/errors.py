@@ -25,6 +25,10 @@ class EventTooLarge(InvalidEvent):
     """An encoded event is larger than `max_event_bytes`."""
 
 
+class NotAnEventError(InvalidEvent):
+    """What was delivered is no event: the broker's dead letters keep it, as the ledger cannot."""
+
+
 class InvalidPattern(PipelineError, ValueError):
     """A topic pattern is not one that AMQP understands."""
 

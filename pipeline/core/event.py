@@ -5,12 +5,12 @@ from __future__ import annotations
 import inspect
 import re
 from datetime import UTC, datetime
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import orjson
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from .errors import InvalidEvent
+from .errors import EventTooLarge, InvalidEvent
 from .ids import new_id
 from .topics import check_type
 
@@ -100,9 +100,13 @@ class Event(BaseModel):
         """Return a validated copy with `changes`."""
         return type(self).model_validate({**self.model_dump(), **changes})
 
-    def mark(self, *, sent: bool) -> None:
-        """Note whether the broker has the event; what the event says stays as it is."""
-        object.__setattr__(self, "sent", sent)
+    def marked(self, *, sent: bool) -> Self:
+        """Return the event with a note whether the broker has it; what the event says stays as it is."""
+        if self.sent is sent:
+            return self
+        copy = self.model_copy()
+        object.__setattr__(copy, "sent", sent)
+        return copy
 
     def attributes(self) -> dict[str, Any]:
         """Return the CloudEvents JSON attributes, without those that are absent."""
@@ -134,6 +138,16 @@ class Event(BaseModel):
         except TypeError as exc:
             raise InvalidEvent(f"data: {exc}; event data is JSON: numbers, text, lists, objects") from exc
 
+    def encoded(self, limit: int, bus: dict[str, Any] | None = None) -> Encoded:
+        """Return the event ready for the wire; raise InvalidEvent, or EventTooLarge above so many bytes."""
+        body = self.encode()
+        if len(body) > limit:
+            raise EventTooLarge(
+                f"data: event {self.type!r} takes {len(body):,} bytes, the limit is {limit:,}; "
+                "put large content elsewhere and publish its address, or raise PIPELINE_MAX_EVENT_BYTES"
+            )
+        return Encoded(self, body, bus=bus)
+
     @classmethod
     def decode(cls, raw: str | bytes) -> Self:
         """Read one event from CloudEvents JSON; raise InvalidEvent that names the wrong field."""
@@ -146,6 +160,25 @@ class Event(BaseModel):
         """Let Celery's serializer carry an event as a task argument."""
         plain: dict[str, Any] = orjson.loads(self.encode())
         return plain
+
+
+class Encoded(NamedTuple):
+    """An event with its encoded body, ready for the log and for the wire.
+
+    Attributes:
+        agent: the only agent whose queue gets the message; None for everybody whom the event is for.
+        bus: what the worker has to know about this message, beside the event.
+        delivery: the delivery that emitted the event.
+        replay: the replay that emitted it.
+
+    """
+
+    event: Event
+    body: bytes
+    agent: str | None = None
+    bus: dict[str, Any] | None = None
+    delivery: str | None = None
+    replay: str | None = None
 
 
 def explain(error: ValidationError, what: str) -> str:

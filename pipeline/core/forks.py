@@ -2,6 +2,7 @@
 
 A child inherits SQLite's table of file locks without the locks (sqlite.org/howtocorrupt.html, 2.6), sockets that it
 must not use, and every lock as it is at that moment, with nobody left to release it; importing a module takes one too.
+So each thread has a lock of its own for what no fork may happen in the middle of, and a fork takes all of them first.
 """
 
 from __future__ import annotations
@@ -9,7 +10,10 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from typing import Protocol
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from time import monotonic
+from typing import Any, Protocol
 
 #: Seconds that a fork waits for what other threads do.
 PATIENCE = 10.0
@@ -25,62 +29,59 @@ class Watched(Protocol):
         """Go on; a child leaves what it has inherited alone."""
 
 
-class Gate:
-    """Lets any number of threads through, or one fork."""
+class Own(threading.local):
+    """Each thread's own lock: taking it costs next to nothing, as nobody but a fork ever wants it too."""
 
     def __init__(self) -> None:
-        """Stand open."""
-        self._changed = threading.Condition(threading.Lock())
-        self._inside = 0
-        self._mine = threading.local()
-        #: Several threads may fork at once.
-        self._forks = 0
+        _hook()
+        self.lock: Any = threading.RLock()
+        with _roster:
+            _locks.add(self.lock)
+
+
+class Hold:
+    """What no fork may happen in the middle of, begun in one thread and perhaps ended in another."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._thread = threading.get_ident()
 
     def __enter__(self) -> None:
-        """Wait until no fork happens."""
-        mine = getattr(self._mine, "count", 0)
-        with self._changed:
-            while self._forks and not mine:
-                self._changed.wait()
-            self._inside += 1
-        self._mine.count = mine + 1
+        with held_off():  # a fork that has begun comes first
+            self._lock.acquire()
+            _holds.add(self)
 
     def __exit__(self, *_: object) -> None:
-        """Let forks happen."""
-        # What was begun in one thread may be ended in another.
-        self._mine.count = max(0, getattr(self._mine, "count", 0) - 1)
-        with self._changed:
-            self._inside -= 1
-            if self._forks:
-                self._changed.notify_all()
+        _holds.discard(self)
+        self._lock.release()
 
-    def close(self) -> None:
-        """Keep others out until open(), once those inside have left; the calling thread's own may stay."""
-        mine = getattr(self._mine, "count", 0)
-        with self._changed:
-            self._forks += 1
-            self._changed.wait_for(lambda: self._inside <= mine, timeout=PATIENCE)
-
-    def open(self) -> None:
-        """Let threads through again."""
-        with self._changed:
-            self._forks -= 1
-            self._changed.notify_all()
+    def wait(self, deadline: float) -> bool:
+        """Say whether it has ended before the deadline; what the calling thread holds itself counts as ended."""
+        if self._thread == threading.get_ident():
+            return True
+        if not self._lock.acquire(timeout=max(0, deadline - monotonic())):
+            return False
+        self._lock.release()
+        return True
 
 
-_gates = [Gate()]
+#: Held while the set of locks changes, and during a fork: a thread that is new waits for its end.
+_roster = threading.RLock()
+_locks: weakref.WeakSet[Any] = weakref.WeakSet()
+_holds: set[Hold] = set()
 _watched: weakref.WeakSet[Watched] = weakref.WeakSet()
 _hooked: list[bool] = []
-#: Those that are watched, from before a fork until after it.
+#: What a fork has taken, and those that are watched, from before it until after it.
+_taken: list[Any] = []
 _forking: list[Watched] = []
 #: Held meanwhile too, so that nothing more is opened.
 _registry = threading.RLock()
 
 
-def held_off() -> Gate:
-    """Return the gate of this process: no fork happens inside `with held_off():`, for at most PATIENCE."""
-    _hook()
-    return _gates[-1]
+def held_off() -> AbstractContextManager[Any]:
+    """Return this thread's lock: no fork happens inside `with held_off():`, for at most PATIENCE."""
+    own: AbstractContextManager[Any] = OWN.lock
+    return own
 
 
 def watch(one: Watched) -> None:
@@ -99,26 +100,55 @@ def _hook() -> None:
 
 
 def _before() -> None:
-    _gates[-1].close()  # first: those inside may need what is taken away from them now
+    _roster.acquire()
+    _take_locks(monotonic() + PATIENCE)  # first: those inside may need what is taken away from them now
     _registry.acquire()
     for one in tuple(_watched):
         one.before_fork()
         _forking.append(one)
 
 
+def _take_locks(deadline: float) -> None:
+    """Take every thread's lock while nothing is held; who holds something needs his own lock to come to its end."""
+    while True:
+        seen = tuple(_holds)
+        over = [one.wait(deadline) for one in seen]
+        _taken.extend(_acquired(tuple(_locks), deadline))
+        if not all(over) or not {*_holds} - {*seen} or monotonic() > deadline:
+            return
+        _give_back()
+
+
+def _acquired(locks: Iterable[Any], deadline: float) -> list[Any]:
+    return [lock for lock in locks if lock.acquire(timeout=max(0, deadline - monotonic()))]
+
+
+def _give_back() -> None:
+    while _taken:
+        _taken.pop().release()
+
+
 def _after_in_parent() -> None:
     try:
         _after(child=False)
     finally:
-        _gates[-1].open()  # whatever has interrupted the fork
+        _give_back()  # whatever has interrupted the fork
+        _roster.release()
 
 
 def _after_in_child() -> None:
-    _gates[:] = [Gate()]
-    _after(child=True)
+    _holds.clear()
+    try:
+        _after(child=True)
+    finally:
+        _give_back()
+        _roster.release()
 
 
 def _after(*, child: bool) -> None:
     while _forking:
         _forking.pop().after_fork(child=child)
     _registry.release()
+
+
+OWN = Own()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .errors import InvalidAgent, InvalidEvent
+from .errors import InvalidAgent, InvalidEvent, UnknownAgent
 
 #: Errors that another attempt cannot cure: the event itself is wrong.
 PERMANENT: tuple[type[BaseException], ...] = (InvalidEvent,)
+#: Those of them that time may cure: a target that is not known yet may be deployed in a moment.
+PASSING: tuple[type[BaseException], ...] = (UnknownAgent,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,8 @@ def decide(retries: int, error: BaseException, policy: Retry, chance: float) -> 
         chance: a random number in [0, 1) that places the wait inside the jitter.
 
     """
-    if isinstance(error, (*PERMANENT, *policy.give_up_on)):
+    permanent = isinstance(error, PERMANENT) and not isinstance(error, PASSING)
+    if permanent or isinstance(error, policy.give_up_on):
         return Dead(f"{type(error).__name__} is permanent")
     if retries >= policy.max:
         return Dead(f"{retries + 1} of {policy.max + 1} attempts failed")

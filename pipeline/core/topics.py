@@ -15,6 +15,7 @@ _TYPE = re.compile(rf"{_WORD}(\.{_WORD})*")
 _PATTERN = re.compile(rf"({_WORD}|\*|#)(\.({_WORD}|\*|#))*")
 
 
+@lru_cache(maxsize=16384)
 def check_type(event_type: str) -> str:
     """Return `event_type` if it is dotted words, else raise InvalidEvent."""
     if not isinstance(event_type, str) or not _TYPE.fullmatch(event_type):

@@ -10,13 +10,13 @@ from sqlalchemy import Connection, Row, select
 
 from ..core.errors import InvalidSelection, UnknownEvent
 from ..core.event import Event, Payload
+from ..core.routing import pattern_of
 from ..core.times import micros, moment
-from ..core.topics import check_pattern, matches
+from ..core.topics import matches
 from ..ledger import log
 from ..ledger.database.tables import deliveries, events, timers
 from ..ledger.ledger import Ledger
-from ..ledger.log import COLUMNS, Bounds, Path, merged, rows
-from ..ledger.reconcile import Position
+from ..ledger.log import COLUMNS, Bounds, Index, Position, merged, rows
 
 
 class Recorded(NamedTuple):
@@ -78,9 +78,9 @@ def get_events(
     def read() -> Iterator[Recorded]:
         with ledger.database.reading() as connection:
             paths = _paths(connection, agent_id, pattern, correlation)
-            window = log.window_of(ledger, connection, bounds, narrow=agent_id is correlation is None)
+            window = log.window_of(ledger.database, connection, bounds, narrow=agent_id is correlation is None)
         size = max(batch // max(len(paths), 1), min(batch, log.SMALLEST_PAGE))
-        pages = [rows(ledger, path, window, bounds, replayed=replayed, batch=size) for path in paths]
+        pages = [rows(ledger.database, path, window, bounds, replayed=replayed, batch=size) for path in paths]
         yield from map(recorded, filter(wanted, merged(pages)))
 
     return read()
@@ -109,27 +109,18 @@ def unknown_event(ledger: Ledger, connection: Connection, id: str) -> UnknownEve
     )
 
 
-def pattern_of(what: str | type[Payload]) -> str:
-    """Return the topic pattern that somebody wants; raise InvalidPattern or InvalidSelection when it is none."""
-    if isinstance(what, str):
-        return check_pattern(what)
-    if isinstance(what, type) and issubclass(what, Payload) and what.event_type:
-        return what.event_type
-    raise InvalidSelection(f"type: {what!r} is neither a topic pattern nor a Payload class with a type")
-
-
 def recorded(row: Row[Any]) -> Recorded:
     """Return a row of the log with its event decoded."""
     return Recorded(row.seq, moment(row.recorded), Event.decode(row.body), row.tx, row.replay)
 
 
-def _paths(connection: Connection, agent_id: str | None, pattern: str | None, correlation: str | None) -> list[Path]:
+def _paths(connection: Connection, agent_id: str | None, pattern: str | None, correlation: str | None) -> list[Index]:
     """Return the indexes to follow: that of the narrowest thing given."""
     if correlation is not None:
-        return [Path(events.c.correlation, correlation)]
+        return [Index(events.c.correlation, correlation)]
     if agent_id is not None:
-        return [Path(events.c.stream, agent_id)]
-    return [Path()] if pattern is None else log.type_paths(connection, pattern)
+        return [Index(events.c.stream, agent_id)]
+    return [Index()] if pattern is None else log.type_paths(connection, pattern)
 
 
 def bounds_of(since: datetime | int | None, up_to: datetime | int | None) -> Bounds:

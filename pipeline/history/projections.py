@@ -13,12 +13,10 @@ from sqlalchemy.orm import Session
 
 from ..core.errors import InvalidAgent, ProjectionFailed, nearest
 from ..core.event import Event, Payload
-from ..core.topics import matches
+from ..core.routing import pattern_of, wants
 from ..ledger.database.tables import events, positions
 from ..ledger.ledger import Ledger
-from ..ledger.log import BEGIN, COLUMNS, in_order, position_of
-from ..ledger.reconcile import Position, after, stable
-from .events import pattern_of
+from ..ledger.log import BEGIN, COLUMNS, Position, after, in_order, position_of, stable
 
 Handler = Callable[[Event, Session], None]
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -75,7 +73,7 @@ class Projection:
 
     def matches(self, event_type: str) -> bool:
         """Say whether one of the patterns matches `event_type`."""
-        return any(matches(pattern, event_type) for pattern in self.patterns)
+        return wants(self.patterns, event_type)
 
     def reset(self, function: Function) -> Function:
         """Let the decorated `function(session)` empty the read model before it is rebuilt."""
@@ -175,14 +173,14 @@ def rebuild(ledger: Ledger, projection: Projection, progress: Callable[[int, int
 def lag(ledger: Ledger, projection: Projection) -> int:
     """Return how many events in the log the projection has still to see."""
     with ledger.database.reading() as connection:
-        behind = after(ledger, _position(connection, projection))
+        behind = after(ledger.database, _position(connection, projection))
         query = select(events.c.type, func.count()).where(events.c.replay.is_(None)).group_by(events.c.type)
         return sum(number for type, number in connection.execute(query.where(behind)) if projection.matches(type))
 
 
 def _remaining(ledger: Ledger) -> int:
     with ledger.database.reading() as connection:
-        return int(connection.execute(stable(ledger, select(func.count()).select_from(events))).scalar_one())
+        return int(connection.execute(stable(ledger.database, select(func.count()).select_from(events))).scalar_one())
 
 
 def _advance(ledger: Ledger, projection: Projection, limit: int = 1000) -> int | None:
@@ -199,8 +197,8 @@ def _advance(ledger: Ledger, projection: Projection, limit: int = 1000) -> int |
 
 def _is_behind(ledger: Ledger, projection: Projection) -> bool:
     with ledger.database.reading() as connection:
-        query = select(events.c.seq).where(after(ledger, _position(connection, projection))).limit(1)
-        return connection.execute(stable(ledger, query)).first() is not None
+        query = select(events.c.seq).where(after(ledger.database, _position(connection, projection))).limit(1)
+        return connection.execute(stable(ledger.database, query)).first() is not None
 
 
 def _position(connection: Connection, projection: Projection) -> Position:
@@ -229,8 +227,8 @@ def _move(connection: Connection, projection: Projection, position: Position) ->
 
 
 def _project(ledger: Ledger, connection: Connection, projection: Projection, position: Position, limit: int) -> int:
-    query = in_order(select(*COLUMNS).where(after(ledger, position))).limit(limit)
-    found = connection.execute(stable(ledger, query)).all()
+    query = in_order(select(*COLUMNS).where(after(ledger.database, position))).limit(limit)
+    found = connection.execute(stable(ledger.database, query)).all()
     number = _handle(connection, projection, found)
     if number:
         _move(connection, projection, position_of(found[number - 1]))

@@ -11,7 +11,8 @@ from sqlalchemy import Connection, select
 
 from ..core.errors import InvalidSelection, SettleTimeout
 from ..core.outcome import OPEN
-from ..ledger.database.rows import chunks, wants
+from ..core.routing import reaches
+from ..ledger.database.rows import chunks
 from ..ledger.database.tables import agents, events, outbox, timers
 from ..ledger.ledger import Ledger
 from .events import unknown_event
@@ -143,6 +144,6 @@ def _undelivered(connection: Connection, found: Sequence[EventNode]) -> tuple[tu
         for row, patterns in listeners:
             if event.replay is not None or event.position <= (row.tx, row.seq) or row.name in have:
                 continue
-            if row.name in (event.targets or (row.name,)) and wants(patterns, event.type):
+            if reaches(row.name, patterns, event.type, event.targets):
                 missing.append((event, row.name))
     return tuple(missing)

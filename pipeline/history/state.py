@@ -19,8 +19,7 @@ from ..core.event import Event
 from ..ledger import log
 from ..ledger.database.tables import events, snapshots
 from ..ledger.ledger import Ledger
-from ..ledger.log import Bounds, Path, in_order, position_of, rows
-from ..ledger.reconcile import Position, after, end_of_log
+from ..ledger.log import Bounds, Index, Position, after, end_of_log, in_order, position_of, rows
 from .events import bounds_of, check_number
 
 logger = logging.getLogger(__name__)
@@ -59,17 +58,17 @@ def reconstruct(
             f"state: {state!r} needs a method apply(self, event) that returns the next state or None"
         )
     key = _key(state)
-    path = Path(events.c.stream, agent_id)
+    path = Index(events.c.stream, agent_id)
     with ledger.database.reading() as connection:
         # Asked for before the events are read: what a transaction commits in between is not before it.
-        settled = end_of_log(ledger, connection)
+        settled = end_of_log(ledger.database, connection)
         fold = (key and _read_snapshot(connection, agent_id, key, state, bounds)) or _Fold(state())
         complete = min(settled, _before_first_beyond(ledger, connection, agent_id, fold.position, bounds))
-    for row in rows(ledger, path, (fold.position, complete)):
+    for row in rows(ledger.database, path, (fold.position, complete)):
         fold.add(row)
     if key and fold.number >= snapshot_every:
         _write_snapshot(ledger, agent_id, key, fold)
-    for row in rows(ledger, path, (max(fold.position, complete), log.END), bounds):
+    for row in rows(ledger.database, path, (max(fold.position, complete), log.END), bounds):
         fold.add(row)
     return fold.state
 
@@ -104,7 +103,7 @@ def _before_first_beyond(
     """Return the last position before the first event that is not wanted: up to there nothing is left out."""
     beyond = or_(events.c.seq > bounds.max_seq, events.c.time > bounds.max_time)
     query = select(events.c.tx, events.c.seq).where(events.c.stream == stream, events.c.replay.is_(None), beyond)
-    first = connection.execute(in_order(query.where(after(ledger, start))).limit(1)).first()
+    first = connection.execute(in_order(query.where(after(ledger.database, start))).limit(1)).first()
     return (first.tx, first.seq - 1) if first else log.END
 
 

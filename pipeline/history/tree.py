@@ -9,7 +9,7 @@ from typing import Any
 
 from ..core.event import DEFAULT_PRIORITY
 from ..core.outcome import Outcome
-from ..ledger.reconcile import Position
+from ..ledger.log import Position
 
 #: Characters of an error that are shown.
 _SHOWN = 200

@@ -6,12 +6,24 @@ import heapq
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import Column, Connection, Row, Select, bindparam, func, literal, select, text, tuple_
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    bindparam,
+    func,
+    literal,
+    literal_column,
+    select,
+    text,
+    tuple_,
+)
 
 from ..core.topics import matches
+from .database.database import Database
 from .database.tables import events
-from .ledger import Ledger
-from .reconcile import Position
 
 #: Types that are read side by side for one pattern; for more of them the whole log is read.
 MANY_TYPES = 50
@@ -23,6 +35,8 @@ FEW = 50_000
 SMALLEST_PAGE = 50
 HIGHEST = 2**63 - 1
 
+#: A place in the order of the log: the writing transaction and the sequence number.
+Position = tuple[int, int]
 #: The positions before and after all others.
 BEGIN: Position = (-1, 0)
 END: Position = (HIGHEST, HIGHEST)
@@ -67,7 +81,7 @@ class Bounds(NamedTuple):
         return query.where(*(condition for given, condition in limits if given))
 
 
-class Path(NamedTuple):
+class Index(NamedTuple):
     """The index that is followed: all events, or those with one value in one column."""
 
     column: Column[Any] | None = None
@@ -84,14 +98,37 @@ def in_order(query: Select[Any], *, newest: bool = False) -> Select[Any]:
     return query.order_by(*(column.desc() if newest else column for column in _ORDER))
 
 
+#: The oldest transaction that may still write, on PostgreSQL: what is before it is in its final order.
+_OLDEST_OPEN = "txid_snapshot_xmin(txid_current_snapshot())"
+
+
+def end_of_log(database: Database, connection: Connection) -> Position:
+    """Return the position after everything whose order is settled."""
+    if database.is_sqlite:
+        return 0, connection.execute(select(func.coalesce(func.max(events.c.seq), 0))).scalar_one()
+    return connection.execute(select(literal_column(_OLDEST_OPEN))).scalar_one(), 0
+
+
+def stable(database: Database, query: Select[Any]) -> Select[Any]:
+    """Restrict a query on events to those before which no other event can appear any more."""
+    return query if database.is_sqlite else query.where(events.c.tx < literal_column(_OLDEST_OPEN))
+
+
+def after(database: Database, position: Position) -> ColumnElement[bool]:
+    """Return the condition that events come after a position."""
+    if database.is_sqlite:  # it does not look up pairs in an index
+        return (events.c.tx == 0) & (events.c.seq > position[1])
+    return tuple_(events.c.tx, events.c.seq) > tuple_(*position)
+
+
 def merged(pages: Sequence[Iterator[Row[Any]]]) -> Iterator[Row[Any]]:
     """Return the rows of several readers in the order of the log."""
     return pages[0] if len(pages) == 1 else heapq.merge(*pages, key=position_of)
 
 
 def rows(
-    ledger: Ledger,
-    path: Path,
+    database: Database,
+    path: Index,
     window: Window = (BEGIN, END),
     bounds: Bounds | None = None,
     *,
@@ -107,16 +144,16 @@ def rows(
 
     """
     bounds = bounds or Bounds()
-    if ledger.database.is_sqlite:  # sequence numbers are the order
+    if database.is_sqlite:  # sequence numbers are the order
         window = max(window[0], (0, bounds.min_seq - 1)), min(window[1], (0, bounds.max_seq))
         bounds = bounds._replace(min_seq=-1, max_seq=HIGHEST)
     last, until = window
-    query = bounds.restrict(_page(ledger, path, until)).limit(batch)
+    query = bounds.restrict(_page(database, path, until)).limit(batch)
     if not replayed:
         query = query.where(events.c.replay.is_(None))
     while last < until:
-        with ledger.database.reading() as connection:
-            _follow_the_index(ledger, connection)
+        with database.reading() as connection:
+            _follow_the_index(database, connection)
             page = connection.execute(query, {"after_tx": last[0], "after_seq": last[1]}).all()
         yield from page
         if len(page) < batch:
@@ -124,13 +161,13 @@ def rows(
         last = position_of(page[-1])
 
 
-def _follow_the_index(ledger: Ledger, connection: Connection) -> None:
+def _follow_the_index(database: Database, connection: Connection) -> None:
     """Keep PostgreSQL from sorting all that is left for each page, because it takes that for little."""
-    if not ledger.database.is_sqlite:
+    if not database.is_sqlite:
         connection.exec_driver_sql("SET LOCAL enable_sort = off")
 
 
-def _page(ledger: Ledger, path: Path, until: Position) -> Select[Any]:
+def _page(database: Database, path: Index, until: Position) -> Select[Any]:
     """Return the query for the rows after the parameters `after_tx` and `after_seq`, up to a position."""
     order: tuple[Any, ...] = _ORDER
     last: tuple[Any, ...] = (
@@ -138,7 +175,7 @@ def _page(ledger: Ledger, path: Path, until: Position) -> Select[Any]:
         bindparam("after_seq", type_=events.c.seq.type),
     )
     query = select(*COLUMNS)
-    if ledger.database.is_sqlite:
+    if database.is_sqlite:
         if path.column is not None:
             query = query.where(path.column == path.value)
         return in_order(query.where(events.c.tx == 0, events.c.seq > last[1], events.c.seq <= until[1]))
@@ -151,7 +188,7 @@ def _page(ledger: Ledger, path: Path, until: Position) -> Select[Any]:
     return query.where(tuple_(*order) > tuple_(*last)).order_by(*order)
 
 
-def window_of(ledger: Ledger, connection: Connection, bounds: Bounds, *, narrow: bool) -> Window:
+def window_of(database: Database, connection: Connection, bounds: Bounds, *, narrow: bool) -> Window:
     """Return the part of the log in which all events lie that are there now and within the bounds.
 
     Arguments:
@@ -161,39 +198,39 @@ def window_of(ledger: Ledger, connection: Connection, bounds: Bounds, *, narrow:
     last = connection.execute(in_order(select(*_ORDER), newest=True).limit(1)).first()
     if last is None:
         return _NOTHING
-    few = not ledger.database.is_sqlite and min(bounds.max_seq, last.seq) - bounds.min_seq < FEW
+    few = not database.is_sqlite and min(bounds.max_seq, last.seq) - bounds.min_seq < FEW
     if not (narrow and (bounds.has_times or few)):
         return BEGIN, position_of(last)
-    first = _extreme(ledger, connection, bounds, func.min)
+    first = _extreme(database, connection, bounds, func.min)
     if first is None:
         return _NOTHING
     if bounds.max_seq < HIGHEST or bounds.max_time < HIGHEST:
-        until = _extreme(ledger, connection, bounds, func.max) or END
+        until = _extreme(database, connection, bounds, func.max) or END
     else:
         until = position_of(last)
     return (first[0], first[1] - 1), until
 
 
-def _extreme(ledger: Ledger, connection: Connection, bounds: Bounds, function: Any) -> Position | None:
+def _extreme(database: Database, connection: Connection, bounds: Bounds, function: Any) -> Position | None:
     """Return the lowest transaction and sequence number within the bounds, or the highest ones."""
     # "+ 0": else PostgreSQL walks along the order of the log until it meets the first such event.
-    tx = literal(0) if ledger.database.is_sqlite else function(events.c.tx + 0)
+    tx = literal(0) if database.is_sqlite else function(events.c.tx + 0)
     query = bounds.restrict(select(tx, function(events.c.seq + 0)), by_time=True)
     found_tx, found_seq = connection.execute(query).one()
     return None if found_seq is None else (found_tx, found_seq)
 
 
-def type_paths(connection: Connection, pattern: str) -> list[Path]:
+def type_paths(connection: Connection, pattern: str) -> list[Index]:
     """Return a path for each type that matches a pattern, or one along all events where that is less work."""
     if set(pattern.split(".")) == {"#"}:
-        return [Path()]
+        return [Index()]
     if not {"*", "#"} & set(pattern.split(".")):
-        return [Path(events.c.type, pattern)]
+        return [Index(events.c.type, pattern)]
     known = known_types(connection, pattern)
     types = [type for type in known if matches(pattern, type)]
     if len(known) == COMPARED or len(types) > MANY_TYPES:
-        return [Path()]
-    return [Path(events.c.type, type) for type in types]
+        return [Index()]
+    return [Index(events.c.type, type) for type in types]
 
 
 #: Goes from one type to the next in the index, however many events lie between.

@@ -7,187 +7,113 @@ the event; what is found missing gets one that says it waits. A new agent's curs
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Any
 
 import orjson
-from sqlalchemy import ColumnElement, Connection, Row, Select, delete, func, literal_column, select, tuple_, update
+from sqlalchemy import Connection, Row, select, update
 
-from ..core.announcements import ANNOUNCEMENTS
-from ..core.ids import delivery_id, derived_id
-from ..core.outcome import Outcome
-from ..core.times import SECOND, micros, now
-from .database.rows import chunks, unrouted_row, wants
+from ..core.ids import delivery_id
+from ..core.routing import needs_receiver, reaches, receivers, targets_of
+from ..core.times import now
+from .database.database import Database
+from .database.leases import in_seconds, locked
+from .database.rows import chunks, unrouted_id
 from .database.tables import agents, deliveries, events
-from .ledger import Ledger, read_agents
+from .deliveries import Deliveries
+from .log import Position, after, stable
+from .subscribers import Patterns, Subscribers
 
 #: Events looked at in one transaction.
 BATCH = 2000
-
-Position = tuple[int, int]
-
-
-def register(ledger: Ledger, wanted: Mapping[str, tuple[tuple[str, ...], datetime | int | None]]) -> None:
-    """Write down what agents listen to; one that is new starts now, or in the past that it asks for.
-
-    Arguments:
-        wanted: for each agent its patterns, and since when or since which sequence number it wants events.
-
-    """
-
-    def work(connection: Connection) -> None:
-        known = read_agents(connection)
-        for name, (patterns, since) in wanted.items():
-            text = orjson.dumps(patterns).decode()
-            if name not in known:
-                tx, seq = _start(ledger, connection, since)
-                row = {"name": name, "patterns": text, "tx": tx, "seq": seq, "registered": now()}
-                connection.execute(ledger.database.insert(agents).on_conflict_do_nothing(), row)
-            elif known[name] != patterns:
-                connection.execute(update(agents).where(agents.c.name == name).values(patterns=text))
-
-    ledger.database.run(work)
+_ORDER = (events.c.tx, events.c.seq)
+_EVENTS = select(*_ORDER, *(events.c[name] for name in ("id", "type", "targets", "recorded", "replay")))
 
 
-def forget(ledger: Ledger, agent: str) -> bool:
-    """Remove an agent that will never run again; nothing is kept for it any more. Say whether it was known."""
-    statement = delete(agents).where(agents.c.name == agent)
-    return bool(ledger.database.run(lambda connection: connection.execute(statement).rowcount))
+class Reconciliation:
+    """Looks behind the agents' cursors."""
 
+    def __init__(self, database: Database, deliveries: Deliveries) -> None:
+        self._database = database
+        self._deliveries = deliveries
 
-def _start(ledger: Ledger, connection: Connection, since: datetime | int | None) -> Position:
-    if since is None:
-        return end_of_log(ledger, connection)
-    order = (events.c.tx, events.c.seq)
-    reached = events.c.seq >= since if isinstance(since, int) else events.c.time >= micros(since)
-    first = connection.execute(select(*order).where(reached).order_by(*order).limit(1)).first()
-    return (first.tx, first.seq - 1) if first else end_of_log(ledger, connection)
+    def check(self, after: float) -> int:
+        """Move the agents' cursors on by at most BATCH events each; return how many events were looked at.
 
+        Arguments:
+            after: seconds that an event has to reach its agents by itself.
 
-def end_of_log(ledger: Ledger, connection: Connection) -> Position:
-    """Return the position after everything whose order is settled."""
-    if ledger.database.is_sqlite:
-        return 0, connection.execute(select(func.coalesce(func.max(events.c.seq), 0))).scalar_one()
-    return connection.execute(select(literal_column(_OLDEST_OPEN))).scalar_one(), 0
+        """
+        return self._database.run(lambda connection: self._check(connection, after))
 
+    def _check(self, connection: Connection, after: float) -> int:
+        rows = connection.execute(locked(select(agents).order_by(agents.c.name))).all()
+        # Also those that another worker looks after now: what is for them has somebody who wants it.
+        everyone = Subscribers.read(connection)
+        groups: dict[Position, list[Row[Any]]] = {}
+        for row in rows:
+            groups.setdefault((row.tx, row.seq), []).append(row)
+        number = 0
+        for position, members in groups.items():
+            passed = self._after(connection, position, in_seconds(-after), members)
+            if not passed:
+                continue
+            for agent in members:
+                self._add_missing(connection, agent, passed)
+            self._mark_unrouted(connection, everyone, passed)
+            number += len(passed)
+            last = passed[-1]
+            names = [agent.name for agent in members]
+            connection.execute(update(agents).where(agents.c.name.in_(names)).values(tx=last.tx, seq=last.seq))
+        return number
 
-#: The oldest transaction that may still write, on PostgreSQL: what is before it is in its final order.
-_OLDEST_OPEN = "txid_snapshot_xmin(txid_current_snapshot())"
+    def _after(
+        self, connection: Connection, position: Position, horizon: int, members: Sequence[Row[Any]]
+    ) -> Sequence[Row[Any]]:
+        """Return the events behind a position that have had their time to arrive."""
+        # What lies before an agent's time was never sent to it, so there is nothing to wait for.
+        horizon = max(horizon, *(agent.registered for agent in members))
+        query = _EVENTS.where(after(self._database, position)).order_by(*_ORDER).limit(BATCH)
+        rows = connection.execute(stable(self._database, query)).all()
+        for number, row in enumerate(rows):
+            if row.recorded > horizon:
+                return rows[:number]
+        return rows
 
-
-def stable(ledger: Ledger, query: Select[Any]) -> Select[Any]:
-    """Restrict a query on events to those before which no other event can appear any more."""
-    return query if ledger.database.is_sqlite else query.where(events.c.tx < literal_column(_OLDEST_OPEN))
-
-
-def after(ledger: Ledger, position: Position) -> ColumnElement[bool]:
-    """Return the condition that events come after a position."""
-    if ledger.database.is_sqlite:  # it does not look up pairs in an index
-        return (events.c.tx == 0) & (events.c.seq > position[1])
-    return tuple_(events.c.tx, events.c.seq) > tuple_(*position)
-
-
-def check(ledger: Ledger, after: float) -> int:
-    """Move the agents' cursors on by at most BATCH events each; return how many events were looked at.
-
-    Arguments:
-        after: seconds that an event has to reach its agents by itself.
-
-    """
-    return ledger.database.run(lambda connection: _check(ledger, connection, after))
-
-
-def _check(ledger: Ledger, connection: Connection, after: float) -> int:
-    rows = connection.execute(select(agents).order_by(agents.c.name).with_for_update(skip_locked=True)).all()
-    # Also those that another worker looks after now: what is for them has somebody who wants it.
-    everyone = read_agents(connection)
-    groups: dict[Position, list[Row[Any]]] = {}
-    for row in rows:
-        groups.setdefault((row.tx, row.seq), []).append(row)
-    number = 0
-    for position, members in groups.items():
-        found = _after(ledger, connection, position, now() - round(after * SECOND), members)
-        if not found:
-            continue
-        for agent in members:
-            _add_missing(ledger, connection, agent, found)
-        _mark_unrouted(ledger, connection, everyone, found)
-        number += len(found)
-        last = found[-1]
-        names = [agent.name for agent in members]
-        connection.execute(update(agents).where(agents.c.name.in_(names)).values(tx=last.tx, seq=last.seq))
-    return number
-
-
-def _after(
-    ledger: Ledger, connection: Connection, position: Position, horizon: int, members: Sequence[Row[Any]]
-) -> Sequence[Row[Any]]:
-    # What lies before an agent's time was never sent to it, so there is nothing to wait for.
-    horizon = max(horizon, *(agent.registered for agent in members))
-    order = (events.c.tx, events.c.seq)
-    query = select(*order, events.c.id, events.c.type, events.c.targets, events.c.recorded, events.c.replay)
-    query = query.where(after(ledger, position)).order_by(*order).limit(BATCH)
-    rows = connection.execute(stable(ledger, query)).all()
-    for number, row in enumerate(rows):
-        if row.recorded > horizon:
-            return rows[:number]
-    return rows
-
-
-def _add_missing(ledger: Ledger, connection: Connection, agent: Row[Any], found: Sequence[Row[Any]]) -> None:
-    patterns = tuple(orjson.loads(agent.patterns))
-    wanted = {
-        delivery_id(row.id, agent.name): row
-        for row in found
-        if row.replay is None and _is_for(agent.name, patterns, row)
-    }
-    have: set[str] = set()
-    for some in chunks(list(wanted)):
-        have.update(connection.execute(select(deliveries.c.id).where(deliveries.c.id.in_(some))).scalars())
-    missing = {id: row for id, row in wanted.items() if id not in have}
-    if missing:
+    def _add_missing(self, connection: Connection, agent: Row[Any], passed: Sequence[Row[Any]]) -> None:
+        patterns = tuple(orjson.loads(agent.patterns))
+        wanted = {
+            delivery_id(row.id, agent.name): row
+            for row in passed
+            if row.replay is None and reaches(agent.name, patterns, row.type, targets_of(row.targets))
+        }
+        there = _known(connection, list(wanted))
+        missing = [row for id, row in wanted.items() if id not in there]
         at = now()
-        connection.execute(
-            _insert(ledger),
-            [
-                {
-                    "id": id,
-                    "event_id": row.id,
-                    "agent": agent.name,
-                    "outcome": Outcome.WAITING.value,
-                    # The past of a new agent is sent at once; the rest may still be on its way.
-                    "due": 0 if row.recorded < agent.registered else at,
-                }
-                for id, row in missing.items()
-            ],
+        # The past of a new agent is sent at once; the rest may still be on its way.
+        self._deliveries.add_waiting(
+            connection, ((row.id, agent.name, 0 if row.recorded < agent.registered else at) for row in missing)
         )
-        for some in chunks([derived_id(row.id, "unrouted") for row in missing.values()]):
-            connection.execute(delete(deliveries).where(deliveries.c.id.in_(some)))
+        self._deliveries.forget_unrouted(connection, [row.id for row in missing])
+
+    def _mark_unrouted(
+        self, connection: Connection, everyone: Mapping[str, Patterns], passed: Sequence[Row[Any]]
+    ) -> None:
+        missed = {
+            unrouted_id(row.id): row.id
+            for row in passed
+            if row.replay is None
+            and needs_receiver(row.type)
+            and not receivers(everyone, row.type, targets_of(row.targets))
+        }
+        there = _known(connection, list(missed))
+        missed = {id: event for id, event in missed.items() if id not in there}
+        if missed:
+            connection.execute(*self._deliveries.unrouted(missed.values(), now()))
 
 
-def _mark_unrouted(
-    ledger: Ledger, connection: Connection, everyone: Mapping[str, tuple[str, ...]], found: Sequence[Row[Any]]
-) -> None:
-    at = now()
-    rows = [
-        unrouted_row(row.id, at)
-        for row in found
-        if row.replay is None
-        and not row.type.startswith(ANNOUNCEMENTS)
-        and not any(_is_for(name, patterns, row) for name, patterns in everyone.items())
-    ]
-    have: set[str] = set()
-    for some in chunks([row["id"] for row in rows]):
-        have.update(connection.execute(select(deliveries.c.id).where(deliveries.c.id.in_(some))).scalars())
-    rows = [row for row in rows if row["id"] not in have]
-    if rows:
-        connection.execute(_insert(ledger), rows)
-
-
-def _insert(ledger: Ledger) -> Any:
-    """Return what adds deliveries; one that a worker claims at this moment is not missing."""
-    return ledger.database.insert(deliveries).on_conflict_do_nothing()
-
-
-def _is_for(agent: str, patterns: tuple[str, ...], row: Row[Any]) -> bool:
-    return (not row.targets or agent in row.targets.split(",")) and wants(patterns, row.type)
+def _known(connection: Connection, ids: Sequence[str]) -> set[str]:
+    """Return those of some deliveries that the ledger has."""
+    known: set[str] = set()
+    for some in chunks(ids):
+        known.update(connection.execute(select(deliveries.c.id).where(deliveries.c.id.in_(some))).scalars())
+    return known

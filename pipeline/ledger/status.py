@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 from sqlalchemy import Select, func, select
 
 from ..core.times import SECOND, now
+from .database.database import Database
+from .database.migrate import HEAD
 from .database.rows import DEAD_AFTER
 from .database.tables import OPEN, agents, deliveries, events, outbox, timers, workers
-from .ledger import Ledger
 
 
 class Status(NamedTuple):
@@ -47,13 +48,11 @@ class Status(NamedTuple):
         return ", ".join([*parts, outcomes] if outcomes else parts)
 
 
-def status(ledger: Ledger) -> Status:
+def status(database: Database) -> Status:
     """Count; cheap however large the ledger is: the log's length is its last sequence number."""
-    from .database.migrate import HEAD
-
     alive = workers.c.seen > now() - round(DEAD_AFTER * SECOND)
     open_ones = select(deliveries.c.outcome, func.count()).where(OPEN).group_by(deliveries.c.outcome)
-    with ledger.database.reading() as connection:
+    with database.reading() as connection:
 
         def count(query: Select[Any]) -> int:
             return int(connection.execute(query).scalar() or 0)

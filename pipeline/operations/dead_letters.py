@@ -11,23 +11,21 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sqlalchemy import Connection, Select, func, select, tuple_, update
+from sqlalchemy import Connection, Select, func, select, tuple_
 
+from ..agents.payloads import payload_of, plain
 from ..core.errors import BrokerUnavailable, EventTooLarge, InvalidAgent, InvalidSelection, UnknownEvent
 from ..core.event import Event, Payload, new_event
-from ..core.outcome import Outcome
-from ..core.times import moment, now
-from ..delivery.task import payload_of, plain
+from ..core.times import moment
 from ..families import DeliveryDropped, DeliveryRequeued
-from ..ledger.database.rows import Record, chunks
+from ..ledger.database.rows import chunks
 from ..ledger.database.tables import deliveries
-from ..ledger.due import ask_again
 from ..ledger.ledger import Ledger
-from ..publishing.outbox import soon
+from ..publishing.outbox import GRACE
 from .letters import DEAD, IDS, LETTERS, DeadLetter, Filter, letter_of, place_of
 
 if TYPE_CHECKING:
-    from ..publishing.publisher import Encoded
+    from ..core.event import Encoded
 
 logger = logging.getLogger(__name__)
 
@@ -182,7 +180,7 @@ class DeadLetters:
             number += len(letters)
             sent = sent and self._send(letters, announced)
             if not sent:
-                ask_again(self._ledger, [letter.id for letter in letters])
+                self._ledger.due.ask_again([letter.id for letter in letters])
             if progress:
                 progress(number)
         if not sent:
@@ -257,11 +255,8 @@ class DeadLetters:
         self, ids: Sequence[str], edited: Encoded | None, by: str, connection: Connection
     ) -> tuple[Sequence[DeadLetter], Sequence[Encoded]]:
         letters = self._lock(connection, ids)
-        values = {"outcome": Outcome.WAITING.value, "due": now(), "attempts": 0}
-        values.update(dict.fromkeys(("ended", "worker", "error", "traceback"), None))
-        if edited is not None:
-            values["body"] = edited.body.decode()
-        _update(connection, letters, values)
+        ids = [letter.id for letter in letters]
+        self._ledger.deliveries.requeue(connection, ids, edited and edited.body)
         announced = [self._requeued(letter, edited, by) for letter in letters]
         self._record(connection, announced)
         if edited is not None:
@@ -272,7 +267,7 @@ class DeadLetters:
         self, ids: Sequence[str], by: str, connection: Connection
     ) -> tuple[Sequence[DeadLetter], Sequence[Encoded]]:
         letters = self._lock(connection, ids)
-        _update(connection, letters, {"outcome": Outcome.DROPPED.value})
+        self._ledger.deliveries.drop(connection, [letter.id for letter in letters])
         announced = [self._audit(letter, DeliveryDropped(**_about(letter), by=by)) for letter in letters]
         self._record(connection, announced)
         return letters, announced
@@ -296,7 +291,7 @@ class DeadLetters:
         return encoded[0]
 
     def _record(self, connection: Connection, announced: Sequence[Encoded]) -> None:
-        self._ledger.write_events(connection, [Record(each.event, each.body) for each in announced], soon())
+        self._ledger.events.append(announced, due_in=GRACE, connection=connection)
 
     # -- after the transaction
 
@@ -324,11 +319,6 @@ def _letters(connection: Connection, query: Select[Any], ids: Sequence[str]) -> 
     """Return those of some deliveries that the query finds, in the order of the ids."""
     found = {row.id: letter_of(row) for row in connection.execute(query.where(deliveries.c.id.in_(ids)))}
     return [found[id] for id in ids if id in found]
-
-
-def _update(connection: Connection, letters: Sequence[DeadLetter], values: dict[str, Any]) -> None:
-    ids = [letter.id for letter in letters]
-    connection.execute(update(deliveries).where(deliveries.c.id.in_(ids)).values(values))
 
 
 def _about(letter: DeadLetter) -> dict[str, Any]:

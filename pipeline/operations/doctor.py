@@ -23,6 +23,7 @@ from ..agents.agent import Agents
 from ..agents.loading import import_agents
 from ..brokers.embedded.store import Store
 from ..brokers.embedded.transport import parse_url
+from ..brokers.kinds import kind_of_url
 from ..core.errors import ConfigError, EmbeddedBrokerError, without_passwords
 from ..delivery.consumer import AgentConsumer
 from ..publishing.publisher import Publisher
@@ -34,7 +35,6 @@ OLDEST = {"celery": (5, 7), "kombu": (5, 7)}
 OLDEST_SQLITE = (3, 35)
 #: Pools that cannot interrupt a task that takes too long.
 POOLS_WITHOUT_LIMITS = ("threads", "solo", "gevent", "eventlet")
-NEEDS_REDIS = ("redis", "rediss", "sentinel")
 EMBEDDED = ("sqlite", "memory")
 
 
@@ -173,17 +173,24 @@ def _scheme(url: str) -> str:
 def broker_check(celery: Celery, publisher: Publisher) -> Check:
     """Connect as publishing does, which declares the exchanges and publishes nothing."""
     start = monotonic()
-    if _scheme(_broker_url(celery)) in NEEDS_REDIS and not _is_installed("redis"):
-        return fail("broker", "the redis package is not installed", "pip install 'pipeline[redis]'")
+    needed = _needed_package(_broker_url(celery))
+    if needed and not _is_installed(needed):
+        return fail("broker", f"the {needed} package is not installed", f"pip install 'pipeline[{needed}]'")
     url = celery.connection_for_write().as_uri()
     try:
-        publisher._connect(start + BROKER_TIMEOUT).close()
+        publisher.connect(start + BROKER_TIMEOUT).close()
     except Exception as exc:
         mend = "start the broker, or set PIPELINE_BROKER_URL; leave it empty for the embedded broker"
         if isinstance(exc, EmbeddedBrokerError):
             mend = "do what the message says, or set PIPELINE_DIRECTORY to another place"
         return fail("broker", f"{url} does not answer: {type(exc).__name__}: {exc}", mend)
     return ok("broker", f"{url} answered in {(monotonic() - start) * 1000:.0f} ms")
+
+
+def _needed_package(url: str) -> str:
+    """Return what has to be installed for a broker beside the core; nothing for most."""
+    kind = kind_of_url("redis" if _scheme(url) == "sentinel" else url)
+    return kind.package if kind else ""
 
 
 def _is_installed(package: str) -> bool:
@@ -239,12 +246,12 @@ def shared_results(celery: Celery) -> Iterator[Check]:
 def ledger(bus: Any) -> Check:  # Bus
     """Open the ledger and count what lies in it."""
     if not bus.has_ledger:
-        from ..workers.sweeper import OFF
+        from ..workers.step import OFF
 
         return warn("ledger", OFF, "unset PIPELINE_LEDGER_URL for a file on this machine, or name a database")
     from ..ledger.status import status
 
-    return ok("ledger", f"{bus.ledger}: {status(bus.ledger)}")
+    return ok("ledger", f"{bus.ledger}: {status(bus.ledger.database)}")
 
 
 def shared_ledger(celery: Celery, used: Settings) -> Iterator[Check]:

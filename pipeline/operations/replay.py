@@ -15,9 +15,9 @@ from ..agents.agent import Agent
 from ..core.errors import BrokerUnavailable, InvalidAgent, InvalidSelection, LedgerUnavailable, nearest
 from ..core.event import Event, Payload
 from ..core.ids import new_id
+from ..core.routing import reaches
 from ..history.events import get_event, get_events
-from ..ledger.database.rows import wants
-from ..ledger.ledger import Ledger, read_agents
+from ..ledger.ledger import Ledger
 from ..publishing.publisher import Publisher
 
 #: Events that are sent at once.
@@ -117,7 +117,7 @@ class _ToAgent:
         self.advice = f"; repeat it with id={marks['replay']!r} to go on, nothing is done twice then"
 
     def wants(self, event: Event) -> bool:
-        return is_for(self._name, self._patterns, event)
+        return reaches(self._name, self._patterns, event.type, event.targets)
 
     def send(self, batch: Sequence[Event]) -> None:
         self._publisher.deliver(self._name, [(event, self._marks) for event in batch])
@@ -158,18 +158,10 @@ def _target(
         return _ToFunction(name, lambda result: bus.loop.run(result, None))
     if not isinstance(name, str) or not name:
         raise InvalidSelection("to: say who gets the events: an agent's name, or a function; never everybody at once")
-    with bus.ledger.database.reading() as connection:
-        known = {**read_agents(connection), **{agent.name: agent.patterns for agent in bus.agents}}
+    known = {**bus.ledger.subscribers.all(), **{agent.name: agent.patterns for agent in bus.agents}}
     if name not in known:
         raise InvalidAgent(f"no agent is called {name!r}; {nearest(name, known)}")
-    if not known[name]:
-        raise InvalidSelection(f"to: agent {name!r} listens to no event; joins and canvases call it")
     return _ToAgent(bus.publisher, name, known[name], marks)
-
-
-def is_for(agent: str, patterns: Iterable[str], event: Event) -> bool:
-    """Say whether an event reaches an agent: targets name it or are none, and a pattern matches."""
-    return (not event.targets or agent in event.targets) and wants(patterns, event.type)
 
 
 # -- which

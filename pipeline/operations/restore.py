@@ -63,7 +63,7 @@ def _restore(connection: Connection, ledger: Ledger, entries: Sequence[Entry]) -
     if not ledger.database.is_sqlite:
         _reserve(connection, max(entry.event["seq"] for entry in entries))
     rows = [entry.event for entry in entries]
-    number = _add(connection, ledger, events, rows)
+    number = _add_events(connection, ledger, rows)
     there = _known(connection, events, [row["id"] for row in rows])
     for row in rows:
         if row["id"] not in there:
@@ -71,7 +71,7 @@ def _restore(connection: Connection, ledger: Ledger, entries: Sequence[Entry]) -
                 f"event {row['id']} cannot be restored: its sequence number {row['seq']} belongs to another event; "
                 "the archive is of another ledger, restore it into an empty one"
             )
-    return number, _add(connection, ledger, deliveries, [one for entry in entries for one in entry.deliveries])
+    return number, _add_deliveries(connection, ledger, [row for entry in entries for row in entry.deliveries])
 
 
 def _refuse_foreign(connection: Connection, ledger: Ledger, entries: Sequence[Entry]) -> None:
@@ -83,13 +83,22 @@ def _refuse_foreign(connection: Connection, ledger: Ledger, entries: Sequence[En
         )
 
 
-def _add(connection: Connection, ledger: Ledger, table: Table, rows: Sequence[dict[str, Any]]) -> int:
-    """Insert the rows that are missing, and return their number."""
-    known = _known(connection, table, [row["id"] for row in rows])
-    missing = {row["id"]: row for row in rows if row["id"] not in known}
+def _add_events(connection: Connection, ledger: Ledger, rows: Sequence[dict[str, Any]]) -> int:
+    missing = _missing(connection, events, rows)
     if missing:
-        connection.execute(ledger.database.insert(table).on_conflict_do_nothing(), list(missing.values()))
+        connection.execute(ledger.database.insert(events).on_conflict_do_nothing(), missing)
     return len(missing)
+
+
+def _add_deliveries(connection: Connection, ledger: Ledger, rows: Sequence[dict[str, Any]]) -> int:
+    missing = _missing(connection, deliveries, rows)
+    ledger.deliveries.restore(connection, missing)
+    return len(missing)
+
+
+def _missing(connection: Connection, table: Table, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    known = _known(connection, table, [row["id"] for row in rows])
+    return list({row["id"]: row for row in rows if row["id"] not in known}.values())
 
 
 def _known(connection: Connection, table: Table, ids: Sequence[str]) -> set[str]:

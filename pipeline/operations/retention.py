@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, Select, Table, delete, select, tuple_
+from sqlalchemy import Connection, Select, delete, select, tuple_
 
 from ..core.errors import InvalidSelection
 from ..core.outcome import Outcome
+from ..core.routing import reaches, targets_of
 from ..core.times import SECOND, now
-from ..ledger.database.rows import chunks, wants
+from ..ledger.database.rows import chunks
 from ..ledger.database.tables import FINAL, agents, deliveries, events, joins, outbox
 from ..ledger.ledger import Ledger
-from ..ledger.reconcile import after
+from ..ledger.log import after
 from . import archive as archives
 from .archive import Entry
 
@@ -88,7 +89,7 @@ def prune(
         leaving = archives.batches(archives.read(archive), batch) if written else iter(())
     number = of_deliveries = 0
     for entries in leaving:
-        gone = ledger.database.run(partial(_delete, entries=entries))
+        gone = ledger.database.run(partial(_delete, ledger=ledger, entries=entries))
         number, of_deliveries = number + gone[0], of_deliveries + gone[1]
         if progress:
             progress(number)
@@ -115,7 +116,7 @@ class _Old:
         place = (-1, -1)
         while query is not None:
             with self._ledger.database.reading() as connection:
-                rows = _rows(connection, query.where(after(self._ledger, place)))
+                rows = _rows(connection, query.where(after(self._ledger.database, place)))
                 found = _examine(connection, rows, self._ledger.id)
             if not rows:
                 return
@@ -175,12 +176,9 @@ class _Listener:
 
     def awaits(self, row: dict[str, Any]) -> bool:
         """Say whether the event should reach the agent, and reconciliation has not been there yet to see to it."""
-        return (
-            (row["tx"], row["seq"]) > self.position
-            and row["replay"] is None
-            and (not row["targets"] or self.name in row["targets"].split(","))
-            and wants(self.patterns, row["type"])
-        )
+        if (row["tx"], row["seq"]) <= self.position or row["replay"] is not None:
+            return False
+        return reaches(self.name, self.patterns, row["type"], targets_of(row["targets"]))
 
 
 def _listeners(connection: Connection) -> list[_Listener]:
@@ -194,19 +192,15 @@ def _is_over(row: dict[str, Any], found: Iterable[dict[str, Any]], listeners: It
     return over and not any(agent.name not in outcomes and agent.awaits(row) for agent in listeners)
 
 
-def _delete(connection: Connection, entries: Sequence[Entry]) -> tuple[int, int]:
+def _delete(connection: Connection, ledger: Ledger, entries: Sequence[Entry]) -> tuple[int, int]:
     """Delete those events to which nothing has happened since they were read."""
     before = {entry.event["id"]: entry for entry in entries}
     rows = _rows(connection, select(events).where(events.c.id.in_(before)).order_by(*_ORDER))
     now_there = _examine(connection, rows, "").settled
     same = [entry for entry in now_there if entry.deliveries == before[entry.event["id"]].deliveries]
-    of_deliveries = [delivery["id"] for entry in same for delivery in entry.deliveries]
-    _delete_by_id(connection, deliveries, of_deliveries)
-    return _delete_by_id(connection, events, [entry.event["id"] for entry in same]), len(of_deliveries)
-
-
-def _delete_by_id(connection: Connection, table: Table, ids: Sequence[str]) -> int:
-    return sum(connection.execute(delete(table).where(table.c.id.in_(some))).rowcount for some in chunks(ids))
+    gone = ledger.deliveries.prune(connection, [delivery["id"] for entry in same for delivery in entry.deliveries])
+    ids = [entry.event["id"] for entry in same]
+    return sum(connection.execute(delete(events).where(events.c.id.in_(some))).rowcount for some in chunks(ids)), gone
 
 
 def _before(age: timedelta) -> int:

@@ -6,25 +6,23 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Connection, Select, delete, literal_column, select
+from sqlalchemy import Connection, Select, select
 
 from ..core.event import Event, Payload
-from ..core.ids import delivery_id
 from ..core.outcome import Outcome
+from ..core.routing import pattern_of, receivers
 from ..core.topics import matches
-from ..history.events import Recorded, pattern_of, recorded
+from ..history.events import Recorded, recorded
 from ..ledger.database.tables import deliveries, events
-from ..ledger.ledger import Ledger, read_agents
+from ..ledger.deliveries import UNROUTED
+from ..ledger.ledger import Ledger
 from ..ledger.log import COLUMNS
-from .replay import is_for
 
 #: Events that are read or routed at once.
 BATCH = 200
 
 
-# As a literal: SQLite takes the partial index only for the index's own condition.
-_MARKED = deliveries.c.outcome == literal_column(f"'{Outcome.UNROUTED.value}'")
-_UNROUTED: Select[Any] = select(*COLUMNS).join(deliveries, deliveries.c.event_id == events.c.id).where(_MARKED)
+_UNROUTED: Select[Any] = select(*COLUMNS).join(deliveries, deliveries.c.event_id == events.c.id).where(UNROUTED)
 _other = deliveries.alias()
 _NOBODY_HAD_IT = (
     ~select(_other.c.id).where(_other.c.event_id == events.c.id, _other.c.outcome != Outcome.UNROUTED.value).exists()
@@ -86,21 +84,8 @@ def replay_unrouted(
 
 def _route(connection: Connection, ledger: Ledger, chosen: Sequence[Event]) -> int:
     """Give events to the agents that listen to them now, and return how many had one."""
-    known = read_agents(connection)
-    agents = {event.id: [name for name, patterns in known.items() if is_for(name, patterns, event)] for event in chosen}
-    routed = [id for id, names in agents.items() if names]
-    if not routed:
-        return 0
-    marks = deliveries.c.event_id.in_(routed), _MARKED
-    # Who deletes the mark writes the deliveries: of two who do this at once, each event has one.
-    mine = list(connection.execute(delete(deliveries).where(*marks).returning(deliveries.c.event_id)).scalars())
-    rows = [_waiting(id, name) for id in mine for name in agents[id]]
-    if rows:
-        connection.execute(ledger.database.insert(deliveries).on_conflict_do_nothing(), rows)
-    return len(mine)
-
-
-def _waiting(event_id: str, agent: str) -> dict[str, Any]:
-    """Return the row of a delivery that the next sweep sends."""
-    row = {"id": delivery_id(event_id, agent), "event_id": event_id, "agent": agent}
-    return {**row, "outcome": Outcome.WAITING.value, "due": 0}
+    known = ledger.subscribers.read(connection)
+    agents = {event.id: receivers(known, event.type, event.targets) for event in chosen}
+    taken = ledger.deliveries.take_unrouted(connection, [id for id, names in agents.items() if names])
+    ledger.deliveries.add_waiting(connection, ((id, name, 0) for id in taken for name in agents[id]))
+    return len(taken)

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from ..core.errors import BrokerUnavailable, InvalidEvent, LedgerError, LedgerUnavailable, UnknownAgent
-from ..core.event import Event
-from ..core.times import SECOND, micros, now
-from ..ledger.database.rows import Record, timer_row
-from ..ledger.due import postpone
-from .publisher import Encoded, Publisher
+from ..core.event import Encoded, Event
+from ..core.times import micros
+from ..ledger.database.rows import Write, timer_row
+from ..ledger.timers import PUBLISH
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
     from ..ledger.ledger import Ledger
+    from .publisher import Publisher
 
 logger = logging.getLogger(__name__)
 
@@ -37,81 +37,72 @@ class Outbox:
         self.ledger = ledger
         self._publisher = publisher
         self._away_until = 0.0
+        #: What workers are told with each message, since the database was opened for the last time.
+        self._bus: dict[str, Any] = {}
+        self._opened = 0
         self._known: WeakKeyDictionary[Engine, bool] = WeakKeyDictionary()
 
-    def publish(self, events: Sequence[Event], *, timeout: float | None = None, end_join: str | None = None) -> None:
+    def publish(
+        self, events: Sequence[Event], *, timeout: float | None = None, rows: Sequence[Write] = ()
+    ) -> list[Event]:
         """Append events to the log and send them; what the broker does not take now is sent later.
-
-        Arguments:
-            timeout: seconds to wait for the broker.
-            end_join: the join that is complete with these events.
 
         Raises InvalidEvent, EventTooLarge or UnknownAgent before anything is written, and LedgerUnavailable.
 
         """
         batch = self.encode(events)
-        records = [Record(each.event, each.body) for each in batch]
-        if end_join is None:
-            self.ledger.append(records, due=soon())
-        else:
-            self.ledger.end_join(end_join, records, soon())
-        if not self.send(batch, timeout=timeout):
+        self.ledger.events.append(batch, due_in=GRACE, rows=rows)
+        sent = self.send(batch, timeout=timeout)
+        if not sent:
             self._hurry(events)
+        return [event.marked(sent=sent) if event.sent is not sent else event for event in events]
 
     def _hurry(self, events: Sequence[Event]) -> None:
         """Let the relay try at once: nobody else is sending these events any more."""
         try:
-            postpone(self.ledger, [event.id for event in events], PAUSE)
+            self.ledger.events.postpone([event.id for event in events], PAUSE)
         except LedgerUnavailable as exc:  # they are accepted; the relay takes them a little later
             logger.warning("the relay takes %d event(s) only in %g s: %s", len(events), GRACE, exc)
 
-    def join(self, transaction: Any, events: Sequence[Event]) -> None:
-        """Append events in the caller's own transaction; when it is committed, the relay sends them.
-
-        Arguments:
-            transaction: a SQLAlchemy Session or Connection on the ledger's database.
-
-        """
+    def append(self, transaction: Any, events: Sequence[Event]) -> list[Event]:
+        """Append events in the caller's own transaction; when it is committed, the relay sends them."""
         connection = _connection(transaction)
         batch = self.encode(events)
         with self.ledger.database.errors():
             self._check_database(connection)
             # Due at once: the relay sees the events as soon as they are committed.
-            self.ledger.append([Record(each.event, each.body) for each in batch], due=now(), connection=connection)
-        for event in events:
-            event.mark(sent=False)
+            self.ledger.events.append(batch, due_in=0, connection=connection)
+        return [event.marked(sent=False) for event in events]
 
-    def delay(self, event: Event, due: datetime, transaction: Any = None) -> None:
-        """Keep an event until it is due; then a worker publishes it. With a transaction, as join() does."""
-        row = self.delayed(self.encode([event])[0], due)
+    def delay(self, event: Event, due: datetime, transaction: Any = None) -> Event:
+        """Keep an event until it is due; then a worker publishes it. With a transaction, as append() does."""
+        row = timer_of(self.encode([event])[0], due)
         if transaction is None:
-            self.ledger.database.run(lambda own: self.ledger.add_timers(own, [row]))
+            self.ledger.timers.add([row])
         else:
             connection = _connection(transaction)
             with self.ledger.database.errors():
                 self._check_database(connection)
-                self.ledger.add_timers(connection, [row])
-        event.mark(sent=False)
+                self.ledger.timers.add([row], connection)
+        return event.marked(sent=False)
 
-    @staticmethod
-    def delayed(encoded: Encoded, due: datetime) -> dict[str, Any]:
-        """Return the timer of an event that is due later."""
-        event = encoded.event
-        return timer_row(event.id, "publish", micros(due), event.correlation_id, encoded.body)
+    def cancel(self, event_id: str) -> bool:
+        """Take back an event that is not due yet; say whether there was one."""
+        return self.ledger.timers.cancel(event_id)
+
+    def check_delay(self) -> None:
+        """Do nothing: what is delayed is kept in the ledger."""
 
     def encode(self, events: Sequence[Event]) -> list[Encoded]:
-        """Return events ready for the log and the wire."""
-        bus = {"ledger": self.ledger.id}
-        batch = [self._publisher.encode(event)._replace(bus=bus) for event in events]
-        for each in batch:
-            if each.event.targets:
-                self._check_targets(each.event)
-        return batch
-
-    def _check_targets(self, event: Event) -> None:
-        unknown = self.ledger.database.read(lambda connection: self.ledger.unknown_agents(event.targets, connection))
-        if unknown:
+        """Return events ready for the log and the wire; raise InvalidEvent, EventTooLarge or UnknownAgent."""
+        if self._opened != self.ledger.database.opened or not self._opened:
+            self._bus = {"ledger": self.ledger.id}
+            self._opened = self.ledger.database.opened
+        batch = [event.encoded(self._publisher.max_bytes, self._bus) for event in events]
+        targets = [target for event in events for target in event.targets]
+        if targets and (unknown := self.ledger.subscribers.unknown(list(dict.fromkeys(targets)))):
             raise UnknownAgent(f"targets: {unknown}")
+        return batch
 
     def send(self, batch: Sequence[Encoded], *, timeout: float | None = None) -> bool:
         """Send what is in the outbox and take it out; say whether the broker took it."""
@@ -125,14 +116,9 @@ class Outbox:
             if monotonic() >= self._away_until:
                 logger.warning("%s; what was accepted is kept and sent later", exc)
                 self._away_until = monotonic() + PAUSE
-            for each in batch:
-                each.event.mark(sent=False)
             return False
-        for each in batch:
-            if not each.event.sent:  # an earlier try has failed
-                each.event.mark(sent=True)
         try:
-            self.ledger.mark_sent([each.event.id for each in batch])
+            self.ledger.events.mark_sent([each.event.id for each in batch])
         except LedgerUnavailable as exc:  # then the relay sends them once more, and the inbox knows them
             logger.warning("the broker has %d event(s), but that could not be noted: %s", len(batch), exc)
         return True
@@ -160,9 +146,9 @@ class Outbox:
         self._known[engine] = True
 
 
-def soon() -> int:
-    """Return when the relay is to send what its publisher has not sent by then."""
-    return now() + round(GRACE * SECOND)
+def timer_of(encoded: Encoded, due: datetime) -> dict[str, Any]:
+    """Return the timer of an event that is due later."""
+    return timer_row(encoded.event.id, PUBLISH, micros(due), encoded.event.correlation_id, encoded.body)
 
 
 def _connection(transaction: Any) -> Connection:

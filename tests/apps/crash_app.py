@@ -15,19 +15,21 @@ from contract_app import once
 from effects_app import app
 
 from pipeline import Event
-from pipeline.delivery.consumer import DeliveryRequest
-from pipeline.delivery.task import decode
-from pipeline.ledger import due
+from pipeline.agents.payloads import decode
+from pipeline.core.event import Encoded
+from pipeline.delivery import inbox
+from pipeline.delivery.request import DeliveryRequest
+from pipeline.ledger.database import leases
 from pipeline.ledger.ledger import Ledger
 from pipeline.publishing import outbox
 from pipeline.publishing.outbox import Outbox
-from pipeline.publishing.publisher import Encoded, Publisher
+from pipeline.publishing.publisher import Publisher
 
 __all__ = ["app"]
 
 # What a dead process has left in the outbox is sent again after seconds: the test is quicker, and sees more copies.
-outbox.GRACE = 1.0
-due.LEASE = 2.0
+outbox.GRACE = inbox.GRACE = 1.0
+leases.LEASE = 2.0
 
 #: Where a process dies, and which event is on its way then.
 POINTS = {

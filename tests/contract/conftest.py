@@ -10,7 +10,6 @@ import pytest
 
 from pipeline import Pipeline
 from pipeline.history import projections
-from pipeline.ledger import due
 from pipeline.ledger.ledger import Ledger
 from pipeline.operations.dead_letters import DeadLetters
 from tests import readmodels
@@ -57,7 +56,7 @@ def ready(make: Callable[..., Pipeline]) -> Pipeline:
 @pytest.fixture
 def living_worker(ledger: Ledger) -> None:
     """Let the worker w1 live."""
-    due.heartbeat(ledger, "w1")
+    ledger.workers.heartbeat("w1")
 
 
 @pytest.fixture

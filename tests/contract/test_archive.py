@@ -15,9 +15,8 @@ import pytest
 
 from pipeline import Event, Pipeline
 from pipeline.core.errors import LedgerUnavailable
-from pipeline.core.event import new_event
+from pipeline.core.event import Encoded, new_event
 from pipeline.ledger.database.migrate import VERSION_TABLE
-from pipeline.ledger.database.rows import Record
 from pipeline.ledger.database.tables import events, metadata, outbox
 from pipeline.operations import retention
 from pipeline.operations.archive import ArchiveError
@@ -88,7 +87,7 @@ def test_an_archive_is_lines_of_cloudevents(app: Pipeline, tmp_path: Path) -> No
 def test_an_event_on_several_lines_fits_on_one(app: Pipeline, tmp_path: Path) -> None:
     text = json.dumps(json.loads(new_event("lost.one", {"a": "b\nc"}, source="/x").encode()), indent=1)
     event = Event.decode(text)
-    app.ledger.append([Record(event, text.replace("\n", "\r\n").encode())], due=None)
+    app.ledger.events.append([Encoded(event, text.replace("\n", "\r\n").encode())], due_in=None)
     prune(app.ledger, keep=0, archive=tmp_path / "a.jsonl")
     restore(app.ledger, tmp_path / "a.jsonl")
     assert Event.decode(rows(app, events)[0]["body"]) == event
@@ -224,9 +223,9 @@ from pipeline.ledger.ledger import Ledger
 left = int(sys.argv[3])
 original = retention._delete
 
-def delete(connection, entries):
+def delete(connection, **options):
     global left
-    found = original(connection, entries)
+    found = original(connection, **options)
     if not left:
         os.kill(os.getpid(), signal.SIGKILL)
     left -= 1

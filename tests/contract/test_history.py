@@ -202,7 +202,7 @@ def test_an_unknown_id_is_explained(ledger: Ledger) -> None:
     put(ledger, event)
     delivery = succeed(ledger, event, "billing")
     with ledger.database.transaction() as connection:
-        ledger.add_timers(connection, [timer_row("later", "publish", micros(START), "later", b"{}")])
+        ledger.timers.add([timer_row("later", "publish", micros(START), "later", b"{}")], connection)
 
     with pytest.raises(UnknownEvent, match="no event 'nope' is in the ledger"):
         get_event(ledger, "nope")

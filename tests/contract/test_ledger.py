@@ -6,8 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,9 +15,8 @@ from sqlalchemy import update
 from pipeline import Event, Pipeline
 from pipeline.core.errors import LedgerUnavailable
 from pipeline.core.outcome import Outcome
-from pipeline.core.times import SECOND, now
-from pipeline.ledger import due
-from pipeline.ledger.database import fast
+from pipeline.core.times import SECOND
+from pipeline.ledger.database.fast import Fast
 from pipeline.ledger.database.rows import DEAD_AFTER
 from pipeline.ledger.database.tables import deliveries, events, outbox, workers
 from pipeline.ledger.ledger import Claim, Ledger
@@ -37,8 +35,8 @@ CLAIMS = 25
 
 def test_an_event_that_is_appended_twice_is_there_once(app: Pipeline, ledger: Ledger) -> None:
     one = record(new_order())
-    ledger.append([one], due=now())
-    ledger.append([one, record(new_order())], due=now())
+    ledger.events.append([one], due_in=0)
+    ledger.events.append([one, record(new_order())], due_in=0)
     assert len(rows(app, events)) == len(rows(app, outbox)) == 2
     assert len(rows(app, outcome="unrouted")) == 2, "no agent is known"
 
@@ -46,47 +44,47 @@ def test_an_event_that_is_appended_twice_is_there_once(app: Pipeline, ledger: Le
 def test_events_are_numbered_in_the_order_in_which_they_come(app: Pipeline, ledger: Ledger) -> None:
     batches = [[record(new_order()) for _ in range(size)] for size in (1, 5, 1, 600)]
     for batch in batches:
-        ledger.append(batch, due=now())
-        ledger.append(batch, due=now())
+        ledger.events.append(batch, due_in=0)
+        ledger.events.append(batch, due_in=0)
     found = rows(app, events)  # by seq
     assert [row["id"] for row in found] == [each.event.id for batch in batches for each in batch]
     assert len({row["seq"] for row in found}) == 607
 
 
 def test_a_number_is_not_given_again_when_its_event_is_deleted(app: Pipeline, ledger: Ledger) -> None:
-    ledger.append([record(new_order())], due=None)
+    ledger.events.append([record(new_order())], due_in=None)
     (first,) = rows(app, events)
     with ledger.database.transaction() as connection:
         connection.execute(events.delete())
-    ledger.append([record(new_order())], due=None)
+    ledger.events.append([record(new_order())], due_in=None)
     assert rows(app, events)[0]["seq"] > first["seq"]
 
 
 def test_an_event_is_in_the_outbox_until_it_is_marked_sent(app: Pipeline, ledger: Ledger) -> None:
     batch = [record(new_order()) for _ in range(4)]
-    ledger.append(batch, due=now())
+    ledger.events.append(batch, due_in=0)
     ids = [each.event.id for each in batch]
-    ledger.mark_sent([])
-    ledger.mark_sent(ids[:1])
+    ledger.events.mark_sent([])
+    ledger.events.mark_sent(ids[:1])
     assert {row["event_id"] for row in rows(app, outbox)} == set(ids[1:])
-    assert {event.id for event in ledger.unsent(ids)} == set(ids[1:])
-    ledger.mark_sent(ids[:3])
+    assert {event.id for event in ledger.events.unsent(ids)} == set(ids[1:])
+    ledger.events.mark_sent(ids[:3])
     assert [row["event_id"] for row in rows(app, outbox)] == ids[3:]
     assert len(rows(app, events)) == 4
 
 
 def test_without_a_due_time_the_outbox_is_left_alone(app: Pipeline, ledger: Ledger) -> None:
-    ledger.append([record(new_order())], due=None)
+    ledger.events.append([record(new_order())], due_in=None)
     assert rows(app, outbox) == []
 
 
 def test_what_is_appended_in_a_foreign_transaction_shares_its_fate(app: Pipeline, ledger: Ledger) -> None:
     kept, gone = record(new_order()), record(new_order())
     with ledger.database.session() as session:
-        ledger.append([gone], due=now(), connection=session.connection())
+        ledger.events.append([gone], due_in=0, connection=session.connection())
         session.rollback()
     with ledger.database.session() as session:
-        ledger.append([kept], due=now(), connection=session.connection())
+        ledger.events.append([kept], due_in=0, connection=session.connection())
         session.commit()
     assert [row["id"] for row in rows(app, events)] == [kept.event.id]
     assert [row["event_id"] for row in rows(app, outbox)] == [kept.event.id]
@@ -99,8 +97,8 @@ def test_the_first_claim_is_the_first_attempt(app: Pipeline, ledger: Ledger) -> 
     event, id = running(ledger)
     row = delivery(app)
     assert (row["id"], row["event_id"], row["outcome"], row["attempts"]) == (id, event.id, "running", 1)
-    assert ledger.state(id) == (Outcome.RUNNING, 1)
-    assert ledger.state("never-claimed") == (None, 0)
+    assert ledger.deliveries.state(id) == (Outcome.RUNNING, 1)
+    assert ledger.deliveries.state("never-claimed") == (None, 0)
 
 
 def test_a_copy_of_what_a_living_worker_runs_is_not_run(app: Pipeline, ledger: Ledger) -> None:
@@ -139,9 +137,9 @@ def test_what_the_broker_delivers_again_is_run_again(app: Pipeline, ledger: Ledg
 
 def test_what_a_worker_ran_that_has_left_is_run_again(ledger: Ledger) -> None:
     event, _ = running(ledger)
-    due.heartbeat(ledger, "w2")
+    ledger.workers.heartbeat("w2")
     assert claim(ledger, new_order(), "w2").attempt == 1, "that others live and work is nothing to this one"
-    due.leave(ledger, "w1")
+    ledger.workers.leave("w1")
     assert claim(ledger, event, "w2").attempt == 2
     assert claim(ledger, event, "w3").attempt == 0, "now w2 runs it, which lives"
 
@@ -167,13 +165,13 @@ def test_a_retry_is_run_only_for_the_attempt_that_is_expected(ledger: Ledger) ->
 def test_what_has_ended_is_never_run_again(app: Pipeline, ledger: Ledger, outcome: str) -> None:
     event, id = running(ledger)
     if outcome == "succeeded":
-        ledger.succeed(id, [record(new_order())], [], due=None, result='"done"')
+        ledger.succeed(id, [record(new_order())], [], due_in=None, result='"done"')
     elif outcome == "dead":
         assert die(ledger, event, 1)
     else:
         with ledger.database.transaction() as connection:
             connection.execute(update(deliveries).values(outcome=outcome))
-    due.leave(ledger, "w1")
+    ledger.workers.leave("w1")
     before = delivery(app)
     for options in ({}, {"redelivered": True}, {"expected": 2}):
         found = claim(ledger, event, "w2", **options)
@@ -185,7 +183,7 @@ def test_what_has_ended_is_never_run_again(app: Pipeline, ledger: Ledger, outcom
 def test_the_event_of_another_program_is_logged_with_its_first_claim(app: Pipeline, ledger: Ledger) -> None:
     event = new_order()
     for _ in range(2):
-        claim(ledger, event, body=event.encode())
+        claim(ledger, event, logged=False)
     (row,) = rows(app, events)
     assert Event.decode(row["body"]) == event
     assert rows(app, outbox) == [], "the broker has it"
@@ -196,19 +194,15 @@ def lost_answer(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let the next transaction be committed, but its client not hear of it."""
     lost: list[str] = []
 
-    def lose(begin: Callable[..., Any]) -> Callable[..., Any]:
-        @contextmanager
-        def losing(*args: Any) -> Iterator[Any]:
-            with begin(*args) as connection:
-                yield connection
-            if not lost:
-                lost.append("the answer")
-                raise LedgerUnavailable("server closed the connection unexpectedly")
+    def losing(self: Fast, *args: Any) -> Any:
+        result = transact(self, *args)
+        if not lost:
+            lost.append("the answer")
+            raise LedgerUnavailable("server closed the connection unexpectedly")
+        return result
 
-        return losing
-
-    monkeypatch.setattr(fast, "transaction", lose(fast.transaction))
-    monkeypatch.setattr(fast, "alone", lose(fast.alone))
+    transact = Fast._transact
+    monkeypatch.setattr(Fast, "_transact", losing)
     yield
     assert lost
 
@@ -222,7 +216,7 @@ def test_a_claim_whose_answer_is_lost_is_the_one_that_runs(ledger: Ledger) -> No
 
 @pytest.mark.usefixtures("lost_answer")
 def test_events_whose_answer_is_lost_are_appended_once(app: Pipeline, ledger: Ledger) -> None:
-    ledger.append([record(new_order()), record(new_order())], due=now())
+    ledger.events.append([record(new_order()), record(new_order())], due_in=0)
     assert len(rows(app, events)) == len(rows(app, outbox)) == 2
 
 
@@ -236,16 +230,16 @@ CLAIMER = """
 import json, sys
 from pipeline import Event
 from pipeline.core.ids import delivery_id
-from pipeline.ledger import due
+from pipeline.ledger.deliveries import Delivery
 from pipeline.ledger.ledger import Ledger
 ledger = Ledger(sys.argv[1])
-due.heartbeat(ledger, sys.argv[2])
+ledger.workers.heartbeat(sys.argv[2])
 print("ready", flush=True)
 found = []
 for line in sys.stdin:
     event = Event.decode(line)
     id = delivery_id(event.id, "billing")
-    found.append(ledger.claim(id, event, "billing", worker=sys.argv[2]).attempt)
+    found.append(ledger.claim(Delivery(id, event, "billing"), worker=sys.argv[2]).attempt)
 ledger.close()
 print(json.dumps(found))
 """

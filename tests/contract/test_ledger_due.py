@@ -11,7 +11,7 @@ from sqlalchemy import delete, update
 from pipeline import Event, Pipeline
 from pipeline.core.event import new_event
 from pipeline.core.times import SECOND, now
-from pipeline.ledger import due
+from pipeline.ledger.database import leases
 from pipeline.ledger.database.rows import timer_row
 from pipeline.ledger.database.tables import deliveries, events, outbox, timers
 from pipeline.ledger.ledger import Ledger
@@ -24,7 +24,7 @@ GRACE = 10.0
 
 def set_timers(ledger: Ledger, *found: dict[str, Any]) -> None:
     with ledger.database.transaction() as connection:
-        ledger.add_timers(connection, list(found))
+        ledger.timers.add(list(found), connection)
 
 
 def later(ledger: Ledger, event: Event, in_: float) -> None:
@@ -33,7 +33,7 @@ def later(ledger: Ledger, event: Event, in_: float) -> None:
 
 
 def fired(ledger: Ledger, **options: Any) -> tuple[list[str], list[str], int]:
-    found, retries, lease = due.take_timers(ledger, GRACE, **options)
+    found, retries, lease = ledger.timers.take(GRACE, **options)
     return [record.event.id for record in found], [one.id for one in retries], lease
 
 
@@ -53,7 +53,7 @@ def test_no_timer_is_taken_early(app: Pipeline, ledger: Ledger) -> None:
     event = new_event("order.placed", source="/test")
     later(ledger, event, 5)
     retrying(ledger)
-    assert due.take_timers(ledger, GRACE)[:2] == ([], [])
+    assert ledger.timers.take(GRACE)[:2] == ([], [])
     assert len(rows(app, timers)) == 2
     move(ledger, timers, 5)
     assert fired(ledger)[:2] == ([event.id], [])
@@ -64,7 +64,7 @@ def test_a_delayed_event_moves_to_the_log_when_it_is_due(app: Pipeline, ledger: 
     event = new_event("order.placed", source="/test").evolve(time=at)
     later(ledger, event, -1)
     before = now()
-    (record,), _, _ = due.take_timers(ledger, GRACE)
+    (record,), _, _ = ledger.timers.take(GRACE)
     assert (record.event, record.body) == (event, event.encode())
     assert rows(app, timers) == []
     (row,) = rows(app, events)
@@ -86,27 +86,27 @@ def test_a_delayed_event_that_is_set_anew_is_the_new_one(app: Pipeline, ledger: 
 def test_a_delayed_event_is_taken_back_until_it_has_moved(ledger: Ledger) -> None:
     event = new_event("order.placed", source="/test")
     later(ledger, event, -1)
-    assert ledger.cancel(event.id)
-    assert not ledger.cancel(event.id)
+    assert ledger.timers.cancel(event.id)
+    assert not ledger.timers.cancel(event.id)
     assert fired(ledger)[0] == []
     later(ledger, event, -1)
     assert fired(ledger)[0] == [event.id]
-    assert not ledger.cancel(event.id)
+    assert not ledger.timers.cancel(event.id)
 
 
 def test_a_retry_cannot_be_cancelled_like_a_delayed_event(app: Pipeline, ledger: Ledger) -> None:
     (id,) = retrying(ledger)
-    assert not ledger.cancel(id)
+    assert not ledger.timers.cancel(id)
     assert len(rows(app, timers)) == 1
 
 
 def test_a_retry_is_sent_for_its_next_attempt(ledger: Ledger) -> None:
     (id,) = retrying(ledger)
     move(ledger, timers, 60)
-    (found,) = due.take_timers(ledger, GRACE)[1]
-    assert (found.id, found.agent) == (id, "billing")
-    assert found.bus == {"ledger": ledger.id, "direct": True, "attempt": 2}
-    assert Event.decode(found.body) == found.event
+    (found,) = ledger.timers.take(GRACE)[1]
+    assert (found.id, found.encoded.agent) == (id, "billing")
+    assert found.encoded.bus == {"ledger": ledger.id, "direct": True, "attempt": 2}
+    assert Event.decode(found.encoded.body) == found.encoded.event
 
 
 def test_what_a_taker_leaves_behind_is_taken_by_another_after_the_lease(ledger: Ledger) -> None:
@@ -114,7 +114,7 @@ def test_what_a_taker_leaves_behind_is_taken_by_another_after_the_lease(ledger: 
     move(ledger, timers, 60)
     assert sorted(fired(ledger)[1]) == sorted(ids)
     assert fired(ledger)[1] == [], "they are his until the lease ends"
-    move(ledger, timers, due.LEASE - 5)
+    move(ledger, timers, leases.LEASE - 5)
     assert fired(ledger)[1] == []
     move(ledger, timers, 5)
     assert sorted(fired(ledger)[1]) == sorted(ids)
@@ -125,9 +125,9 @@ def test_finishing_keeps_a_timer_that_was_set_anew_meanwhile(app: Pipeline, ledg
     move(ledger, timers, 60)
     _, ids, lease = fired(ledger)
     set_timers(ledger, timer_row(first, "retry", now() + 60 * SECOND, "c"))
-    due.finish_timers(ledger, ids, lease)
+    ledger.timers.finish(ids, lease)
     assert [row["id"] for row in rows(app, timers)] == [first]
-    due.release_timers(ledger, [first, second], lease, 0)
+    ledger.timers.release([first, second], lease, 0)
     assert rows(app, timers)[0]["due"] > now(), "nor is it released"
 
 
@@ -135,7 +135,7 @@ def test_timers_that_could_not_be_sent_are_soon_due_again(ledger: Ledger) -> Non
     ids = retrying(ledger, 2)
     move(ledger, timers, 60)
     _, taken, lease = fired(ledger)
-    due.release_timers(ledger, taken, lease, 0)
+    ledger.timers.release(taken, lease, 0)
     assert sorted(fired(ledger)[1]) == sorted(ids)
 
 
@@ -144,7 +144,7 @@ def test_the_timer_of_a_delivery_that_has_ended_is_deleted(app: Pipeline, ledger
     with ledger.database.transaction() as connection:
         connection.execute(update(deliveries).values(outcome="succeeded"))
     move(ledger, timers, 60)
-    assert due.take_timers(ledger, GRACE)[:2] == ([], [])
+    assert ledger.timers.take(GRACE)[:2] == ([], [])
     assert rows(app, timers) == []
 
 
@@ -167,7 +167,7 @@ def test_no_two_takers_take_the_same_timer(ledger: Ledger) -> None:
 
 
 def take(ledger: Ledger, **options: Any) -> list[str]:
-    return [record.event.id for record in due.take_outbox(ledger, **options)]
+    return [record.event.id for record in ledger.events.take(**options)]
 
 
 def test_no_two_relays_take_the_same_event(ledger: Ledger) -> None:
@@ -179,15 +179,15 @@ def test_no_two_relays_take_the_same_event(ledger: Ledger) -> None:
 def test_what_a_relay_has_taken_and_not_sent_is_taken_by_another_after_the_lease(ledger: Ledger) -> None:
     ids = [event.id for event in append(ledger, 3)]
     assert take(ledger) == ids, "in the order of the log"
-    move(ledger, outbox, due.LEASE - 5)
+    move(ledger, outbox, leases.LEASE - 5)
     assert take(ledger) == []
     move(ledger, outbox, 5)
     assert take(ledger) == ids
-    due.postpone(ledger, ids[:1], 0)
+    ledger.events.postpone(ids[:1], 0)
     assert take(ledger) == ids[:1]
-    due.postpone(ledger, ids[:1], 60)
-    ledger.mark_sent(ids[1:])
-    move(ledger, outbox, due.LEASE)
+    ledger.events.postpone(ids[:1], 60)
+    ledger.events.mark_sent(ids[1:])
+    move(ledger, outbox, leases.LEASE)
     assert take(ledger) == []
 
 

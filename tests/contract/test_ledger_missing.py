@@ -8,14 +8,14 @@ import pytest
 from sqlalchemy import delete, select
 
 from pipeline import Pipeline
-from pipeline.core.event import new_event
+from pipeline.core.event import Encoded, new_event
 from pipeline.core.ids import delivery_id
 from pipeline.core.outcome import Outcome
 from pipeline.core.times import SECOND, now
-from pipeline.ledger import due
 from pipeline.ledger import reconcile as reconciliation
-from pipeline.ledger.database.rows import DEAD_AFTER, Record
+from pipeline.ledger.database.rows import DEAD_AFTER
 from pipeline.ledger.database.tables import agents, deliveries, events, timers, workers
+from pipeline.ledger.deliveries import Delivery
 from pipeline.ledger.ledger import Ledger
 from tests.ledgers import AFTER, LONG_AGO, ON_POSTGRESQL, append, move, old, reconcile, retrying
 from tests.records import age, rows, run_agents
@@ -38,18 +38,18 @@ def test_an_event_that_never_reached_an_agent_is_found_and_waits(app: Pipeline, 
     assert waiting(app) == {lost.id}, "the younger one may still be on its way"
     assert waiting(app, "mail") == set()
     assert unrouted(app) == set()
-    assert due.at_once(ledger) == []
-    assert due.lost(ledger, "billing", AFTER) == []
+    assert ledger.due.at_once() == []
+    assert ledger.due.lost("billing", AFTER) == []
     move(ledger, deliveries, AFTER + 1)
-    (found,) = due.lost(ledger, "billing", AFTER)
-    assert (found.event, found.bus) == (lost, {"ledger": ledger.id, "direct": True})
-    assert ledger.claim(found.id, lost, "billing", worker="w1").attempt == 1
+    (found,) = ledger.due.lost("billing", AFTER)
+    assert (found.encoded.event, found.encoded.bus) == (lost, {"ledger": ledger.id, "direct": True})
+    assert ledger.claim(Delivery(found.id, lost, "billing"), worker="w1").attempt == 1
 
 
 def test_an_event_that_reached_its_agent_is_not_missing(app: Pipeline, ledger: Ledger) -> None:
     run_agents(app, {"billing": "order.#"})
     (event,) = old(app)
-    ledger.claim(delivery_id(event.id, "billing"), event, "billing", worker="w1")
+    ledger.claim(Delivery(delivery_id(event.id, "billing"), event, "billing"), worker="w1")
     reconcile(ledger)
     assert [row["outcome"] for row in rows(app)] == ["running"]
 
@@ -58,7 +58,7 @@ def test_events_that_a_replay_emitted_reach_nobody(app: Pipeline, ledger: Ledger
     run_agents(app, {"billing": "order.#"})
     for type in ("order.placed", "user.left"):
         event = new_event(type, source="/test")
-        ledger.append([Record(event, event.encode(), replay="r1")], due=None)
+        ledger.events.append([Encoded(event, event.encode(), replay="r1")], due_in=None)
         age(app, [event], LONG_AGO)
     reconcile(ledger)
     assert rows(app) == []
@@ -76,7 +76,7 @@ def test_an_event_that_nobody_wants_is_unrouted_until_somebody_does(app: Pipelin
     (event,) = old(app)
     reconcile(ledger)
     assert unrouted(app) == {event.id}
-    reconciliation.register(ledger, {"billing": (("order.#",), 0)})
+    ledger.subscribers.register({"billing": (("order.#",), 0)})
     reconcile(ledger)
     assert (unrouted(app), waiting(app)) == (set(), {event.id})
 
@@ -85,8 +85,8 @@ def test_an_event_that_became_unwanted_meanwhile_is_marked_as_unrouted(app: Pipe
     run_agents(app, {"billing": "order.#", "mail": "user.#"})
     (event,) = old(app)
     assert unrouted(app) == set()
-    assert reconciliation.forget(ledger, "billing")
-    assert not reconciliation.forget(ledger, "billing")
+    assert ledger.subscribers.forget("billing")
+    assert not ledger.subscribers.forget("billing")
     reconcile(ledger)
     assert (unrouted(app), waiting(app)) == ({event.id}, set())
 
@@ -104,14 +104,14 @@ def test_a_new_agent_gets_the_past_that_it_asks_for_at_once(app: Pipeline, ledge
     first, second, third = append(ledger, 3)
     numbers = {row["id"]: row["seq"] for row in rows(app, events)}
     since = {"everything": 0, "sequence": numbers[second.id], "time": second.time}[how]
-    reconciliation.register(ledger, {"billing": (("order.#",), since)})
+    ledger.subscribers.register({"billing": (("order.#",), since)})
     reconcile(ledger)
     wanted = [first, second, third][how != "everything" :]
-    assert sorted(one.event.id for one in due.at_once(ledger)) == sorted(event.id for event in wanted)
-    assert due.at_once(ledger) == [], "they were taken"
-    reconciliation.register(ledger, {"billing": (("order.#",), 0)})
+    assert sorted(one.encoded.event.id for one in ledger.due.at_once()) == sorted(event.id for event in wanted)
+    assert ledger.due.at_once() == [], "they were taken"
+    ledger.subscribers.register({"billing": (("order.#",), 0)})
     reconcile(ledger)
-    assert due.at_once(ledger) == [], "it is no longer new"
+    assert ledger.due.at_once() == [], "it is no longer new"
 
 
 def test_an_agents_changed_pattern_counts_from_where_it_was_checked(app: Pipeline, ledger: Ledger) -> None:
@@ -129,7 +129,7 @@ def test_many_events_are_checked_in_steps(app: Pipeline, ledger: Ledger, monkeyp
     monkeypatch.setattr(reconciliation, "BATCH", 10)
     run_agents(app, {"billing": "order.#", "stock": "order.placed"})
     wanted = {event.id for event in old(app, 35)}
-    reconciliation.check(ledger, AFTER)
+    ledger.reconciliation.check(AFTER)
     assert len(waiting(app)) == 10
     reconcile(ledger)
     assert waiting(app) == waiting(app, "stock") == wanted
@@ -140,7 +140,7 @@ def test_what_is_committed_late_does_not_escape(app: Pipeline, ledger: Ledger) -
     run_agents(app, {"billing": "order.#"})
     slow = new_event("order.placed", source="/test")
     with ledger.database.session() as session:
-        ledger.append([Record(slow, slow.encode())], due=now(), connection=session.connection())
+        ledger.events.append([Encoded(slow, slow.encode())], due_in=0, connection=session.connection())
         quick = old(app, 3)
         reconcile(ledger)
         assert waiting(app) == set(), "an earlier one may still come"
@@ -177,7 +177,7 @@ def test_a_delivery_that_begins_while_it_is_looked_for_is_no_trouble(app: Pipeli
         checker.join(0.5)  # it waits for this transaction, or has not got there yet: both end well
         session.commit()
     checker.join()
-    assert (waiting(app), ledger.state(id)) == ({lost.id}, (Outcome.RUNNING, 1))
+    assert (waiting(app), ledger.deliveries.state(id)) == ({lost.id}, (Outcome.RUNNING, 1))
 
 
 # -- lost deliveries, living workers
@@ -186,54 +186,56 @@ def test_a_delivery_that_begins_while_it_is_looked_for_is_no_trouble(app: Pipeli
 def test_a_delivery_is_lost_when_its_worker_is_dead_or_its_timer_is_gone(app: Pipeline, ledger: Ledger) -> None:
     held, abandoned = append(ledger, 2)
     for event, worker in ((held, "alive"), (abandoned, "dead")):
-        due.heartbeat(ledger, worker)
-        ledger.claim(delivery_id(event.id, "billing"), event, "billing", worker=worker)
+        ledger.workers.heartbeat(worker)
+        ledger.claim(Delivery(delivery_id(event.id, "billing"), event, "billing"), worker=worker)
     _, forgotten = retrying(ledger, 2)
     with ledger.database.transaction() as connection:
         connection.execute(delete(timers).where(timers.c.id == forgotten))
-    due.leave(ledger, "dead")
-    assert due.agents_with_lost(ledger, AFTER) == []
+    ledger.workers.leave("dead")
+    assert ledger.due.agents_with_lost(AFTER) == []
     move(ledger, deliveries, 60 + AFTER + 1)
     move(ledger, deliveries, AFTER + 1, "started")
-    assert due.agents_with_lost(ledger, AFTER) == ["billing"]
-    assert due.lost(ledger, "stock", AFTER) == []
-    found = {one.id: one.bus.get("attempt") for one in due.lost(ledger, "billing", AFTER)}
+    assert ledger.due.agents_with_lost(AFTER) == ["billing"]
+    assert ledger.due.lost("stock", AFTER) == []
+    found = {one.id: one.encoded.bus.get("attempt") for one in ledger.due.lost("billing", AFTER)}
     assert found == {delivery_id(abandoned.id, "billing"): None, forgotten: 2}
-    assert due.lost(ledger, "billing", AFTER) == [], "they are on their way"
-    assert ledger.claim(delivery_id(abandoned.id, "billing"), abandoned, "billing", worker="alive").attempt == 2
+    assert ledger.due.lost("billing", AFTER) == [], "they are on their way"
+    assert (
+        ledger.claim(Delivery(delivery_id(abandoned.id, "billing"), abandoned, "billing"), worker="alive").attempt == 2
+    )
 
 
 def test_a_delivery_that_could_not_be_sent_is_asked_for_again(app: Pipeline, ledger: Ledger) -> None:
-    reconciliation.register(ledger, {"billing": (("order.#",), 0)})
+    ledger.subscribers.register({"billing": (("order.#",), 0)})
     append(ledger)
     reconcile(ledger, 0)
     move(ledger, deliveries, 1)
-    (found,) = due.lost(ledger, "billing", 0)
-    assert due.at_once(ledger) == []
-    due.ask_again(ledger, [found.id])
-    assert [one.id for one in due.at_once(ledger)] == [found.id]
+    (found,) = ledger.due.lost("billing", 0)
+    assert ledger.due.at_once() == []
+    ledger.due.ask_again([found.id])
+    assert [one.id for one in ledger.due.at_once()] == [found.id]
 
 
 def test_a_delivery_whose_event_was_deleted_is_dropped_and_says_why(app: Pipeline, ledger: Ledger) -> None:
     append(ledger)
-    reconciliation.register(ledger, {"billing": (("order.#",), 0)})
+    ledger.subscribers.register({"billing": (("order.#",), 0)})
     reconcile(ledger)
     with ledger.database.transaction() as connection:
         connection.execute(delete(events))
-    assert due.at_once(ledger) == []
+    assert ledger.due.at_once() == []
     (row,) = rows(app, agent="billing")
     assert (row["outcome"], row["error"]) == ("dropped", "the ledger no longer has the event")
 
 
 def test_workers_come_live_and_leave(app: Pipeline, ledger: Ledger) -> None:
     for name in ("w1", "w2", "forgotten"):
-        due.heartbeat(ledger, name)
+        ledger.workers.heartbeat(name)
     move(ledger, workers, 2 * 86400, "seen")
-    due.heartbeat(ledger, "w1")
-    due.heartbeat(ledger, "w1")
+    ledger.workers.heartbeat("w1")
+    ledger.workers.heartbeat("w1")
     (row,) = rows(app, workers)
     assert row["id"] == "w1"
     assert now() - row["seen"] < DEAD_AFTER * SECOND
-    due.leave(ledger, "w1")
-    due.leave(ledger, "w1")
+    ledger.workers.leave("w1")
+    ledger.workers.leave("w1")
     assert rows(app, workers) == []

@@ -21,7 +21,7 @@ from pipeline.ledger.database import migrate, tables
 from pipeline.ledger.database.database import Database
 from pipeline.ledger.database.migrate import HEAD, VERSION_TABLE, upgrade
 from pipeline.ledger.database.tables import events
-from pipeline.workers.sweeper import SweeperStep
+from pipeline.workers.step import SweeperStep
 from tests.harness import Broker, Worker
 from tests.ledgers import ON_POSTGRESQL, engine_on, refused
 from tests.records import order, rows
@@ -102,11 +102,11 @@ def test_a_driver_that_is_missing_is_named(fresh: Callable[..., Pipeline], monke
 def test_a_worker_whose_ledger_is_wrong_ends_with_one_line(
     fresh: Callable[..., Pipeline], tmp_path: Path, error: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def wrong() -> None:
+    def wrong(*_: Any, **__: Any) -> None:
         raise error("the ledger is wrong")
 
     app = fresh(f"sqlite:///{tmp_path / 'ledger.db'}")
-    monkeypatch.setattr(app, "_open_ledger", wrong)
+    monkeypatch.setattr("pipeline.ledger.ledger.Ledger", wrong)
     worker = SimpleNamespace(app=app.celery)
     with pytest.raises(SystemExit, match=r"^pipeline: the ledger is wrong$"):
         SweeperStep(worker).start(worker)

@@ -71,7 +71,7 @@ def test_publishing_goes_on_after_a_restart_of_the_server(ready: Pipeline, serve
     ready.publish(order(), targets=("billing",))
     server.kill()
     server.start()
-    assert ready.ledger.state("unknown") == (None, 0)
+    assert ready.ledger.deliveries.state("unknown") == (None, 0)
     assert len(rows(ready, events)) == 3, "none that was accepted is lost, though a mark that it was sent may be"
 
 

@@ -19,8 +19,8 @@ from pipeline.core.errors import (
     LedgerUnavailable,
     UnknownEvent,
 )
-from pipeline.ledger import due
 from pipeline.ledger.database.tables import outbox
+from pipeline.ledger.deliveries import Delivery
 from pipeline.operations.dead_letters import BATCH, DeadLetters
 from tests import records
 from tests.records import AWAY, Order, die, died, logged, make_app, messages, order, rows
@@ -44,7 +44,7 @@ def test_a_requeued_letter_is_in_its_agents_queue_only_and_starts_anew(app: Pipe
         *[None] * 3,
     )
     assert row["due"] > 0, "it is on its way, and the sweeper gives it time"
-    assert app.ledger.claim(id, event, "billing", worker="w", expected=1).attempt == 1
+    assert app.ledger.claim(Delivery(id, event, "billing", expected=1), worker="w").attempt == 1
     assert [letter.id for letter in letters.list()] == [other]
 
 
@@ -72,8 +72,8 @@ def test_an_edited_payload_reaches_the_agent_and_the_audit(app: Pipeline, letter
     assert (audit.data["edited"], audit.data["before"], audit.data["after"]) == (True, event.data, body["data"])
     assert logged(app, "order.placed")[0].data == event.data, "what was published stays as it is"
 
-    app.ledger.claim(id, event, "billing", worker="w")
-    app.ledger.die(id, 1, [], error="again", traceback="", due=0)
+    app.ledger.claim(Delivery(id, event, "billing"), worker="w")
+    app.ledger.die(id, 1, [], error="again", traceback="", due_in=0)
     assert letters.get(id).edited
     assert letters.get(id).event.data == body["data"]
     letters.requeue(id)
@@ -212,8 +212,8 @@ def test_without_a_broker_the_sweeper_is_asked_and_the_caller_told(
     (row,) = rows(app, id=id)
     assert (row["outcome"], row["due"]) == ("waiting", 0)
     assert len(rows(app, outbox)) == 1, "the relay has the audit event"
-    (sent,) = due.at_once(app.ledger)
-    assert (sent.agent, sent.event.data) == ("billing", good)
+    (sent,) = app.ledger.due.at_once()
+    assert (sent.encoded.agent, sent.encoded.event.data) == ("billing", good)
 
 
 def test_a_crash_after_the_transaction_loses_nothing(
@@ -224,11 +224,11 @@ def test_a_crash_after_the_transaction_loses_nothing(
     def crash(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(app.publisher, "deliver", crash)
+    monkeypatch.setattr(app.bus.publisher, "deliver", crash)
     with pytest.raises(KeyboardInterrupt):
         letters.requeue(id)
-    assert due.lost(app.ledger, "billing", 3600) == [], "it may be on its way"
-    (lost,) = due.lost(app.ledger, "billing", -3600)
+    assert app.ledger.due.lost("billing", 3600) == [], "it may be on its way"
+    (lost,) = app.ledger.due.lost("billing", -3600)
     assert lost.id == id
 
 

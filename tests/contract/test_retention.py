@@ -9,11 +9,11 @@ import pytest
 
 from pipeline import Pipeline
 from pipeline.core.errors import InvalidSelection
+from pipeline.core.event import Encoded
 from pipeline.core.ids import delivery_id
 from pipeline.core.times import now
-from pipeline.ledger import reconcile
-from pipeline.ledger.database.rows import Record
 from pipeline.ledger.database.tables import joins
+from pipeline.ledger.deliveries import Delivery
 from pipeline.operations import archive
 from pipeline.operations.retention import Pruned, prune
 from tests.ledgers import DAY, DAYS, long_settled
@@ -81,11 +81,11 @@ def test_an_event_with_which_something_is_still_to_be_done_stays(app: Pipeline, 
     id = delivery_id(event.id, "billing")
     if state == "unsent":
         succeed(app, event, "billing")
-        app.ledger.append([Record(event, event.encode())], due=0)
+        app.ledger.events.append([Encoded(event, event.encode())], due_in=0)
     elif state == "running":
-        app.ledger.claim(id, event, "billing", worker="w")
+        app.ledger.claim(Delivery(id, event, "billing"), worker="w")
     elif state == "retrying":
-        app.ledger.claim(id, event, "billing", worker="w")
+        app.ledger.claim(Delivery(id, event, "billing"), worker="w")
         app.ledger.again(id, event, 1, delay=60, error="no", timer=True)
     elif state == "requeued":
         app.dead_letters.requeue(die(app, event))
@@ -111,7 +111,7 @@ def test_an_event_goes_when_its_agent_is_behind_it_or_does_not_want_it_or_is_for
     age(app, [wanted, for_stock], 10 * DAY)
     assert prune(app.ledger, older_than=DAYS).events == 1, "the other agent was never meant"
     assert event_ids(app) == [wanted.id]
-    reconcile.forget(app.ledger, "billing")
+    app.ledger.subscribers.forget("billing")
     assert prune(app.ledger, older_than=DAYS).events == 1
 
 
@@ -131,7 +131,7 @@ def test_joins_that_ended_long_ago_go_too(app: Pipeline) -> None:
 def test_events_go_in_batches_with_progress(app: Pipeline) -> None:
     found = long_settled(app, 5)
     (kept,) = found[2:3]
-    app.ledger.claim(delivery_id(kept.id, "audit"), kept, "audit", worker="w")
+    app.ledger.claim(Delivery(delivery_id(kept.id, "audit"), kept, "audit"), worker="w")
     done: list[int] = []
     assert prune(app.ledger, older_than=DAYS, batch=2, progress=done.append).events == 4
     assert done == [2, 3, 4]

@@ -8,39 +8,40 @@ import pytest
 from sqlalchemy import update
 
 from pipeline.core.errors import InvalidSelection, PipelineError, SettleTimeout
+from pipeline.core.event import Encoded
 from pipeline.core.ids import caused_id
-from pipeline.core.times import micros, now
+from pipeline.core.times import micros
 from pipeline.history.settle import settle, settled
 from pipeline.history.tree import DeliveryNode
-from pipeline.ledger import reconcile
-from pipeline.ledger.database.rows import Record, timer_row
+from pipeline.ledger.database.rows import timer_row
 from pipeline.ledger.database.tables import deliveries, timers
+from pipeline.ledger.deliveries import Delivery
 from pipeline.ledger.ledger import Ledger
-from tests.logs import START, begin, cascade, made, outline, put, started_join, succeed
+from tests.logs import START, begin, cascade, end_join, made, outline, put, started_join, succeed
 
 
 def listen(ledger: Ledger, **patterns: str) -> None:
-    reconcile.register(ledger, {name: ((pattern,), None) for name, pattern in patterns.items()})
+    ledger.subscribers.register({name: ((pattern,), None) for name, pattern in patterns.items()})
 
 
 def test_an_event_settles_when_all_it_caused_is_done(ledger: Ledger) -> None:
     listen(ledger, billing="order.created", books="order.paid")
     order = made("order.created")
     paid = made("order.paid", cause=order, agent="billing")
-    ledger.append([Record(order, order.encode())], due=now())
+    ledger.events.append([Encoded(order, order.encode())], due_in=0)
 
     assert settled(ledger, order.id).lines() == [
         f"order.created {order.id} is not sent yet",
         f"agent 'billing' has not begun with order.created {order.id}",
     ]
-    ledger.mark_sent([order.id])
+    ledger.events.mark_sent([order.id])
     assert settled(ledger, order.id).lines() == [f"agent 'billing' has not begun with order.created {order.id}"]
     delivery = begin(ledger, order, "billing")
     assert settled(ledger, order.id).lines() == [f"agent 'billing' has order.created {order.id}: running"]
     ledger.again(delivery, order, 1, delay=60, error="boom", timer=True)
     assert settled(ledger, order.id).lines() == [f"agent 'billing' has order.created {order.id}: retrying"]
-    ledger.claim(delivery, order, "billing", worker="w1", expected=2)
-    ledger.succeed(delivery, [Record(paid, paid.encode(), delivery)], [], due=None)
+    ledger.claim(Delivery(delivery, order, "billing", expected=2), worker="w1")
+    ledger.succeed(delivery, [Encoded(paid, paid.encode(), delivery=delivery)], [], due_in=None)
     assert settled(ledger, order.id).lines() == [f"agent 'books' has not begun with order.paid {paid.id}"]
     succeed(ledger, paid, "books")
 
@@ -79,12 +80,12 @@ def test_what_is_under_way_is_not_settled(ledger: Ledger, outcome: str) -> None:
     assert [(event.id, delivery.outcome) for event, delivery in found.deliveries] == [(order.id, outcome)]
 
 
-def test_only_targets_are_waited_for(ledger: Ledger) -> None:
+def test_all_targets_and_nobody_else_are_waited_for(ledger: Ledger) -> None:
     listen(ledger, billing="order.*", mailer="order.*", books="user.*")
     order = made("order.created", targets=("mailer", "books"))
     put(ledger, order)
 
-    assert [name for _, name in settled(ledger, order.id).undelivered] == ["mailer"]
+    assert [name for _, name in settled(ledger, order.id).undelivered] == ["mailer", "books"]
 
 
 def test_what_a_replay_emitted_is_for_nobody(ledger: Ledger) -> None:
@@ -101,9 +102,9 @@ def test_a_new_agent_is_not_waited_for_with_what_came_before_it(ledger: Ledger) 
     listen(ledger, late="order.*")
     assert settled(ledger, order.id)
 
-    reconcile.register(ledger, {"archivist": (("order.*",), 1)})  # it wants the past too
+    ledger.subscribers.register({"archivist": (("order.*",), 1)})  # it wants the past too
     assert [name for _, name in settled(ledger, order.id).undelivered] == ["archivist"]
-    reconcile.check(ledger, 0)
+    ledger.reconciliation.check(0)
     assert [(each.agent, each.outcome) for _, each in settled(ledger, order.id).deliveries] == [
         ("archivist", "waiting")
     ]
@@ -116,7 +117,7 @@ def test_a_delayed_event_is_waited_for(ledger: Ledger) -> None:
     put(ledger, order)
     rows = [timer_row(each.id, "publish", micros(START), order.id, each.encode()) for each in (later, foreign)]
     with ledger.database.transaction() as connection:
-        ledger.add_timers(connection, rows)
+        ledger.timers.add(rows, connection)
 
     assert settled(ledger, order.id).timers == (later.id,)
     assert settled(ledger, order.id).lines() == [f"the delayed event {later.id} is not due yet"]
@@ -134,8 +135,8 @@ def test_a_join_is_waited_for(ledger: Ledger) -> None:
 
     assert settled(ledger, order.id).lines() == [f"join 'briefing' of {order.id} is not complete"]
     assert settled(ledger, other.id)
-    done = made("order.briefed", cause=order, id=caused_id(join["id"], 0))
-    ledger.end_join(join["id"], [Record(done, done.encode())], now())
+    done = made("order.briefed", cause=order, id=caused_id(join.row["id"], 0))
+    end_join(ledger, join.row["id"], done)
     assert settled(ledger, order.id).lines() == [f"order.briefed {done.id} is not sent yet"]
 
 

@@ -10,11 +10,11 @@ import pytest
 from sqlalchemy import insert, update
 
 from pipeline.core.errors import UnknownEvent
+from pipeline.core.event import Encoded
 from pipeline.core.ids import delivery_id
 from pipeline.core.times import SECOND
 from pipeline.history.settle import settle, settled
 from pipeline.history.trace import trace
-from pipeline.ledger.database.rows import Record
 from pipeline.ledger.database.tables import deliveries, events, joins
 from pipeline.ledger.ledger import Ledger
 from tests.logs import START, begin, cascade, made, outline, put, started_join, succeed
@@ -151,15 +151,15 @@ def test_a_trace_as_text(ledger: Ledger) -> None:
         error="SMTPError: \x1b[31mno\nroute " + "x" * 500,
         timer=True,
     )
-    ledger.die(delivery_id(order.id, "books"), 1, [], error="ValueError: 7", traceback="", due=0)
-    ledger.succeed(delivery_id(order.id, "billing"), [], [], due=None)
+    ledger.die(delivery_id(order.id, "books"), 1, [], error="ValueError: 7", traceback="", due_in=0)
+    ledger.succeed(delivery_id(order.id, "billing"), [], [], due_in=None)
     with ledger.database.transaction() as connection:
         connection.execute(update(events).values(recorded=5 * SECOND))
         connection.execute(
             update(deliveries).where(deliveries.c.ended.is_not(None)).values(ended=7 * SECOND, attempts=3)
         )
         connection.execute(update(deliveries).where(deliveries.c.agent == "mailer").values(due=9 * SECOND))
-        connection.execute(insert(joins), [{**started_join(order), "started": 6 * SECOND}])
+        connection.execute(insert(joins), [{**started_join(order).row, "started": 6 * SECOND}])
 
     lines = str(trace(ledger, order.id)).splitlines()
 
@@ -179,7 +179,7 @@ def test_a_trace_as_text(ledger: Ledger) -> None:
 
 def test_what_nobody_listens_to_is_shown_as_such(ledger: Ledger) -> None:
     order = made()
-    ledger.append([Record(order, order.encode())], due=None)
+    ledger.events.append([Encoded(order, order.encode())], due_in=None)
 
     assert "  -> no agent listens to it" in str(trace(ledger, order.id))
 

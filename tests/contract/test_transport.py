@@ -12,7 +12,8 @@ import pytest
 from kombu import Connection, Consumer, Exchange, Queue
 
 from pipeline import BrokerUnavailable, Pipeline
-from pipeline.brokers import kinds, topology
+from pipeline.brokers import kinds
+from pipeline.brokers.topology import Topology
 from pipeline.core import topics
 from tests.harness import Broker, run
 from tests.servers import Server, wait_for
@@ -92,7 +93,7 @@ def receive(connection: Connection, messages: list[Any], number: int) -> None:
 
 def bound_to_events(connection: Connection) -> Queue:
     """Return a durable queue that gets the bus's load.# events."""
-    topology.declare_events(connection.default_channel)
+    Topology().declare_events(connection.default_channel)
     one = Queue("q1", durable=True)
     one(connection.default_channel).declare()
     one(connection.default_channel).bind_to(Exchange("events", type="topic", no_declare=True), "load.#")
@@ -233,7 +234,7 @@ def test_higher_wire_priority_is_served_as_the_bus_maps_it(connect: Callable[[],
     declare(connection, one)
     driver = connection.transport.driver_type
     for priority in (5, 10, 1, 7, 2):
-        publish(connection, str(priority), "a", priority=kinds.wire_priority(priority, driver))
+        publish(connection, str(priority), "a", priority=kinds.kind_of_driver(driver).priority(priority))
     with consuming(connection, one, prefetch=1) as messages:
         for n in range(1, 6):
             wait_for(lambda n=n: drain(connection, 0.05) or len(messages) == n, "the next message")

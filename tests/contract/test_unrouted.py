@@ -7,7 +7,6 @@ import pytest
 from pipeline import Pipeline
 from pipeline.core.errors import InvalidPattern
 from pipeline.core.ids import delivery_id
-from pipeline.ledger import due
 from pipeline.operations.unrouted import BATCH, unrouted
 from tests.records import order, rows, run_agents, succeed
 
@@ -46,7 +45,7 @@ def test_events_without_a_listener_reach_the_agents_that_came_later(app: Pipelin
     assert all(row["replay"] is None for row in found.values())
     assert [each.event for each in unrouted(app.ledger)] == [elsewhere]
     assert app.replay_unrouted() == 0, "once"
-    assert {(each.agent, each.event.id) for each in due.at_once(app.ledger)} == {
+    assert {(each.encoded.agent, each.encoded.event.id) for each in app.ledger.due.at_once()} == {
         ("finder", one.id), ("first", one.id), ("finder", two.id),
     }  # fmt: skip
     assert rows(app, event_id=before.id) == []

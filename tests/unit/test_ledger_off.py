@@ -16,10 +16,10 @@ def test_without_a_ledger_what_needs_one_says_so(tmp_path: Path) -> None:
     app = Pipeline("t", ledger_url="", broker_url=f"sqlite:///{tmp_path / 'broker.db'}", directory=tmp_path)
     at = datetime.now(UTC)
     for needs, call in {
-        "delay= and at= needs": lambda: app.publish(order(), delay=1),
-        "at= needs": lambda: app.publish(order(), at=at),
-        "connection= needs": lambda: app.publish(order(), connection=object()),
-        "session= needs": lambda: app.publish_many([order()], session=object()),
+        "^delay= and at= need": lambda: app.publish(order(), delay=1),
+        "and at= need": lambda: app.publish(order(), at=at),
+        "and connection= need": lambda: app.publish(order(), connection=object()),
+        "session= and connection= need": lambda: app.publish_many([order()], session=object()),
         "delay= and at= need": lambda: app.publish_on_commit(order(), delay=1, on_commit=print),
         r"cancel\(\) needs": lambda: app.cancel("x"),
         "this needs": lambda: app.ledger,

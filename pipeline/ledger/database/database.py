@@ -7,7 +7,6 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,13 +19,10 @@ from sqlalchemy.orm import Session
 from ...core import forks
 from ...core.errors import ConfigError, LedgerError, LedgerUnavailable
 from ...core.files import file_id, make_private
-from . import fast
-from .fast import Hot, Text
+from .fast import RETRY_INTERVAL, Fast
 
 T = TypeVar("T")
 
-#: Seconds between two attempts to reach a database that is locked or away.
-RETRY_INTERVAL = 0.1
 _DRIVERS = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
 _FULL = ("full", "disk i/o", "no space left")
 
@@ -34,12 +30,15 @@ _FULL = ("full", "disk i/o", "no space left")
 class Database:
     """One database, usable from all threads of its process, and in forked children too."""
 
-    def __init__(self, url: str, *, timeout: float = 5.0) -> None:
+    def __init__(
+        self, url: str, *, timeout: float = 5.0, prepare: Callable[[Database], None] = lambda database: None
+    ) -> None:
         """Take the address; nothing is opened before it is used.
 
         Arguments:
             url: sqlite:///FILE (with ?synchronous=full to survive a power cut) or postgresql://USER:PASSWORD@HOST/NAME.
             timeout: seconds to wait for a database that is locked or away.
+            prepare: what is done with a database that was opened, before it is used: its schema is checked.
 
         Raises ConfigError when the address is wrong or its driver is not installed.
 
@@ -51,14 +50,15 @@ class Database:
         self.engine = self._engine()
         #: Reads that take no write lock.
         self.reader = self.engine.execution_options(reading=True)
-        self._texts: dict[Any, Text] = {}
+        self.fast = Fast(self)
         # SQLite has one writer at a time; within a process a lock hands over faster than SQLite's own waiting.
-        self._writer = threading.Lock()
+        self.writer = threading.Lock() if self.is_sqlite else None
+        self._prepare_schema = prepare
         #: How often the database was opened: a file may be deleted and made anew.
         self.opened = 0
         self._checked = False
-        self._path = Path(str(self.url.database))
-        self._file: tuple[int, int] | None = None
+        self.path = Path(str(self.url.database))
+        self.file: tuple[int, int] | None = None
         self._checking = threading.Lock()
         forks.watch(self)
 
@@ -109,7 +109,7 @@ class Database:
     def transaction(self) -> Iterator[Connection]:
         """Write in one transaction; raises LedgerUnavailable or LedgerError when the database does not take it."""
         self.check()
-        with self.errors(), self._turn(), self.engine.begin() as connection:
+        with self.errors(), forks.held_off(), self._turn(), self.engine.begin() as connection:
             yield connection
 
     @contextlib.contextmanager
@@ -123,16 +123,10 @@ class Database:
     def session(self) -> Iterator[Session]:
         """Lend a session in an open write transaction; the borrower commits, or it is rolled back."""
         self.check()
-        with self._turn(), Session(self.engine) as session:
+        with forks.Hold(), self._turn(), Session(self.engine) as session:
             with self.errors():
                 session.connection()  # begins, and on SQLite takes the write lock
             yield session
-
-    @contextlib.contextmanager
-    def _hot(self, begin: Callable[..., contextlib.AbstractContextManager[Hot]]) -> Iterator[Hot]:
-        self.check()
-        with self.errors(), self._turn(), begin(self.engine, self._texts) as connection:
-            yield connection
 
     def run(self, work: Callable[[Connection], T]) -> T:
         """Do `work` in a write transaction, and again while the database is away, until `timeout` has passed.
@@ -140,15 +134,6 @@ class Database:
         What `work` writes is keyed by ids, so that doing it twice is doing it once.
         """
         return self._until_timeout(self.transaction, work)
-
-    def run_hot(self, work: Callable[[Hot], T], *, alone: bool = False) -> T:
-        """Do the same with nothing but the statements of every delivery, which live as long as the ledger.
-
-        Arguments:
-            alone: each statement is a transaction of its own; what it returns has to be fetched.
-
-        """
-        return self._until_timeout(partial(self._hot, fast.alone if alone else fast.transaction), work)
 
     def read(self, work: Callable[[Connection], T]) -> T:
         """Do `work` in one snapshot, and again as run() does: after a restart every pooled connection is dead."""
@@ -167,39 +152,40 @@ class Database:
 
     @contextlib.contextmanager
     def _turn(self) -> Iterator[None]:
-        """Wait until no fork happens and, on SQLite, until no other thread of this process writes."""
-        with forks.held_off():
-            if not self.is_sqlite:
-                yield
-                return
-            writer = self._writer  # a child that is forked inside gets another one
-            if not writer.acquire(timeout=self.timeout):
-                raise LedgerUnavailable(
-                    f"the ledger {self} was locked for {self.timeout:g} s by another transaction of this process; "
-                    "inside ctx.session publish with ctx.publish()"
-                )
-            try:
-                yield
-            finally:
-                writer.release()
+        """Wait until, on SQLite, no other thread of this process writes."""
+        writer = self.writer  # a child that is forked inside gets another one
+        if writer is None:
+            yield
+            return
+        if not writer.acquire(timeout=self.timeout):
+            raise self.locked_here()
+        try:
+            yield
+        finally:
+            writer.release()
+
+    def locked_here(self) -> LedgerUnavailable:
+        """Return the error of a writer whose turn did not come."""
+        return LedgerUnavailable(
+            f"the ledger {self} was locked for {self.timeout:g} s by another transaction of this process; "
+            "inside ctx.session publish with ctx.publish()"
+        )
 
     def check(self) -> None:
         """Compare the schema's version with the code's, once; an empty SQLite file gets its tables."""
-        if self.is_sqlite and self._checked and file_id(self._path) != self._file:
+        if self.is_sqlite and self._checked and file_id(self.path) != self.file:
             # Somebody has deleted it: others would write into another file than this one.
             self.engine.dispose()
             self._checked = False
         if self._checked:
             return
-        from .migrate import prepare
-
         with self._checking:
             if not self._checked:
-                with self.errors(), self._turn():
+                with self.errors(), forks.held_off(), self._turn():
                     if self.is_sqlite:
-                        make_private(self._path)
-                    prepare(self)
-                    self._file = file_id(self._path) if self.is_sqlite else None
+                        make_private(self.path)
+                    self._prepare_schema(self)
+                    self.file = file_id(self.path) if self.is_sqlite else None
                 self.opened += 1
                 self._checked = True
 
@@ -217,16 +203,17 @@ class Database:
         """Turn the database's errors into LedgerUnavailable where trying again may help, else into LedgerError."""
         try:
             yield
-        except PoolTimeout as exc:
-            raise LedgerUnavailable(f"no connection to the ledger {self} was free for {self.timeout:g} s") from exc
-        except DBAPIError as exc:
-            raise self._explained(exc) from exc
+        except (DBAPIError, PoolTimeout) as exc:
+            raise self.explained(exc) from exc
         except OSError as exc:
             if isinstance(exc, LedgerUnavailable):
                 raise
             raise LedgerError(f"the ledger {self} cannot be opened ({exc}): check its directory's permissions") from exc
 
-    def _explained(self, exc: DBAPIError) -> LedgerError:
+    def explained(self, exc: DBAPIError | PoolTimeout) -> LedgerError:
+        """Return what an error of the database means for those who use the ledger."""
+        if isinstance(exc, PoolTimeout):
+            return LedgerUnavailable(f"no connection to the ledger {self} was free for {self.timeout:g} s")
         cause = " ".join(str(exc.orig).split())
         text = cause.lower()
         if "locked" in text or "busy" in text or "lock timeout" in text:
@@ -260,7 +247,7 @@ class Database:
     def after_fork(self, *, child: bool) -> None:
         """Leave the parent's connections alone, and the locks of its threads."""
         if child:
-            self._writer = threading.Lock()
+            self.writer = threading.Lock() if self.is_sqlite else None
             self._checking = threading.Lock()
             self.engine.dispose(close=False)
 

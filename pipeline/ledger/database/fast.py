@@ -1,26 +1,43 @@
-"""The statements of every delivery, on the driver's own connection: short transactions are mostly SQLAlchemy otherwise.
+"""The transactions of every delivery, on the driver's own connection: short ones are mostly SQLAlchemy otherwise.
 
-SQLAlchemy still writes them, pools the connections and knows the databases' errors.
+SQLAlchemy still writes the statements, pools the connections and knows the databases' errors.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from ...core.errors import LedgerUnavailable
+from ...core.forks import OWN
+
+if TYPE_CHECKING:
+    from .database import Database
+
+T = TypeVar("T")
+Row = Mapping[str, Any]
+#: A statement that lives as long as the ledger, and the row or rows of parameters that it is run with.
+Statement = tuple[Any, Row | Sequence[Row]]
+
+#: Seconds between two attempts to reach a database that is locked or away.
+RETRY_INTERVAL = 0.1
 
 
-class Text(NamedTuple):
+class Prepared(NamedTuple):
     """A statement as the driver takes it: its parameters in order, or by name when `order` is None."""
 
     sql: str
     order: Sequence[str] | None
     fixed: dict[str, Any]
 
-    def arguments(self, row: Mapping[str, Any]) -> Any:
+    def arguments(self, row: Row) -> Any:
         """Return the parameters for one row."""
         values = {**self.fixed, **row}
         return values if self.order is None else [values[name] for name in self.order]
@@ -29,52 +46,125 @@ class Text(NamedTuple):
 class Hot:
     """An open transaction, used as SQLAlchemy's connection is; what execute() returns has fetchone() and rows."""
 
-    def __init__(self, driver: Any, engine: Engine, texts: dict[Any, Text]) -> None:
+    def __init__(self, driver: Any, engine: Engine, prepared: dict[Any, Prepared]) -> None:
         """Take the driver's connection, and the statements that were translated before."""
         self._driver = driver
         self._engine = engine
-        self._texts = texts
+        self._prepared = prepared
 
-    def execute(self, statement: Any, rows: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None) -> Any:
+    def execute(self, statement: Any, rows: Row | Sequence[Row] | None = None) -> Any:
         """Run a statement that lives as long as the ledger, with one row of parameters or with many."""
         if rows is None or isinstance(rows, Mapping):
             row = rows or {}
-            text = self._text(statement, row)
-            return self._driver.execute(text.sql, text.arguments(row))
-        text = self._text(statement, rows[0])
+            prepared = self._translated(statement, row)
+            return self._driver.execute(prepared.sql, prepared.arguments(row))
+        prepared = self._translated(statement, rows[0])
         if len(rows) == 1:
-            return self._driver.execute(text.sql, text.arguments(rows[0]))
-        return self._driver.cursor().executemany(text.sql, [text.arguments(row) for row in rows])
+            return self._driver.execute(prepared.sql, prepared.arguments(rows[0]))
+        return self._driver.cursor().executemany(prepared.sql, [prepared.arguments(row) for row in rows])
 
-    def _text(self, statement: Any, row: Mapping[str, Any]) -> Text:
+    def _translated(self, statement: Any, row: Row) -> Prepared:
         key = (statement, *row)
-        found = self._texts.get(key)
-        if found is None:
+        prepared = self._prepared.get(key)
+        if prepared is None:
             compiled = statement.compile(dialect=self._engine.dialect, column_keys=list(row))
-            found = self._texts[key] = Text(compiled.string, compiled.positiontup, compiled.params)
-        return found
+            prepared = self._prepared[key] = Prepared(compiled.string, compiled.positiontup, compiled.params)
+        return prepared
 
 
-@contextlib.contextmanager
-def transaction(engine: Engine, texts: dict[Any, Text]) -> Iterator[Hot]:
-    """Commit what is done inside, or let the pool roll it back; raises DBAPIError as SQLAlchemy's transactions do."""
-    with _driver(engine) as driver:
-        if engine.dialect.name == "sqlite":
+class Fast:
+    """Runs nothing but the statements of every delivery, which live as long as the ledger."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._prepared: dict[Any, Prepared] = {}
+
+    def one(self, statement: Any, row: Row) -> Any:
+        """Run one statement in a transaction of its own and return the first row of its answer, or None."""
+        return self.run(lambda connection: connection.execute(statement, row).fetchone(), alone=True)
+
+    def all(self, statements: Sequence[Statement]) -> None:
+        """Run several statements in one transaction."""
+
+        def work(connection: Hot) -> None:
+            for statement, rows in statements:
+                connection.execute(statement, rows)
+
+        self.run(work)
+
+    def all_if(self, first: Statement, others: Sequence[Statement]) -> bool:
+        """Run several statements in one transaction if the first one's answer has a row; say whether it had."""
+
+        def work(connection: Hot) -> bool:
+            if connection.execute(*first).fetchone() is None:
+                return False
+            for statement, rows in others:
+                connection.execute(statement, rows)
+            return True
+
+        return self.run(work, alone=not others)
+
+    def run(self, work: Callable[[Hot], T], *, alone: bool = False) -> T:
+        """Do `work` in a write transaction, and again while the database is away, until its timeout has passed.
+
+        What `work` writes is keyed by ids, so that doing it twice is doing it once.
+
+        Arguments:
+            alone: each statement is a transaction of its own; what it returns has to be fetched.
+
+        """
+        deadline = time.monotonic() + self._database.timeout
+        while True:
+            try:
+                return self._once(work, alone)
+            except LedgerUnavailable:
+                if time.monotonic() + RETRY_INTERVAL >= deadline:
+                    raise
+                time.sleep(RETRY_INTERVAL)  # the database may be back by then
+
+    def _once(self, work: Callable[[Hot], T], alone: bool) -> T:
+        database = self._database
+        if not self._is_checked():
+            database.check()
+        with OWN.lock:
+            writer = database.writer  # a child that is forked inside gets another one
+            if writer is not None and not writer.acquire(timeout=database.timeout):
+                raise database.locked_here()
+            try:
+                with _driver(database.engine) as driver:
+                    return self._transact(driver, work, alone)
+            except (DBAPIError, PoolTimeout) as exc:
+                raise database.explained(exc) from exc
+            finally:
+                if writer is not None:
+                    writer.release()
+
+    def _is_checked(self) -> bool:
+        """Say whether the database is open, and its file still the one that was opened."""
+        file = self._database.file
+        if file is None:
+            return self._database.opened > 0 and not self._database.is_sqlite
+        try:
+            found = os.stat(self._database.path)
+        except OSError:
+            return False
+        return (found.st_dev, found.st_ino) == file
+
+    def _transact(self, driver: Any, work: Callable[[Hot], T], alone: bool) -> T:
+        """Commit what is done, or let the pool roll it back."""
+        connection = Hot(driver, self._database.engine, self._prepared)
+        if self._database.is_sqlite:
+            if alone:
+                return work(connection)
             driver.execute("BEGIN IMMEDIATE")  # psycopg begins by itself
-        yield Hot(driver, engine, texts)
+        elif alone:  # PostgreSQL is waited for once instead of three times
+            driver.autocommit = True
+            result = work(connection)
+            driver.autocommit = False
+            return result
+        result = work(connection)
         driver.execute("COMMIT")
-
-
-@contextlib.contextmanager
-def alone(engine: Engine, texts: dict[Any, Text]) -> Iterator[Hot]:
-    """Let each statement be a transaction of its own: PostgreSQL is waited for once instead of three times."""
-    with _driver(engine) as driver:
-        if engine.dialect.name == "sqlite":
-            yield Hot(driver, engine, texts)
-            return
-        driver.autocommit = True
-        yield Hot(driver, engine, texts)
-        driver.autocommit = False
+        return result
 
 
 @contextlib.contextmanager
@@ -90,7 +180,7 @@ def _driver(engine: Engine) -> Iterator[Any]:
     except errors as exc:
         lost = driver is None or dialect.is_disconnect(exc, driver, None)
         if pooled is not None and (lost or dialect.name != "sqlite"):
-            pooled.invalidate()  # it may be left without transactions: see alone()
+            pooled.invalidate()  # it may be left without transactions: see _transact()
         if lost:
             engine.dispose()  # the idle connections are as dead as this one
         raise DBAPIError.instance(None, None, exc, errors, connection_invalidated=lost, dialect=dialect) from exc

@@ -6,16 +6,13 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, func, inspect, select, text
 
 from ...core.errors import LedgerError
 from ...core.ids import new_id
 from . import tables
-
-if TYPE_CHECKING:
-    from .database import Database
+from .database import Database
 
 #: The newest migration in migrations/versions.
 HEAD = "0001"

@@ -1,15 +1,13 @@
-"""What the ledger writes: outcomes, times, and the rows of its tables."""
+"""What the ledger writes: the rows of its tables."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from ...core.event import Event
 from ...core.ids import derived_id
 from ...core.outcome import Outcome
-from ...core.times import micros, now
-from ...core.topics import matches
+from ...core.times import now
 
 #: Seconds after its last heartbeat when a worker counts as dead.
 DEAD_AFTER = 30.0
@@ -17,32 +15,11 @@ DEAD_AFTER = 30.0
 CHUNK = 500
 
 
-class Record(NamedTuple):
-    """An event as the ledger keeps it, with its encoded body."""
+class Write(NamedTuple):
+    """A row that is written together with something else: by which statement of Statements, and its values."""
 
-    event: Event
-    body: bytes
-    delivery: str | None = None
-    replay: str | None = None
-
-
-def event_row(record: Record, at: int) -> dict[str, Any]:
-    """Return the row of an event that is appended at a time (microseconds)."""
-    event = record.event
-    emitter = event.source.partition("/agent/")[2]
-    return {
-        "id": event.id,
-        "type": event.type,
-        "stream": emitter or event.subject,
-        "correlation": event.correlation_id,
-        "causation": event.causation_id,
-        "delivery": record.delivery,
-        "targets": ",".join(event.targets) or None,
-        "time": micros(event.time),
-        "recorded": at,
-        "replay": record.replay,
-        "body": record.body.decode(),
-    }
+    statement: str
+    row: dict[str, Any]
 
 
 def timer_row(id: str, kind: str, due: int, correlation: str, body: bytes | None = None) -> dict[str, Any]:
@@ -50,15 +27,24 @@ def timer_row(id: str, kind: str, due: int, correlation: str, body: bytes | None
     return {"id": id, "kind": kind, "due": due, "correlation": correlation, "body": body and body.decode()}
 
 
-def join_row(id: str, name: str, event_id: str, correlation: str) -> dict[str, Any]:
+def join_started(id: str, name: str, event_id: str, correlation: str) -> Write:
     """Return the row of a join that has started."""
+    return Write("join_started", _join(id, name, event_id, correlation))
+
+
+def join_ended(id: str, event_id: str, correlation: str) -> Write:
+    """Return the row of a join whose event is published; it may be there before the join's start is recorded."""
+    return Write("join_ended", _join(id, "", event_id, correlation) | {"ended": now()})
+
+
+def _join(id: str, name: str, event_id: str, correlation: str) -> dict[str, Any]:
     return {"id": id, "name": name, "event_id": event_id, "correlation": correlation, "started": now()}
 
 
 def unrouted_row(event_id: str, at: int) -> dict[str, Any]:
     """Return the row that says that no agent listens to an event."""
     return {
-        "id": derived_id(event_id, "unrouted"),
+        "id": unrouted_id(event_id),
         "event_id": event_id,
         "agent": "",
         "outcome": Outcome.UNROUTED.value,
@@ -67,9 +53,9 @@ def unrouted_row(event_id: str, at: int) -> dict[str, Any]:
     }
 
 
-def wants(patterns: Iterable[str], event_type: str) -> bool:
-    """Say whether one of the patterns matches."""
-    return any(matches(pattern, event_type) for pattern in patterns)
+def unrouted_id(event_id: str) -> str:
+    """Return the id of the row that says that no agent listens to an event."""
+    return derived_id(event_id, "unrouted")
 
 
 def chunks(items: Sequence[Any], size: int = CHUNK) -> Iterable[Sequence[Any]]:

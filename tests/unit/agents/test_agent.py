@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from pipeline import Context, Event, InvalidAgent, InvalidEvent, InvalidPattern, Payload, Pipeline, Retry
-from pipeline.agents.agent import Agent, Agents, declare, returned_payloads
+from pipeline.agents.agent import Agent, Agents
+from pipeline.agents.declare import declare
+from pipeline.agents.payloads import returned_payloads
 from pipeline.core.event import new_event
 from pipeline.core.ids import caused_id, delivery_id
 
@@ -276,9 +278,9 @@ def test_an_agent_that_is_not_declared_is_answered_with_the_nearest_name(app: Pi
 def test_a_context_emits_events_that_its_event_caused() -> None:
     ctx = context()
     first, second = ctx.publish(Invoice(n=1)), ctx.publish("audit.done", {"n": 2}, subject="s", targets=("beta",))
-    assert ctx.outgoing == [first, second]
-    assert [one.id for one in ctx.outgoing] == [caused_id(ctx.delivery_id, position) for position in (0, 1)]
-    for one in ctx.outgoing:
+    assert ctx.effects().events == (first, second)
+    assert [one.id for one in ctx.effects().events] == [caused_id(ctx.delivery_id, position) for position in (0, 1)]
+    for one in ctx.effects().events:
         assert (one.causation_id, one.correlation_id, one.hops) == (ctx.event.id, ctx.event.correlation_id, 1)
         assert one.source == "/test/agent/alpha"
     assert (second.subject, second.targets) == ("s", ("beta",))
@@ -296,7 +298,7 @@ def test_a_context_refuses_a_wrong_event_at_once(emit: Callable[[Context], Event
     ctx = context()
     with pytest.raises(InvalidEvent):
         emit(ctx)
-    assert ctx.outgoing == []
+    assert not ctx.effects()
 
 
 # -- what handlers return

@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import text
 
 from pipeline import Context
+from pipeline.agents.effects import NOTHING
 from pipeline.core.errors import InvalidEvent, LedgerOff, LedgerUnavailable
 from pipeline.core.event import new_event
 from pipeline.core.ids import caused_id, delivery_id
@@ -47,9 +48,9 @@ def test_the_ids_of_what_is_emitted_follow_from_its_position_now_or_later(ledger
         ctx.publish("order.later", {}, at=datetime.now(UTC) + timedelta(hours=1)),
     ]
     assert [event.id for event in emitted] == [caused_id(DELIVERY, position) for position in range(4)]
-    assert [event.type for event in ctx.outgoing] == ["order.paid", "order.sent"]
-    assert [event.type for event, _ in ctx.delayed] == ["order.late", "order.later"]
-    assert all(event.time == due for event, due in ctx.delayed)
+    assert [event.type for event in ctx.effects().events] == ["order.paid", "order.sent"]
+    assert [event.type for event, _ in ctx.effects().later] == ["order.late", "order.later"]
+    assert all(event.time == due for event, due in ctx.effects().later)
     assert {(event.causation_id, event.correlation_id, event.priority) for event in emitted} == {
         (CAUSE.id, CAUSE.id, 2)
     }
@@ -72,7 +73,7 @@ def test_without_a_ledger_what_needs_one_says_so() -> None:
     ):
         with pytest.raises(LedgerOff, match="ledger_url is empty"):
             call()
-    assert (ctx.outgoing, ctx.delayed, ctx.has_ledger) == ([], [], False)
+    assert (ctx.effects(), ctx.has_ledger) == (NOTHING, False)
     ctx.close()
 
 

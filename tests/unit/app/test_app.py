@@ -31,7 +31,10 @@ def app(tmp_path: Path) -> Pipeline:
 def sent(app: Pipeline, monkeypatch: pytest.MonkeyPatch) -> list[Event]:
     """What the app would send."""
     found: list[Event] = []
-    monkeypatch.setattr(app.publisher, "send", lambda events, **_: found.extend(events))
+    monkeypatch.setattr(
+        app.bus.publisher, "send_encoded", lambda batch, **_: found.extend(each.event for each in batch)
+    )
+    monkeypatch.setattr(app.bus.publisher, "unknown", lambda agents: [])
     return found
 
 
@@ -172,9 +175,9 @@ def test_apublish_leaves_the_event_loop_free_while_the_broker_makes_it_wait(
 ) -> None:
     opened, sent = threading.Event(), []
 
-    def wait(events: Any, *, timeout: float | None) -> None:
+    def wait(batch: Any, *, timeout: float | None) -> None:
         assert opened.wait(20), "the event loop was blocked"
-        sent.extend([(event.type, event.priority, timeout) for event in events])
+        sent.extend([(event.type, event.priority, timeout) for event, *_ in batch])
 
     async def main() -> Event:
         publishing = asyncio.create_task(app.apublish("a.b", {"n": 1}, priority=3, timeout=7))
@@ -182,7 +185,7 @@ def test_apublish_leaves_the_event_loop_free_while_the_broker_makes_it_wait(
         opened.set()  # reached only when the loop still runs
         return await publishing
 
-    monkeypatch.setattr(app.publisher, "send", wait)
+    monkeypatch.setattr(app.bus.publisher, "send_encoded", wait)
     assert asyncio.run(main()).data == {"n": 1}
     assert sent == [("a.b", 3, 7)]
 

@@ -137,7 +137,7 @@ def test_the_buss_tasks_are_registered_beside_their_own(make: Callable[[], Celer
     bus = add_bus(celery, tmp_path)
     wanted = {"their.task", "agent.alpha", "agent.beta", "pipeline.emit", "pipeline.emit_failed"}
     assert wanted <= set(celery.tasks)
-    assert celery.tasks["agent.alpha"].pipeline is bus
+    assert celery.tasks["agent.alpha"].bus is bus.bus
 
 
 @every_app

@@ -13,7 +13,9 @@ from kombu import Connection
 from kombu.transport import virtual
 
 from pipeline.brokers import kinds, topology
-from pipeline.brokers.topology import AgentQueue, agent_of, agent_queue
+from pipeline.brokers.topology import AgentQueue, Topology
+
+NAMES = Topology()
 
 
 @pytest.fixture
@@ -31,7 +33,7 @@ def shape(queue: AgentQueue) -> tuple[Any, ...]:
 
 
 def test_an_agents_queue_has_its_name_priorities_and_dead_letters() -> None:
-    found = agent_queue("alpha", ("task.*",))
+    found = NAMES.agent_queue("alpha", ("task.*",))
     assert (found.name, found.routing_key, found.durable) == ("agent.alpha", "agent.alpha", True)
     assert found.queue_arguments == {
         "x-max-priority": 9,
@@ -42,7 +44,7 @@ def test_an_agents_queue_has_its_name_priorities_and_dead_letters() -> None:
 
 def test_an_agents_primary_exchange_is_not_the_shared_one() -> None:
     # Celery sends retries to the primary exchange; through `events` they would reach every agent.
-    found = agent_queue("alpha", ("task.*",))
+    found = NAMES.agent_queue("alpha", ("task.*",))
     assert (found.exchange.name, found.exchange.type) == ("agents", "direct")
 
 
@@ -50,12 +52,12 @@ def test_an_agents_primary_exchange_is_not_the_shared_one() -> None:
     "copied", [copy.copy, copy.deepcopy, lambda queue: pickle.loads(pickle.dumps(queue)), lambda queue: queue(None)]
 )
 def test_a_copy_of_an_agents_queue_keeps_exchange_and_patterns(copied: Any) -> None:
-    queue = agent_queue("alpha", ("task.*", "order.#"))
+    queue = NAMES.agent_queue("alpha", ("task.*", "order.#"))
     assert shape(copied(queue)) == shape(queue)
 
 
 def test_a_bound_queue_is_declared_with_all_its_bindings(channel: virtual.Channel) -> None:
-    agent_queue("alpha", ("task.*", "order.#"))(channel).declare()
+    NAMES.agent_queue("alpha", ("task.*", "order.#"))(channel).declare()
     assert set(channel.list_bindings()) == {
         ("agent.alpha", "agents", "agent.alpha"),
         ("agent.alpha", "events", "task.*"),
@@ -66,17 +68,17 @@ def test_a_bound_queue_is_declared_with_all_its_bindings(channel: virtual.Channe
 
 
 def test_the_queue_of_emitting_tasks_is_like_an_agents_but_hears_no_events(channel: virtual.Channel) -> None:
-    queue = topology.emit_queue()
+    queue = NAMES.emit_queue()
     queue(channel).declare()
     assert (queue.name, queue.patterns) == ("agents.emit", ())
     assert "events" not in {exchange for _, exchange, _ in channel.list_bindings()}
 
 
 def test_a_publisher_declares_the_topic_exchange_and_where_unrouted_events_go(channel: virtual.Channel) -> None:
-    topology.declare_events(channel)
+    NAMES.declare_events(channel)
     assert set(channel.list_bindings()) == {("events.unrouted", "events.unrouted", "#")}
-    assert topology.events_exchange.arguments == {"alternate-exchange": "events.unrouted"}
-    assert topology.unrouted_queue.queue_arguments["x-max-length"] == topology.UNROUTED_LIMIT
+    assert NAMES.events.arguments == {"alternate-exchange": "events.unrouted"}
+    assert NAMES._unrouted_queue.queue_arguments["x-max-length"] == topology.UNROUTED_LIMIT
 
 
 @pytest.mark.parametrize(
@@ -90,4 +92,4 @@ def test_a_publisher_declares_the_topic_exchange_and_where_unrouted_events_go(ch
     ],
 )
 def test_a_queues_name_tells_its_agent(queue: str, agent: str | None) -> None:
-    assert agent_of(queue) == agent
+    assert NAMES.agent_of(queue) == agent

@@ -13,6 +13,7 @@ from pipeline.cli.main import cli
 from pipeline.cli.output import printable
 from pipeline.core.ids import delivery_id
 from pipeline.ledger.database.tables import events, timers
+from pipeline.ledger.deliveries import Delivery
 from tests.commands import Shop, wait_until_in
 from tests.records import die, lose_outbox, order, rows, settle, succeed
 
@@ -84,11 +85,11 @@ def test_more_events_than_the_limit_are_pointed_out(shop: Shop) -> None:
 
 
 def test_what_replays_emitted_is_listed_on_request(shop: Shop) -> None:
-    from pipeline.ledger.database.rows import Record
+    from pipeline.core.event import Encoded
 
     event = shop.app.publish("order.paid")
     copy = event.evolve(id="r-1")
-    shop.app.ledger.append([Record(copy, copy.encode(), replay="again")], due=None)
+    shop.app.ledger.events.append([Encoded(copy, copy.encode(), replay="again")], due_in=None)
     assert [line["id"] for line in shop.json_lines("events")] == [event.id]
     assert shop.json_lines("events", "--replayed")[1]["replay"] == "again"
 
@@ -206,7 +207,7 @@ def test_delayed_events_are_listed_and_cancelled(shop: Shop) -> None:
 def test_a_retry_is_listed_with_its_agent(shop: Shop) -> None:
     event = shop.app.publish(order())
     id = delivery_id(event.id, "billing")
-    shop.app.ledger.claim(id, event, "billing", worker="w")
+    shop.app.ledger.claim(Delivery(id, event, "billing"), worker="w")
     assert shop.app.ledger.again(id, event, 1, delay=60, error="busy", timer=True)
     (timer,) = shop.json("timers")
     assert (timer["kind"], timer["id"], timer["type"], timer["agent"]) == ("retry", id, "order.placed", "billing")

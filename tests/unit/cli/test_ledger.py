@@ -89,9 +89,10 @@ def test_everything_says_that_the_ledger_is_off(shop: Shop) -> None:
         ["ledger", "rebuild", "revenue", "--yes"], ["dead", "list"], ["dead", "count"], ["unrouted"],
         ["replay", "--to", "billing", "--all"], ["publish", "order.paid", "--delay", "1"],
     ]  # fmt: skip
-    shop.app.settings = shop.app.settings.model_copy(update={"ledger_url": ""})
     shop.app.close()
-    shop.app._ledger = None
+    shop.app.bus.has_ledger = False
+    for opened in ("ledger", "outbox"):
+        vars(shop.app.bus).pop(opened, None)
     for command in commands:
         shop.fails(1, "the setting ledger_url is empty", *command)
 

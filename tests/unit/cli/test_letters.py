@@ -41,7 +41,7 @@ def audit(shop: Shop, type: str) -> list[dict[str, Any]]:
 
 def without_broker(shop: Shop) -> None:
     shop.app.celery.conf.broker_url = AWAY
-    shop.app.publisher.close()
+    shop.app.bus.publisher.close()
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -8,7 +8,6 @@ import pytest
 
 from pipeline import Event
 from pipeline.cli.group import load_app
-from pipeline.ledger.reconcile import register
 from tests.commands import process
 
 pytestmark = pytest.mark.usefixtures("empty_directory")
@@ -24,7 +23,7 @@ def test_publish_prints_the_id_alone(run: Run) -> None:
 
 
 def test_publish_prints_the_event_as_json(run: Run, module: str) -> None:
-    register(load_app(module).ledger, {"audit": (("#",), None), "billing": (("order.*",), None)})
+    load_app(module).ledger.subscribers.register({"audit": (("#",), None), "billing": (("order.*",), None)})
     options = [
         "--priority",
         "1",
@@ -69,7 +68,7 @@ def test_publish_names_the_wrong_field(run: Run, arguments: list[str], code: int
 
 
 def test_publish_to_an_agent_that_is_unknown_names_the_nearest(run: Run, module: str) -> None:
-    register(load_app(module).ledger, {"billing": (("order.*",), None)})
+    load_app(module).ledger.subscribers.register({"billing": (("order.*",), None)})
     result = run("publish", "order.created", "--target", "biling")
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr == "pipeline: targets: no agent is called 'biling'; did you mean 'billing'?\n"

@@ -16,7 +16,7 @@ COMMANDS = [["replay"], ["unrouted"]]
 
 def without_broker(shop: Shop) -> None:
     shop.app.celery.conf.broker_url = AWAY
-    shop.app.publisher.close()
+    shop.app.bus.publisher.close()
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -75,14 +75,14 @@ def test_a_replay_has_to_say_what_and_to_whom(shop: Shop) -> None:
 
 def test_ctrl_c_says_how_far_a_replay_came(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     published(shop, 3)
-    deliver, done = shop.app.publisher.deliver, []
+    deliver, done = shop.app.bus.publisher.deliver, []
 
     def once(agent: str, items: Any) -> None:
         if done:
             raise KeyboardInterrupt
         done.append(deliver(agent, items))
 
-    monkeypatch.setattr(shop.app.publisher, "deliver", once)
+    monkeypatch.setattr(shop.app.bus.publisher, "deliver", once)
     monkeypatch.setattr("pipeline.operations.replay.BATCH", 1)
     monkeypatch.setattr("pipeline.operations.replay._ToAgent.size", 1)
     result = shop("replay", "--to", "billing", "--all", "--id", "r1")

@@ -64,8 +64,8 @@ def test_two_beats_publish_one_and_the_same_event(app: Pipeline, tmp_path: Path)
     other = Pipeline("test", directory=tmp_path / "other")
     for one in (app, other):
         one.schedule("digest", 60, Digest(n=3))
-    first = due_event(app, "digest", NOON + timedelta(seconds=1))
-    second = due_event(other, "digest", NOON + timedelta(seconds=58))
+    first = due_event(app.schedules, app.source, "digest", NOON + timedelta(seconds=1))
+    second = due_event(other.schedules, other.source, "digest", NOON + timedelta(seconds=58))
     assert first == second
     assert (first.id, first.time) == (scheduled_id("digest", NOON), NOON)
     assert (first.type, first.schema_version, first.data) == ("digest.due", "2.0.0", {"n": 3})
@@ -75,7 +75,11 @@ def test_two_beats_publish_one_and_the_same_event(app: Pipeline, tmp_path: Path)
 def test_the_next_due_time_and_another_schedule_give_other_events(app: Pipeline) -> None:
     for name in ("one", "two"):
         app.schedule(name, 60, "digest.due", {"n": 1})
-    ids = {due_event(app, name, now).id for name in ("one", "two") for now in (NOON, NOON + timedelta(seconds=60))}
+    ids = {
+        due_event(app.schedules, app.source, name, now).id
+        for name in ("one", "two")
+        for now in (NOON, NOON + timedelta(seconds=60))
+    }
     assert len(ids) == 4
 
 
@@ -110,7 +114,7 @@ def test_a_schedule_is_beats_own_entry(app: Pipeline) -> None:
 
 def test_beat_publishes_by_itself_instead_of_sending_a_task(app: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[Event] = []
-    monkeypatch.setattr(app.publisher, "send", lambda events, **_: sent.extend(events))
+    monkeypatch.setattr(app.bus.publisher, "send_encoded", lambda batch, **_: sent.extend(each.event for each in batch))
     app.schedule("digest", 3600, Digest())
     app.celery.tasks["pipeline.publish_scheduled"].apply_async(("digest",))
     assert [event.type for event in sent] == ["digest.due"]
@@ -128,4 +132,4 @@ def test_a_wrong_schedule_fails_when_it_is_declared(app: Pipeline) -> None:
 
 def test_a_schedule_that_is_gone_says_how_to_declare_it(app: Pipeline) -> None:
     with pytest.raises(InvalidAgent, match=r"no schedule is called 'old'; declare it with app\.schedule\('old'"):
-        due_event(app, "old", NOON)
+        due_event(app.schedules, app.source, "old", NOON)

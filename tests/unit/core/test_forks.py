@@ -12,7 +12,6 @@ import pytest
 
 from pipeline import Pipeline
 from pipeline.core import forks
-from pipeline.ledger import due
 from pipeline.ledger.due import Look
 from pipeline.workers.sweeper import Sweeper
 
@@ -111,13 +110,13 @@ def test_no_fork_happens_in_the_middle_of_a_sweep(
     do, begun = hold
     app = Pipeline("forking", directory=tmp_path)
 
-    def look(_: object) -> Look:
+    def look() -> Look:
         do()
         return Look(outbox=False, timers=False, at_once=False)
 
-    sweeper = Sweeper(app)
-    monkeypatch.setattr(due, "look", look)
-    monkeypatch.setattr(sweeper, "_is_time", lambda *_: False)
+    sweeper = Sweeper(app.bus)
+    monkeypatch.setattr(app.ledger.due, "look", look)
+    monkeypatch.setattr(sweeper, "_list", sweeper.chores.all()[:1])
     thread = threading.Thread(target=sweeper.sweep)
     thread.start()
     assert begun.wait(10)

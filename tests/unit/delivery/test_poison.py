@@ -15,7 +15,7 @@ from kombu.message import Message
 from pipeline import EventTooLarge, InvalidEvent
 from pipeline.core.event import CONTENT_TYPE, new_event
 from pipeline.delivery.poison import MAX_ETA, check_event, check_task
-from pipeline.publishing.publisher import wire_headers
+from pipeline.publishing.link import wire_headers
 
 EVENT = new_event("a.b", {"n": 1}, source="/test", targets=("alpha", "beta"), correlation_id="story")
 ANY_JSON = st.recursive(

@@ -15,9 +15,9 @@ import pytest
 from aiosmtpd.controller import Controller
 
 from pipeline import ConfigError, Context, Event, InvalidEvent
+from pipeline.agents.payloads import payload_of
 from pipeline.core.event import new_event
 from pipeline.core.ids import delivery_id
-from pipeline.delivery.task import payload_of
 from pipeline.examples.briefing import agents as briefing
 from pipeline.examples.briefing import mail
 from pipeline.examples.briefing.agents import ResearchComplete, ResearchFailed, UserQuery
@@ -86,8 +86,8 @@ def test_a_researcher_publishes_what_it_found_and_returns_it(place: Path) -> Non
     query = UserQuery(user_id="ada", query="What is a decorator?")
     ctx = context("reference", query)
     found = briefing.reference(query, ctx)
-    assert [event.type for event in ctx.outgoing] == ["research.found"]
-    assert ctx.outgoing[0].data == found.model_dump(mode="json")
+    assert [event.type for event in ctx.effects().events] == ["research.found"]
+    assert ctx.effects().events[0].data == found.model_dump(mode="json")
     assert found.sources[0].title == found.title == "Function definitions"
 
 

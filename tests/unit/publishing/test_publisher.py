@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from pipeline import BrokerUnavailable, ConfigError, EventTooLarge, InvalidEvent, Pipeline
-from pipeline.core.event import CONTENT_TYPE, new_event
+from pipeline import BrokerUnavailable, ConfigError, EventTooLarge, InvalidEvent, Pipeline, UnknownAgent
+from pipeline.core.event import CONTENT_TYPE, Encoded, new_event
 from pipeline.publishing import publisher
-from pipeline.publishing.publisher import MAX_IDLE, Encoded, Link, wire_headers
+from pipeline.publishing.link import Link, wire_headers
+from pipeline.publishing.publisher import MAX_IDLE
 from tests.servers import AT_MOST, free_port
 from tests.threads import in_threads
 
@@ -34,13 +35,13 @@ def app(tmp_path: Path) -> Iterator[Pipeline]:
 def links(app: Pipeline, monkeypatch: pytest.MonkeyPatch) -> list[Link]:
     """The links that the publisher opens."""
     opened: list[Link] = []
-    connect = app.publisher._connect
+    connect = app.bus.publisher.connect
 
     def record(deadline: float) -> Link:
         opened.append(connect(deadline))
         return opened[-1]
 
-    monkeypatch.setattr(app.publisher, "_connect", record)
+    monkeypatch.setattr(app.bus.publisher, "connect", record)
     return opened
 
 
@@ -63,12 +64,15 @@ class FakeLink:
 
 
 def unrouted(app: Pipeline) -> list[tuple[dict[str, Any], bytes, int]]:
-    """Return meta, body and priority of what lies in the embedded broker's queue of unrouted events."""
+    """Return what lies in the embedded broker's queue of unrouted events."""
+    return waiting(app, "events.unrouted")
+
+
+def waiting(app: Pipeline, queue: str) -> list[tuple[dict[str, Any], bytes, int]]:
+    """Return meta, body and priority of what lies in a queue of the embedded broker."""
     file = app.settings.effective_broker_url.removeprefix("sqlite:///")
     with sqlite3.connect(file) as db:
-        found = db.execute(
-            "SELECT meta, body, priority FROM messages WHERE queue='events.unrouted' ORDER BY id"
-        ).fetchall()
+        found = db.execute("SELECT meta, body, priority FROM messages WHERE queue=? ORDER BY id", (queue,)).fetchall()
     db.close()
     return [(json.loads(meta), body, priority) for meta, body, priority in found]
 
@@ -77,12 +81,30 @@ def unrouted(app: Pipeline) -> list[tuple[dict[str, Any], bytes, int]]:
 
 
 def test_an_event_is_one_message_with_its_headers_and_priority(app: Pipeline) -> None:
-    event = app.publish("a.b", {"n": 1}, priority=2, targets=("alpha", "beta"))
+    event = app.publish("a.b", {"n": 1}, priority=2)
     ((meta, body, priority),) = unrouted(app)
     assert body == event.encode()
     assert meta["headers"] == wire_headers(event)
     assert (meta["content-type"], meta["content-encoding"], priority) == (CONTENT_TYPE, "utf-8", 8)
     assert meta["properties"]["delivery_mode"] == 2
+
+
+def test_an_event_with_targets_is_a_message_in_each_of_their_queues_and_nowhere_else(app: Pipeline) -> None:
+    with app.bus.publisher.channel() as channel:
+        for agent in ("alpha", "beta", "gamma"):
+            app.bus.names.agent_queue(agent, ("a.*",)).declare(channel=channel)
+    event = app.publish("a.b", {"n": 1}, targets=("alpha", "beta"))
+    taken = {agent: [body for _, body, _ in waiting(app, f"agent.{agent}")] for agent in ("alpha", "beta", "gamma")}
+    assert taken == {"alpha": [event.encode()], "beta": [event.encode()], "gamma": []}
+    assert unrouted(app) == []
+
+
+def test_a_target_that_nobody_has_declared_is_an_error_and_nothing_is_sent(app: Pipeline) -> None:
+    with app.bus.publisher.channel() as channel:
+        app.bus.names.agent_queue("alpha", ("a.*",)).declare(channel=channel)
+    with pytest.raises(UnknownAgent, match="no agent is called 'alpa'"):
+        app.publish("a.b", {"n": 1}, targets=("alpha", "alpa"))
+    assert (waiting(app, "agent.alpha"), unrouted(app)) == ([], [])
 
 
 def test_the_headers_hold_what_a_worker_needs_before_it_decodes() -> None:
@@ -134,8 +156,8 @@ def test_threads_that_publish_at_the_same_time_have_links_of_their_own(
 def test_only_so_many_idle_links_are_kept(app: Pipeline) -> None:
     lent = [FakeLink() for _ in range(MAX_IDLE + 2)]
     waiting = iter(lent)
-    app.publisher._connect = lambda deadline: next(waiting)  # type: ignore[method-assign,assignment,return-value]
-    borrowed = [app.publisher._link(0.0) for _ in lent]
+    app.bus.publisher.connect = lambda deadline: next(waiting)  # type: ignore[method-assign,assignment,return-value]
+    borrowed = [app.bus.publisher._link(0.0) for _ in lent]
     for one in borrowed:
         one.__enter__()
     for one in borrowed:
@@ -155,8 +177,8 @@ def test_a_link_that_died_unnoticed_is_replaced_with_its_siblings(
     app: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dead, sibling, fresh = FakeLink(failures=1), FakeLink(), FakeLink()
-    app.publisher._idle.extend([sibling, dead])  # type: ignore[list-item]
-    monkeypatch.setattr(app.publisher, "_connect", lambda deadline: fresh)
+    app.bus.publisher._idle.extend([sibling, dead])  # type: ignore[list-item]
+    monkeypatch.setattr(app.bus.publisher, "connect", lambda deadline: fresh)
     monkeypatch.setattr(publisher, "sleep", lambda seconds: None)
     app.publish("a.b")
     assert (dead.closed, sibling.closed, fresh.closed) == (True, True, False)
@@ -165,7 +187,7 @@ def test_a_link_that_died_unnoticed_is_replaced_with_its_siblings(
 
 def test_an_error_that_is_not_the_brokers_is_not_tried_again(app: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = FakeLink(failures=1, error=LookupError)
-    monkeypatch.setattr(app.publisher, "_connect", lambda deadline: broken)
+    monkeypatch.setattr(app.bus.publisher, "connect", lambda deadline: broken)
     with pytest.raises(LookupError):
         app.publish("a.b")
     assert broken.closed
@@ -180,7 +202,7 @@ def test_whether_confirms_are_waited_for_is_a_setting(tmp_path: Path, confirm: b
         def send(self, batch: Sequence[Encoded], *, confirm: bool, **_: Any) -> None:
             asked.append(confirm)
 
-    app.publisher._idle.append(Asking())  # type: ignore[arg-type]
+    app.bus.publisher._idle.append(Asking())  # type: ignore[arg-type]
     app.publish("a.b")
     assert asked == [confirm]
     app.close()
@@ -259,7 +281,7 @@ def test_what_waiting_cannot_cure_is_reported_at_once(tmp_path: Path, monkeypatc
 
 def test_a_broker_that_comes_back_in_time_gets_the_event(app: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     link, waits = FakeLink(failures=2), []
-    monkeypatch.setattr(app.publisher, "_connect", lambda deadline: link)
+    monkeypatch.setattr(app.bus.publisher, "connect", lambda deadline: link)
     monkeypatch.setattr(publisher, "sleep", waits.append)
     app.publish("a.b")
     assert link.sent == ["a.b"]
@@ -281,17 +303,17 @@ from pathlib import Path
 from pipeline import Pipeline
 app = Pipeline("test", directory=Path(sys.argv[1]), ledger_url="")
 app.publish("a.b", "parent before")
-parents = app.publisher._idle[0]
+parents = app.bus.publisher._idle[0]
 if os.fork() == 0:
     for n in range(5):
         app.publish("a.b", f"child {n}")
-    assert app.publisher._idle[0] is not parents, "the child uses its parent's link"
-    assert app.publisher._idle[0].connection is not parents.connection
+    assert app.bus.publisher._idle[0] is not parents, "the child uses its parent's link"
+    assert app.bus.publisher._idle[0].connection is not parents.connection
     app.close()
     os._exit(0)
 assert os.wait()[1] == 0
 app.publish("a.b", "parent after")
-assert app.publisher._idle[0] is parents, "the parent lost its link"
+assert app.bus.publisher._idle[0] is parents, "the parent lost its link"
 app.close()
 """
 

@@ -15,10 +15,12 @@ from celery.signals import worker_shutdown
 from pipeline import Pipeline
 from pipeline.core.errors import BrokerUnavailable, LedgerUnavailable
 from pipeline.core.ids import delivery_id
-from pipeline.ledger import due
 from pipeline.ledger.database.tables import agents, deliveries, outbox, timers, workers
-from pipeline.workers import sweeper
-from pipeline.workers.sweeper import Sweeper, SweeperStep
+from pipeline.workers import chores
+from pipeline.workers import step as step_module
+from pipeline.workers.chores import Chores
+from pipeline.workers.step import SweeperStep
+from pipeline.workers.sweeper import Sweeper
 from tests.ledgers import AFTER, move, old, retrying
 from tests.records import AWAY, making_apps, messages, order, rows, run_agents
 from tests.servers import AT_MOST, wait_for
@@ -38,7 +40,7 @@ def app(make: Callable[..., Pipeline]) -> Pipeline:
 
 
 def swept(app: Pipeline) -> int:
-    one = Sweeper(app)
+    one = Sweeper(app.bus)
     try:
         return one.sweep()
     finally:
@@ -49,13 +51,13 @@ def test_retries_that_the_broker_does_not_take_wait_for_it(make: Callable[..., P
     away = make(broker_url=AWAY)
     (id,) = retrying(away.ledger)
     move(away.ledger, timers, 60)
-    assert Sweeper(away).fire() == 0
-    move(away.ledger, timers, sweeper.PAUSE)
+    assert Chores(away.bus).fire() == 0
+    move(away.ledger, timers, chores.PAUSE)
     app = make()
-    assert Sweeper(app).fire() == 1
+    assert Chores(app.bus).fire() == 1
     ((bus, _),) = messages(app, "billing")
     assert (bus["attempt"], rows(app, timers)) == (2, [])
-    assert app.ledger.state(id)[1] == 1
+    assert app.ledger.deliveries.state(id)[1] == 1
 
 
 def test_deliveries_that_the_broker_does_not_take_are_asked_for_again(make: Callable[..., Pipeline]) -> None:
@@ -65,33 +67,33 @@ def test_deliveries_that_the_broker_does_not_take_are_asked_for_again(make: Call
     with away.ledger.database.transaction() as connection:
         row = {"id": delivery_id(event.id, "billing"), "event_id": event.id, "agent": "billing", "outcome": "waiting"}
         connection.execute(deliveries.insert(), {**row, "due": 0})
-    assert Sweeper(away).send_at_once() == 0
+    assert Chores(away.bus).send_at_once() == 0
     app = make()
-    assert Sweeper(app).send_at_once() == 1
+    assert Chores(app.bus).send_at_once() == 1
     assert [body["id"] for _, body in messages(app, "billing")] == [event.id]
 
 
 def test_what_waits_in_a_queue_is_not_sent_again(app: Pipeline) -> None:
     move(app.ledger, agents, 3600, "registered")
     (event,) = old(app)
-    one = Sweeper(app)
+    one = Sweeper(app.bus)
     while not rows(app, agent="billing"):
-        one.reconcile()
+        one.chores.reconcile()
     move(app.ledger, deliveries, AFTER + 1)
-    assert one.reconcile() == 2, "to billing and stock"
+    assert one.chores.reconcile() == 2, "to billing and stock"
     move(app.ledger, deliveries, AFTER + 1)
-    assert one.reconcile() == 0, "nobody has taken it yet"
+    assert one.chores.reconcile() == 0, "nobody has taken it yet"
     assert [body["id"] for _, body in messages(app, "billing")] == [event.id]
     move(app.ledger, deliveries, AFTER + 1)
-    assert one.reconcile() == 1, "the queue is empty, and nothing came of it"
+    assert one.chores.reconcile() == 1, "the queue is empty, and nothing came of it"
     one.leave()
 
 
 def test_no_connection_stays_open_beside_the_workers_own(app: Pipeline) -> None:
     app.publish(order())
-    one = Sweeper(app)
+    one = Sweeper(app.bus)
     one.sweep()
-    assert not one._publisher._idle
+    assert not one.chores._publisher._idle
     one.leave()
 
 
@@ -99,8 +101,8 @@ def test_no_connection_stays_open_beside_the_workers_own(app: Pipeline) -> None:
 def test_looking_at_queues_of_a_broker_that_is_away_ends_in_time(
     make: Callable[..., Pipeline], url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    one = Sweeper(make(broker_url=url))
-    looking = threading.Thread(target=one._declare, daemon=True)
+    one = Chores(make(broker_url=url).bus)
+    looking = threading.Thread(target=one.declare, daemon=True)
     looking.start()
     looking.join(AT_MOST)
     assert not looking.is_alive()
@@ -110,9 +112,9 @@ def test_looking_at_queues_of_a_broker_that_is_away_ends_in_time(
 
 
 def test_a_worker_is_there_until_its_sweeper_leaves(app: Pipeline) -> None:
-    one = Sweeper(app)
-    due.heartbeat(app.ledger, app.worker_id)
-    assert [row["id"] for row in rows(app, workers)] == [app.worker_id]
+    one = Sweeper(app.bus)
+    app.ledger.workers.heartbeat(app.bus.worker_id)
+    assert [row["id"] for row in rows(app, workers)] == [app.bus.worker_id]
     one.leave()
     assert rows(app, workers) == []
 
@@ -121,8 +123,8 @@ def test_a_sweeper_that_cannot_say_goodbye_ends_all_the_same(app: Pipeline, monk
     def away(*_: Any) -> None:
         raise LedgerUnavailable("the ledger is away")
 
-    monkeypatch.setattr(due, "leave", away)
-    Sweeper(app).leave()
+    monkeypatch.setattr(app.ledger.workers, "leave", away)
+    Sweeper(app.bus).leave()
 
 
 def test_the_sweeper_goes_on_after_errors_and_logs_each_once(
@@ -137,15 +139,15 @@ def test_the_sweeper_goes_on_after_errors_and_logs_each_once(
             raise errors[len(tries) - 1]
         return 0
 
-    monkeypatch.setattr(sweeper, "PAUSE", 0.001)
+    monkeypatch.setattr(step_module, "PAUSE", 0.001)
     monkeypatch.setattr(Sweeper, "sweep", sweep)
     worker = SimpleNamespace(app=app.celery)
     step = SweeperStep(worker)
-    with caplog.at_level(logging.WARNING, "pipeline.workers.sweeper"):
+    with caplog.at_level(logging.WARNING, "pipeline.workers.step"):
         step.start(worker)
         wait_for(lambda: len(tries) > len(errors), "a sweep without an error")
         worker_shutdown.send(sender=None)
-    found = [(one.getMessage(), bool(one.exc_info)) for one in caplog.records if one.name == "pipeline.workers.sweeper"]
+    found = [(one.getMessage(), bool(one.exc_info)) for one in caplog.records if one.name == "pipeline.workers.step"]
     assert found == [("the sweeper goes on in 0.001 s: away", False), ("the sweeper goes on in 0.001 s: a bug", True)]
 
 
@@ -154,7 +156,7 @@ def test_a_worker_without_a_ledger_says_what_is_off(tmp_path: Path, caplog: pyte
     worker = SimpleNamespace(app=app.celery)
     step = SweeperStep(worker)
     step.start(worker)
-    assert sweeper.OFF in caplog.text
+    assert step_module.OFF in caplog.text
     app.close()
 
 
@@ -163,13 +165,13 @@ def test_a_worker_that_stops_lives_until_its_handlers_have_ended(app: Pipeline) 
     step = SweeperStep(worker)
     step.start(worker)
     step.stop(worker)  # the pool is stopped after this, and waits for what it runs
-    assert [row["id"] for row in rows(app, workers)] == [app.worker_id]
+    assert [row["id"] for row in rows(app, workers)] == [app.bus.worker_id]
     worker_shutdown.send(sender=None)
     assert rows(app, workers) == []
 
 
 def test_a_relayed_event_is_sent_and_forgotten(app: Pipeline) -> None:
-    app.outbox._away_until = float("inf")
+    app.bus.outbox._away_until = float("inf")
     assert not app.publish(order()).sent
     move(app.ledger, outbox, 10)
     assert swept(app) == 1

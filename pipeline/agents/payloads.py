@@ -1,0 +1,68 @@
+"""Payloads: what a handler is called with, and what becomes of what it returns."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import orjson
+from pydantic import TypeAdapter, ValidationError
+
+from ..core.errors import InvalidEvent, NotAnEventError
+from ..core.event import Event, Payload, explain
+from .agent import Agent
+from .context import Context
+
+
+def decode(message: str | dict[str, Any]) -> Event:
+    """Return the event that a task was called with; raise NotAnEventError when it is none."""
+    if isinstance(message, Event):
+        return message
+    try:
+        return Event.decode(message if isinstance(message, str) else orjson.dumps(message))
+    except InvalidEvent as exc:
+        raise NotAnEventError(*exc.args) from exc
+
+
+def arguments(agent: Agent, event: Event, context: Context) -> tuple[Any, ...]:
+    """Return the handler's arguments: the payload, the data or the event, and the context if it takes one."""
+    first = event if agent.wants_event else payload_of(agent, event)
+    return (first, context) if agent.wants_context else (first,)
+
+
+def payload_of(agent: Agent, event: Event) -> Any:
+    """Validate the event's data into the agent's payload class; raise InvalidEvent that names the wrong field."""
+    if agent.payload is None:
+        return event.data
+    try:
+        return _validator(agent.payload).validate_python(event.data)
+    except ValidationError as exc:
+        raise InvalidEvent(explain(exc, f"{event.type} for agent {agent.name!r}")) from exc
+
+
+@lru_cache(maxsize=1024)
+def _validator(payload: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(payload)
+
+
+def plain(result: Any) -> Any:
+    """Return a handler's result as JSON-compatible data."""
+    if isinstance(result, Payload):
+        return result.model_dump(mode="json", by_alias=True, round_trip=True)
+    if isinstance(result, (list, tuple)):
+        return [plain(one) for one in result]
+    return result
+
+
+def returned_payloads(name: str, result: object) -> tuple[Payload, ...]:
+    """Return what a handler returned as payloads to publish; raise InvalidEvent for anything else."""
+    if result is None:
+        return ()
+    payloads = result if isinstance(result, (list, tuple)) else (result,)
+    for payload in payloads:
+        if not isinstance(payload, Payload):
+            raise InvalidEvent(
+                f"agent {name!r} returned a {type(payload).__name__}; return None, a Payload or a list of Payloads, "
+                "or call ctx.publish('event.type', data)"
+            )
+    return tuple(payloads)

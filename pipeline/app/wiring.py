@@ -1,0 +1,167 @@
+"""Wiring: how a Celery app is made and dressed, so that its commands, workers and canvases know the bus."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from celery import Celery
+from celery.signals import import_modules
+
+from ..agents.agent import Agent
+from ..brokers.kinds import kind_of_url
+from ..brokers.topology import EMIT_FAILED_TASK, EMIT_TASK, AgentQueue
+from ..coordination.chords import Emit, EmitFailed
+from ..coordination.schedule import PublishScheduled, Scheduled
+
+if TYPE_CHECKING:
+    from ..bus import Bus
+    from ..delivery.delivery import Bookkeeping
+    from ..settings import Settings
+
+#: The setting `worker_consumer` as long as nobody has changed it.
+CELERYS_CONSUMER = "celery.worker.consumer:Consumer"
+CONSUMER = "pipeline.delivery.consumer:AgentConsumer"
+STEP = "pipeline.workers.step:SweeperStep"
+_REQUESTS = "pipeline.delivery.request"
+
+
+def build(name: str, settings: Settings) -> Celery:
+    """Return a new Celery app whose broker and results are what the settings say."""
+    url = settings.effective_broker_url
+    kind = kind_of_url(url)
+    celery = Celery(name)
+    celery.conf.update(
+        broker_url=url,
+        broker_transport_options=kind.options(settings.confirm, settings.redis_visibility_timeout) if kind else {},
+        broker_connection_retry_on_startup=True,
+        # After a lost connection RabbitMQ may hold the worker's exclusive queue for a while: try again.
+        broker_channel_error_retry=True,
+        result_backend=settings.effective_result_backend,
+        beat_schedule_filename=str(settings.directory / "beat-schedule"),
+        imports=settings.agents,
+        **_in_namespace(settings.namespace),
+    )
+
+    def make_directory(**_: Any) -> None:
+        """Create the state directory when a worker or beat starts; publishers need none."""
+        settings.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    import_modules.connect(make_directory, sender=celery, weak=False)
+    return celery
+
+
+def _in_namespace(namespace: str) -> Mapping[str, Any]:
+    """Return what keeps Celery's own names apart from those of other apps on the same broker."""
+    if not namespace:
+        return {}
+    return {
+        "task_default_queue": f"{namespace}.celery",
+        "control_exchange": f"{namespace}.celery",
+        "event_exchange": f"{namespace}.celeryev",
+        "event_queue_prefix": f"{namespace}.celeryev",
+        "result_backend_transport_options": {"global_keyprefix": f"{namespace}."},
+    }
+
+
+class Wiring:
+    """Adds to a Celery app what the bus needs, whenever Celery reads its configuration."""
+
+    def __init__(self, bus: Bus, schedules: Mapping[str, Scheduled]) -> None:
+        """Dress the app of a bus; nothing is connected."""
+        self._bus = bus
+        self._celery = bus.celery
+        self._books: Bookkeeping | None = None
+        self._queues = [bus.names.emit_queue()]
+        self._celery.on_after_configure.connect(self._configure, weak=False)
+        if self._celery.configured:
+            self._configure()
+        self._celery.steps["worker"].add(STEP)
+        for task in (Emit, EmitFailed, PublishScheduled):
+            attributes = {"bus": bus, "schedules": schedules, "__module__": task.__module__}
+            self._add_task(type(task.__name__, (task,), attributes))
+
+    def add(self, agent: Agent) -> None:
+        """Give an agent its queue and its task."""
+        agent.app = self._celery
+        self._add_queue(self._bus.names.agent_queue(agent.name, agent.patterns))
+        self._add_task(self._task_of(agent))
+
+    def _task_of(self, agent: Agent) -> type[Any]:
+        from ..delivery.task import HARD_LIMIT_GRACE, DeliveryTask
+
+        return type(
+            agent.name,
+            (DeliveryTask,),
+            {
+                "__module__": agent.handler.__module__,
+                "__doc__": agent.handler.__doc__,
+                "name": agent.task_name,
+                "agent": agent,
+                "bus": self._bus,
+                "source": f"{self._bus.source}/agent/{agent.name}",
+                "rate_limit": agent.rate_limit,
+                "soft_time_limit": agent.timeout,
+                "time_limit": agent.timeout and agent.timeout + HARD_LIMIT_GRACE,
+                "max_retries": agent.retry.max,
+                "default_retry_delay": agent.retry.base,
+                **self._bookkeeping(),
+            },
+        )
+
+    def _bookkeeping(self) -> Mapping[str, Any]:
+        """Return who keeps the books of deliveries: the one place that asks whether there is a ledger."""
+        if self._bus.has_ledger:
+            from ..delivery.inbox import Inbox
+
+            self._books = self._books or Inbox(self._bus)
+            request, lost = "RecordedRequest", False
+        else:
+            from ..delivery.plain import Plain
+
+            self._books = self._books or Plain(self._bus)
+            # A pool process that dies counts as an attempt: Celery sends the task again, to this queue only.
+            request, lost = "PlainRequest", True
+        return {"books": self._books, "Request": f"{_REQUESTS}:{request}", "retry_on_worker_lost": lost}
+
+    def _add_task(self, task: type[Any]) -> None:
+        """Register a task now, or when Celery finalizes its app: until then its settings may still change."""
+
+        def register(**_: Any) -> None:
+            self._celery.register_task(task())
+
+        if self._celery.finalized:
+            register()
+        else:
+            self._celery.on_after_finalize.connect(register, weak=False)
+
+    def _add_queue(self, queue: AgentQueue) -> None:
+        """Let workers consume a queue, beside those that Celery is configured with."""
+        self._queues = [known for known in self._queues if known.name != queue.name] + [queue]
+        if self._celery.configured:
+            self._configure()
+
+    def _configure(self, **_: Any) -> None:
+        """Add to Celery's configuration what the bus needs; run whenever Celery has read it, so it may run again."""
+        conf = self._celery.conf
+        if conf.worker_consumer == CELERYS_CONSUMER:
+            conf.worker_consumer = CONSUMER
+        routes = conf.task_routes or ()
+        routes = routes if isinstance(routes, (list, tuple)) else (routes,)
+        if self._route not in routes:
+            conf.task_routes = (self._route, *routes)
+        amqp = self._celery.amqp
+        if "queues" in amqp.__dict__:
+            for queue in self._queues:
+                amqp.queues.select_add(queue)
+        else:
+            # Not through amqp.queues: what reads the configuration may be about to build them.
+            known = {**amqp.Queues(conf.task_queues), **{queue.name: queue for queue in self._queues}}
+            conf.task_queues = list(known.values())
+
+    def _route(self, name: str, *_: Any, **__: Any) -> dict[str, str] | None:
+        """Send the bus's own tasks to their queues, whoever sends them, before the user's routes are asked."""
+        agent = self._bus.agents.of_task(name)
+        if agent is not None:
+            return {"queue": self._bus.names.queue_of(agent.name)}
+        return {"queue": self._bus.names.emit} if name in (EMIT_TASK, EMIT_FAILED_TASK) else None

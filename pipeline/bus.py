@@ -1,0 +1,95 @@
+"""The bus: what the rooms of one app share. It knows neither the face above it nor what is done with it."""
+
+from __future__ import annotations
+
+import os
+import socket
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from .agents.agent import Agents
+from .brokers.topology import topology_of
+from .core.errors import LedgerOff
+from .core.ids import new_id
+from .core.observe import Spans
+from .publishing.publisher import Publisher
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from .agents.runner import EventLoop
+    from .history.projections import Projections
+    from .ledger.ledger import Ledger
+    from .publishing.direct import Outgoing
+    from .settings import Settings
+
+
+class Bus:
+    """What the rooms of one app share.
+
+    Attributes:
+        settings: as they were read when the app was made.
+        celery: the Celery app.
+        names: of exchanges and queues.
+        source: the CloudEvents source of what the app publishes.
+        worker_id: who this process says it is, when it runs deliveries.
+        agents: those that were declared.
+        publisher: the way to the broker.
+        spans: for those who measure what the bus does.
+        has_ledger: whether the setting `ledger_url` names a ledger, or leaves the default.
+
+    """
+
+    def __init__(self, settings: Settings, celery: Celery) -> None:
+        """Connect nothing, and open nothing: that is done when it is first used."""
+        self.settings = settings
+        self.celery = celery
+        self.names = topology_of(settings.namespace)
+        self.source = f"/{celery.main or 'pipeline'}"
+        self.worker_id = f"{socket.gethostname()}:{os.getpid()}:{new_id()[:8]}"
+        self.agents = Agents()
+        self.spans = Spans()
+        self.publisher = Publisher(celery, settings, self.names)
+        self.has_ledger = bool(settings.effective_ledger_url)
+
+    # The rest is heavy, and not needed by everybody.
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """The ledger; raises LedgerOff when there is none."""
+        if not self.has_ledger:
+            raise LedgerOff("this needs a ledger, and the setting ledger_url is empty; unset it or name a database")
+        from .ledger.ledger import Ledger
+
+        return Ledger(self.settings.effective_ledger_url, timeout=self.settings.ledger_timeout)
+
+    @cached_property
+    def outbox(self) -> Outgoing:
+        """The way of events to the broker: through the ledger if there is one."""
+        if self.has_ledger:
+            from .publishing.outbox import Outbox
+
+            return Outbox(self.ledger, self.publisher)
+        from .publishing.direct import Direct
+
+        return Direct(self.publisher)
+
+    @cached_property
+    def projections(self) -> Projections:
+        """The read models, by name."""
+        from .history.projections import Projections
+
+        return Projections()
+
+    @cached_property
+    def loop(self) -> EventLoop:
+        """The event loop on which this process runs async handlers."""
+        from .agents.runner import EventLoop
+
+        return EventLoop()
+
+    def close(self) -> None:
+        """Close the connections that were opened; what is used afterwards opens new ones."""
+        self.publisher.close()
+        if "ledger" in vars(self):
+            self.ledger.close()

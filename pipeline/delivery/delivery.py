@@ -1,0 +1,89 @@
+"""The bookkeeping of deliveries: what it has to offer, and how a failed attempt is decided and reported.
+
+With a ledger it is `Inbox`, without one `Plain`; wiring decides once. Both answer with values; only the task, at
+Celery's edge, turns them into Celery's exceptions.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from celery.utils.log import get_task_logger
+
+from ..agents.effects import Effects
+from ..core.retry import Again, Dead, decide
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from ..ledger.deliveries import Claim, Delivery
+
+logger = get_task_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Scheduled:
+    """The next attempt is recorded, and is sent in `delay` seconds by whichever worker lives then."""
+
+    delay: float
+
+
+#: What follows a failed attempt: Celery tries again, a timer does, or it is over.
+Verdict = Again | Scheduled | Dead
+
+
+class NotRecordedError(Exception):
+    """What became of a delivery could not be written: it goes back to its queue."""
+
+
+class Bookkeeping(Protocol):
+    """What is known about deliveries, and what is written down. Everything may raise NotRecordedError."""
+
+    def claim(self, delivery: Delivery) -> Claim:
+        """Return the attempt to make now, or say why there is none; raise WorkerDied when none is left."""
+
+    def done_before(self, delivery: Delivery, claim: Claim) -> Any:
+        """Finish a delivery for which there is no attempt to make, and return a chord member's result."""
+
+    def succeed(
+        self, delivery: Delivery, attempt: int, effects: Effects, answer: Any, session: Session | None = None
+    ) -> None:
+        """Record a success with what the delivery leaves behind, and send what is to be sent.
+
+        Arguments:
+            answer: what a chord waits for.
+            session: the handler's own transaction.
+
+        """
+
+    def filtered(self, delivery: Delivery, attempt: int) -> None:
+        """Record that the agent does not want the event after all."""
+
+    def paused(self, delivery: Delivery, attempt: int, delay: float) -> Verdict:
+        """Record that the handler is to be called in some seconds, and that this attempt does not count."""
+
+    def fail(self, delivery: Delivery, attempt: int, error: BaseException) -> Verdict:
+        """Record a failed attempt and say what follows it."""
+
+    def died(self, delivery: Delivery, error: BaseException) -> Verdict:
+        """Record, in the worker's main process, an attempt whose process died before it could."""
+
+    def revoke(self, delivery: Delivery, reason: str) -> None:
+        """Record that an operator has revoked a delivery, whether it had begun or not."""
+
+
+def decided(delivery: Delivery, attempt: int, error: BaseException) -> Again | Dead:
+    """Decide what follows a failed attempt, and write both into the worker's log."""
+    decision = decide(attempt - 1, error, delivery.retry, random.random())
+    event = delivery.event
+    match decision:
+        case Again(delay):
+            logger.warning(
+                "agent %s failed on %s %s (attempt %d), trying again in %.1f s: %r",
+                delivery.agent, event.type, event.id, attempt, delay, error,
+            )  # fmt: skip
+        case Dead(reason):
+            logger.error("agent %s: %s %s is dead (%s): %r", delivery.agent, event.type, event.id, reason, error)
+    return decision

@@ -1,0 +1,61 @@
+"""Bookkeeping without a ledger: every delivery is run, Celery retries it, and the broker keeps it when it is dead."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..agents.effects import Effects
+from ..core.errors import BrokerUnavailable
+from ..core.outcome import Outcome
+from ..core.retry import Again
+from ..ledger.deliveries import Claim, Delivery
+from .delivery import NotRecordedError, Verdict, decided
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from ..bus import Bus
+
+
+class Plain:
+    """Knows what Celery and the broker know."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+
+    def claim(self, delivery: Delivery) -> Claim:
+        """Return the attempt that Celery counted."""
+        return Claim(delivery.retries + 1, Outcome.RUNNING)
+
+    def done_before(self, delivery: Delivery, claim: Claim) -> Any:
+        """Return nothing: each claim is an attempt to make."""
+
+    def succeed(
+        self, delivery: Delivery, attempt: int, effects: Effects, answer: Any, session: Session | None = None
+    ) -> None:
+        """Send what the handler emitted; only then the delivery is done."""
+        if not effects.events:
+            return
+        try:
+            self._bus.outbox.publish(effects.events)
+        except BrokerUnavailable as exc:
+            # The event goes back to its queue: its own events have fixed ids, so sending them again is harmless.
+            raise NotRecordedError from exc
+
+    def filtered(self, delivery: Delivery, attempt: int) -> None:
+        """Leave it at that: nobody keeps outcomes."""
+
+    def paused(self, delivery: Delivery, attempt: int, delay: float) -> Verdict:
+        """Let Celery call the task again."""
+        return Again(delay)
+
+    def fail(self, delivery: Delivery, attempt: int, error: BaseException) -> Verdict:
+        """Let Celery send the event to this queue again, or the broker keep it as a dead letter."""
+        return decided(delivery, attempt, error)
+
+    def died(self, delivery: Delivery, error: BaseException) -> Verdict:
+        """Count the attempt as Celery counts."""
+        return decided(delivery, delivery.retries + 1, error)
+
+    def revoke(self, delivery: Delivery, reason: str) -> None:
+        """Leave it at that: Celery logs what was revoked."""

@@ -1,0 +1,148 @@
+"""A delivery in the worker's main process: what follows when its attempt has ended there, or its process has died."""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+from typing import Any
+
+from billiard.einfo import ExceptionInfo
+from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
+from celery.exceptions import Ignore, Reject, Retry
+from celery.utils.log import get_logger
+from celery.worker.request import Request
+from celery.worker.state import task_ready
+
+from ..core.errors import NotAnEventError
+from ..limits.gate import Gate
+from .delivery import NotRecordedError
+
+logger = get_logger(__name__)
+
+
+class Death(Enum):
+    """What an attempt's failure means in the main process."""
+
+    #: Celery's own business: control flow, an operator's cancellation, or what is no event.
+    CELERYS = auto()
+    #: The process died before the attempt could be recorded.
+    UNRECORDED = auto()
+    #: The process that ran the handler has recorded it: the message can go.
+    RECORDED = auto()
+    #: The same, and Celery must not see it: it ends a worker that is out of memory.
+    RECORDED_QUIETLY = auto()
+
+
+def after_death(error: BaseException, *, cancelled: bool) -> Death:
+    """Say what a failed attempt means, with a ledger.
+
+    Arguments:
+        error: what ended the attempt, in the pool process or of it.
+        cancelled: whether an operator has cancelled or revoked the delivery.
+
+    """
+    match error:
+        case SystemExit() | KeyboardInterrupt() if cancelled:
+            return Death.CELERYS
+        case Reject() | Ignore() | Retry() | Terminated() | NotAnEventError():
+            return Death.CELERYS
+        case TimeLimitExceeded() | WorkerLostError() | SystemExit() | KeyboardInterrupt():
+            return Death.UNRECORDED
+        case MemoryError():
+            return Death.RECORDED_QUIETLY
+        case _:
+            return Death.RECORDED
+
+
+class DeliveryRequest(Request):  # type: ignore[misc]  # celery's classes are untyped
+    """A delivery: when it leaves the worker's hands, the next one of its agent may come in."""
+
+    gate: Gate | None = None
+
+    def acknowledge(self) -> None:
+        """Acknowledge, and let the next delivery of the agent in."""
+        was = self.acknowledged
+        super().acknowledge()
+        if self.gate and not was:
+            self.gate.leave()
+
+    def reject(self, requeue: bool = False) -> None:
+        """Reject, and let the next delivery of the agent in."""
+        was = self.acknowledged
+        super().reject(requeue)
+        if self.gate and not was:
+            self.gate.leave()
+
+
+class PlainRequest(DeliveryRequest):
+    """A delivery without a ledger: a hard time limit counts as a failed attempt, not as the end."""
+
+    def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> None:
+        """After a hard time limit try again, on this agent's queue only, or set aside after the last attempt."""
+        if isinstance(exc_info.exception, TimeLimitExceeded):
+            if self._context.retries < self.task.max_retries and self._retry_worker_lost(exc_info.exception, exc_info):
+                return
+            self.reject(requeue=False)  # before Celery, which would requeue it for ever
+        super().on_failure(exc_info, send_failed_event, return_ok)
+
+    def on_timeout(self, soft: bool, timeout: float) -> None:
+        """Report a time limit; the pool has called on_failure() before, which decided what follows."""
+        if soft or self._context.retries >= self.task.max_retries:
+            super().on_timeout(soft, timeout)
+        else:
+            logger.warning("%s[%s] was killed after %g s and is tried again", self.name, self.id, timeout)
+
+
+class RecordedRequest(DeliveryRequest):
+    """A delivery with a ledger: every attempt is recorded, also that of a process which died."""
+
+    def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> None:
+        """Record what has not been recorded, acknowledge what has, and leave the rest to Celery."""
+        error = getattr(exc_info.exception, "exc", exc_info.exception)  # billiard wraps what it has pickled
+        death = after_death(error, cancelled=self._already_cancelled or self._already_revoked)
+        if death is Death.UNRECORDED and self._is_recorded_as_another(error):
+            return
+        if death is not Death.CELERYS:
+            self.acknowledge()  # the ledger keeps the dead letter
+        if death is not Death.RECORDED_QUIETLY:
+            super().on_failure(exc_info, send_failed_event, return_ok)
+
+    def _is_recorded_as_another(self, error: BaseException) -> bool:
+        """Record an attempt whose process died; say whether it goes on: tried again, or back in its queue."""
+        try:
+            outcome = self.task.died(self.args[0], self._context, error)
+        except NotRecordedError:
+            task_ready(self)
+            self.reject(requeue=True)
+            return True
+        except Exception as exc:  # the ledger is away, or the event unreadable: the broker keeps the message
+            logger.error("%s[%s]: %r could not be recorded: %s", self.name, self.id, error, exc)
+            self.reject(requeue=not isinstance(exc, NotAnEventError))
+            return True
+        if isinstance(outcome, Retry):
+            task_ready(self)
+            self.on_retry(raised(outcome))
+            return True
+        return False
+
+    def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:
+        """Record that an operator has revoked the delivery, before Celery acks it."""
+        try:
+            self.task.revoked(self.args[0], self._context, reason)
+        except Exception as exc:
+            logger.error("%s[%s]: that it was revoked could not be recorded: %s", self.name, self.id, exc)
+        super()._announce_revoked(reason, terminated, signum, expired)
+
+    def on_timeout(self, soft: bool, timeout: float) -> None:
+        """Report a time limit; the pool has called on_failure() before, which decided what follows."""
+        if soft:
+            super().on_timeout(soft, timeout)
+        else:
+            logger.error("%s[%s] was killed after %g s", self.name, self.id, timeout)
+
+
+def raised(exc: BaseException) -> Any:
+    """Return an exception as Celery passes it on; billiard makes nothing of one that has no traceback."""
+    try:
+        raise exc
+    except BaseException:
+        return ExceptionInfo()

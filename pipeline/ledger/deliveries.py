@@ -1,0 +1,370 @@
+"""What may become of a delivery: every transition, each one statement. Nothing else writes the deliveries' table.
+
+    waiting ---claim---> running ---+--> succeeded     filtered
+       ^                            +--> retrying --(its timer)--> claim
+       |                            +--> dead ---> dropped
+       +---- requeue ---------------------'
+    unrouted: no agent listens to the event
+
+What else is written together with a transition, `Ledger` says; what is claimed and how, the statement below.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from sqlalchemy import (
+    Boolean,
+    Connection,
+    and_,
+    bindparam,
+    case,
+    delete,
+    literal_column,
+    or_,
+    select,
+    update,
+)
+
+from ..core.errors import LedgerError, LedgerUnavailable
+from ..core.event import Event
+from ..core.ids import delivery_id
+from ..core.outcome import Outcome
+from ..core.retry import Retry
+from ..core.times import SECOND, now
+from .database.database import Database
+from .database.fast import Hot, Statement
+from .database.rows import DEAD_AFTER, chunks, unrouted_id, unrouted_row
+from .database.statements import relaxed
+from .database.tables import OPEN, deliveries, workers
+
+#: Who runs a delivery.
+RUNNER = ("worker", "process")
+DEFAULT_RETRY = Retry()
+_WAITING, _RUNNING, _RETRYING = Outcome.WAITING.value, Outcome.RUNNING.value, Outcome.RETRYING.value
+#: As literals: SQLite takes a partial index only for the index's own condition.
+DEAD = and_(deliveries.c.outcome == Outcome.DEAD.value, OPEN)
+UNROUTED = deliveries.c.outcome == literal_column(f"'{Outcome.UNROUTED.value}'")
+
+
+class Claim(NamedTuple):
+    """The answer to a claim: the attempt to make now, or what the inbox knows about the delivery.
+
+    Attributes:
+        attempt: 1 for the first; 0 when the handler is not to be run.
+        outcome: RUNNING with an attempt, else what the delivery is already.
+        result: what a chord's member returned, as JSON.
+        emitted: the number of events that a finished delivery emitted.
+
+    """
+
+    attempt: int
+    outcome: Outcome
+    result: str | None = None
+    emitted: int = 0
+
+
+class Delivery(NamedTuple):
+    """One delivery as its message describes it, and its agent.
+
+    Attributes:
+        agent: the agent's name.
+        source: the CloudEvents source of the events that the agent emits.
+        retry: the agent's policy.
+        expected: the attempt that a retry's message was sent for; None for the event's own message.
+        broadcast: whether a replayed delivery sends what it emits.
+        logged: whether the ledger has the event; else it was published by another program.
+        redelivered: whether the broker had given the message to a worker before.
+        in_canvas: whether a chord or chain waits for what the handler returns.
+        retries: how often Celery has tried it before.
+
+    """
+
+    id: str
+    event: Event
+    agent: str
+    source: str = ""
+    retry: Retry = DEFAULT_RETRY
+    expected: int | None = None
+    replay: str | None = None
+    broadcast: bool = True
+    logged: bool = True
+    redelivered: bool = False
+    in_canvas: bool = False
+    retries: int = 0
+
+
+class AlreadyRecordedError(Exception):
+    """Another run of the same delivery was recorded first; this one takes no effect."""
+
+
+class Deliveries:
+    """The deliveries' table, and all that changes it."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        make = database.insert
+        self._insert = make(deliveries).on_conflict_do_nothing()
+        self._claim = _claim(make(deliveries)).returning(deliveries.c.attempts, *relaxed(database))
+        self._known = select(*(deliveries.c[name] for name in ("outcome", "result", "emitted", *RUNNER))).where(
+            deliveries.c.id == bindparam("id")
+        )
+        mine = deliveries.c.id == bindparam("key")
+        running = and_(mine, deliveries.c.outcome == _RUNNING)
+        this_attempt = and_(running, deliveries.c.attempts == bindparam("attempt"))
+        not_yet = and_(mine, deliveries.c.outcome != Outcome.SUCCEEDED.value)
+        unspent = {"attempts": deliveries.c.attempts - 1, "error": None}
+        succeed = _to(Outcome.SUCCEEDED, "ended", "emitted", "result", error=None, traceback=None).where(not_yet)
+        self._succeed = succeed.returning(deliveries.c.id)
+        self._again = _to(Outcome.RETRYING, "due", "error").where(this_attempt)
+        self._pause = _to(Outcome.RETRYING, "due", **unspent).where(this_attempt)
+        self._filter = _to(Outcome.FILTERED, "ended", **unspent).where(this_attempt)
+        self._die = _to(Outcome.DEAD, "ended", "error", "traceback").where(running)
+
+    # -- one delivery, by who has it in hand
+
+    def claim(
+        self, delivery: Delivery, worker: str, at: int, others: Sequence[Statement] = (), gone: int | None = None
+    ) -> Claim:
+        """Count an attempt and return its number, or say why there is none to make.
+
+        Arguments:
+            worker: who runs it.
+            at: the time of the claim (microseconds): repeated after a lost answer, it is the same claim.
+            others: what is run in the same transaction, before it.
+            gone: the process of that worker that is known to have died in an attempt.
+
+        """
+        row = {
+            "id": delivery.id,
+            "event_id": delivery.event.id,
+            "agent": delivery.agent,
+            "outcome": _RUNNING,
+            "attempts": 1,
+            "started": at,
+            "worker": worker,
+            "process": os.getpid(),
+            "gone": gone,
+            "replay": delivery.replay,
+            "broadcast": delivery.broadcast,
+            "expected": -1 if delivery.expected is None else delivery.expected - 1,
+            "redelivered": delivery.redelivered,
+            "alive": at - round(DEAD_AFTER * SECOND),
+        }
+        if others:
+            claimed = self._database.fast.run(lambda own: _run(own, others).execute(self._claim, row).fetchone())
+        else:
+            claimed = self._database.fast.one(self._claim, row)
+        if claimed is not None:
+            return Claim(claimed[0], Outcome.RUNNING)
+        known = self._database.fast.one(self._known, {"id": delivery.id})
+        if known is None:
+            raise LedgerUnavailable(f"delivery {delivery.id} was pruned from {self._database} while it was claimed")
+        outcome, result, emitted, runner, process = known
+        if outcome == _RUNNING and runner == worker and gone is None and is_gone(process):
+            # Celery gives to another process what one has died of before it could say that it had begun.
+            return self.claim(delivery, worker, at, gone=process)
+        return Claim(0, Outcome(outcome), result, emitted)
+
+    def success(self, id: str, at: int, *, emitted: int, result: str | None) -> Statement:
+        """Return what records a success: it answers with a row unless another run was recorded first.
+
+        Arguments:
+            at: when it ended (microseconds).
+            emitted: the number of events that it emitted.
+            result: what a chord's member returned, as JSON.
+
+        """
+        return self._succeed, {"key": id, "ended": at, "emitted": emitted, "result": result}
+
+    def again(self, connection: Connection, id: str, attempt: int, *, due: int, error: str) -> bool:
+        """Record a failed attempt that is followed by another one; say whether it was the delivery's last one.
+
+        Arguments:
+            due: when the next attempt is to be in the queue (microseconds).
+
+        """
+        return self._recorded(connection, self._again, {"key": id, "attempt": attempt, "due": due, "error": error})
+
+    def pause(self, connection: Connection, id: str, attempt: int, *, due: int) -> bool:
+        """Record that the handler is to be called later, and that this attempt does not count."""
+        return self._recorded(connection, self._pause, {"key": id, "attempt": attempt, "due": due})
+
+    def filter(self, connection: Connection, id: str, attempt: int) -> bool:
+        """Record that the agent does not want the event after all; the handler was not called."""
+        return self._recorded(connection, self._filter, {"key": id, "attempt": attempt, "ended": now()})
+
+    def die(self, connection: Connection, id: str, attempt: int | None, *, error: str, traceback: str) -> bool:
+        """Record that a delivery is dead; say whether it was not so before.
+
+        Arguments:
+            attempt: the attempt that failed; None for whatever runs.
+
+        """
+        statement = self._die if attempt is None else self._die.where(deliveries.c.attempts == attempt)
+        return self._recorded(
+            connection, statement, {"key": id, "ended": now(), "error": error, "traceback": traceback}
+        )
+
+    def _recorded(self, connection: Connection, statement: Any, row: Mapping[str, Any]) -> bool:
+        if connection.execute(statement, row).rowcount:
+            return True
+        self.expect_claim(connection, row["key"])
+        return False
+
+    def expect_claim(self, connection: Connection, id: str) -> None:
+        """Raise LedgerError when a claim is gone: PostgreSQL has crashed before it was on disk."""
+        if connection.execute(self._known, {"id": id}).fetchone() is None:
+            raise LedgerError(f"the ledger {self._database} has lost the claim of delivery {id}")
+
+    def state(self, id: str) -> tuple[Outcome | None, int]:
+        """Return a delivery's outcome and the number of its attempts; None and 0 when it was never claimed."""
+        wanted = select(deliveries.c.outcome, deliveries.c.attempts).where(deliveries.c.id == id)
+        row = self._database.read(lambda connection: connection.execute(wanted).first())
+        return (Outcome(row.outcome), row.attempts) if row else (None, 0)
+
+    # -- those that nobody has in hand
+
+    def add_waiting(self, connection: Connection, wanted: Iterable[tuple[str, str, int]]) -> None:
+        """Add deliveries that should be in their queues; one that a worker claims at this moment is not missing.
+
+        Arguments:
+            wanted: for each the event's id, the agent, and since when (microseconds; with 0 the next sweep sends it).
+
+        """
+        rows = [
+            {"id": delivery_id(event, agent), "event_id": event, "agent": agent, "outcome": _WAITING, "due": due}
+            for event, agent, due in wanted
+        ]
+        if rows:
+            connection.execute(self._insert, rows)
+
+    def unrouted(self, event_ids: Iterable[str], at: int) -> Statement:
+        """Return what notes that no agent listens to some events; what is noted already stays as it is."""
+        return self._insert, [unrouted_row(id, at) for id in event_ids]
+
+    def forget_unrouted(self, connection: Connection, event_ids: Sequence[str]) -> None:
+        """Take that note back: an agent has come after all."""
+        for some in chunks([unrouted_id(id) for id in event_ids]):
+            connection.execute(delete(deliveries).where(deliveries.c.id.in_(some)))
+
+    def take_unrouted(self, connection: Connection, event_ids: Sequence[str]) -> list[str]:
+        """Take that note back for events, and return those that had it: of two who do this at once, one gets each."""
+        marked = delete(deliveries).where(deliveries.c.event_id.in_(event_ids), UNROUTED)
+        return list(connection.execute(marked.returning(deliveries.c.event_id)).scalars())
+
+    def requeue(self, connection: Connection, ids: Sequence[str], body: bytes | None = None) -> None:
+        """Let dead deliveries wait again, with all their attempts before them.
+
+        Arguments:
+            body: the event as somebody has edited it for them.
+
+        """
+        values: dict[str, Any] = {"outcome": _WAITING, "due": now(), "attempts": 0}
+        values |= dict.fromkeys(("ended", "worker", "error", "traceback"))
+        if body is not None:
+            values["body"] = body.decode()
+        self._set(connection, deliveries.c.id.in_(ids), values)
+
+    def drop(self, connection: Connection, ids: Sequence[str]) -> None:
+        """Decide that dead deliveries are not to be handled."""
+        self._set(connection, deliveries.c.id.in_(ids), {"outcome": Outcome.DROPPED.value})
+
+    def prune(self, connection: Connection, ids: Sequence[str]) -> int:
+        """Delete deliveries, and return how many there were."""
+        return sum(
+            connection.execute(delete(deliveries).where(deliveries.c.id.in_(some))).rowcount for some in chunks(ids)
+        )
+
+    def restore(self, connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
+        """Add deliveries as an archive has them."""
+        if rows:
+            connection.execute(self._insert, list(rows))
+
+    @staticmethod
+    def _set(connection: Connection, which: Any, values: Mapping[str, Any]) -> None:
+        connection.execute(update(deliveries).where(which).values(values))
+
+    # -- on their way to their agents once more
+
+    def send_again(self, connection: Connection, ids: Sequence[str]) -> None:
+        """Note that deliveries are sent to their queues now; of one that ran, the worker is dead."""
+        for some in chunks(ids):
+            running = and_(deliveries.c.id.in_(some), deliveries.c.outcome == _RUNNING)
+            self._set(connection, running, {"outcome": _WAITING})  # whoever gets the message may run it
+            self._set(connection, deliveries.c.id.in_(some), {"due": now()})
+
+    def ask_again(self, connection: Connection, ids: Sequence[str]) -> None:
+        """Let deliveries that could not be sent be sent with the next sweep."""
+        for some in chunks(ids):
+            self._set(connection, and_(deliveries.c.id.in_(some), deliveries.c.outcome == _WAITING), {"due": 0})
+
+    def drop_pruned(self, connection: Connection, ids: Sequence[str]) -> None:
+        """Drop deliveries whose event is no longer in the log: there is nothing to send."""
+        gone = {"outcome": Outcome.DROPPED.value, "ended": now(), "error": "the ledger no longer has the event"}
+        for some in chunks(ids):
+            self._set(connection, deliveries.c.id.in_(some), gone)
+
+
+#: Waits, and is to be sent with the next sweep.
+AT_ONCE = and_(deliveries.c.outcome == _WAITING, deliveries.c.due == 0)
+
+
+def _to(outcome: Outcome, *names: str, **fixed: Any) -> Any:
+    """Return the update that gives a delivery an outcome, and the named columns what is given when it is run."""
+    return update(deliveries).values(outcome=outcome.value, **fixed, **{name: bindparam(name) for name in names})
+
+
+def _claim(statement: Any) -> Any:
+    names = ("id", "event_id", "agent", "outcome", "attempts", "started", *RUNNER, "replay", "broadcast")
+    claim = statement.values({name: bindparam(name) for name in names})
+    row = deliveries.c
+    # The database has taken this very claim, and its answer was lost: nobody runs it yet.
+    unanswered = and_(
+        row.outcome == _RUNNING, row.started == claim.excluded.started, row.worker == claim.excluded.worker
+    )
+    # Not EXISTS: inside ON CONFLICT nothing ties its subquery to the row in question.
+    alive = select(workers.c.id).where(workers.c.seen > bindparam("alive"))
+    return claim.on_conflict_do_update(
+        index_elements=["id"],
+        set_={
+            "attempts": case((unanswered, row.attempts), else_=row.attempts + 1),
+            **{name: claim.excluded[name] for name in ("outcome", "started", *RUNNER)},
+        },
+        where=or_(
+            unanswered,
+            row.outcome == _WAITING,
+            # Its worker or process has died; a second copy of a message whose handler still runs is none of ours.
+            and_(
+                row.outcome == _RUNNING,
+                or_(
+                    bindparam("redelivered", type_=Boolean),
+                    row.worker.not_in(alive),
+                    and_(row.worker == claim.excluded.worker, row.process == bindparam("gone")),
+                ),
+            ),
+            # A retry's message is good for that one attempt only.
+            and_(row.outcome == _RETRYING, row.attempts == bindparam("expected")),
+        ),
+    )
+
+
+def _run(connection: Hot, statements: Sequence[Statement]) -> Hot:
+    for statement, rows in statements:
+        connection.execute(statement, rows)
+    return connection
+
+
+def is_gone(process: int | None) -> bool:
+    """Say whether another process of this machine has ended."""
+    if process is None or process == os.getpid():
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False  # somebody else's is a process too
+    return False

@@ -1,0 +1,112 @@
+"""Timers: delayed events and retries, kept until they are due. Several workers may ask for them at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, and_, bindparam, delete, select, update
+
+from ..core.event import Encoded, Event
+from ..core.outcome import Outcome
+from ..core.times import now
+from .database.database import Database
+from .database.fast import Statement
+from .database.leases import BATCH, in_seconds, lease_from, locked
+from .database.rows import chunks
+from .database.statements import Statements
+from .database.tables import timers
+from .due import Due, Message
+from .events import Events, run_all
+
+#: A delayed event, whose id the timer has; a delivery that is to be tried again, likewise.
+PUBLISH, RETRY = "publish", "retry"
+
+
+class Timers:
+    """The timers' table."""
+
+    def __init__(self, database: Database, statements: Statements, events: Events, due: Due) -> None:
+        self._database = database
+        self._statements = statements
+        self._events = events
+        self._due = due
+
+    def add(self, rows: Sequence[dict[str, Any]], connection: Connection | None = None) -> None:
+        """Write timers; one that exists gets the new due time and the new event.
+
+        Arguments:
+            connection: a transaction that is open; default one of its own.
+
+        """
+        if connection is None:
+            self._database.run(lambda own: run_all(own, self.statements(rows)))
+        else:
+            run_all(connection, self.statements(rows))
+
+    def statements(self, rows: Sequence[dict[str, Any]], over: str | None = None) -> list[Statement]:
+        """Return what has to be run for timers to be there.
+
+        Arguments:
+            over: a delivery whose retry is not to come any more.
+
+        """
+        statements: list[Statement] = [] if over is None else [(self._statements.timer_gone, {"timer": over})]
+        return [*statements, (self._statements.timer, rows)] if rows else statements
+
+    def cancel(self, id: str) -> bool:
+        """Delete a delayed event that is not due yet; say whether there was one."""
+        statement = delete(timers).where(timers.c.id == id, timers.c.kind == PUBLISH)
+        return bool(self._database.run(lambda connection: connection.execute(statement).rowcount))
+
+    # -- when they are due
+
+    def take(self, grace: float, limit: int = BATCH) -> tuple[list[Encoded], list[Message], int]:
+        """Take what is due: delayed events, which move to the log and the outbox, and retries.
+
+        Arguments:
+            grace: seconds that the caller has to send the events, before the relay does.
+
+        Returns the events, the retries, and the lease that finish() wants.
+
+        """
+        at = now()
+        lease = lease_from(at)
+        due = select(timers.c.id, timers.c.kind, timers.c.body).where(timers.c.due <= at).order_by(timers.c.due)
+
+        def work(connection: Connection) -> tuple[list[Encoded], list[Message]]:
+            rows = connection.execute(locked(due.limit(limit))).all()
+            delayed = [Encoded(Event.decode(body), body.encode()) for _, kind, body in rows if kind == PUBLISH]
+            self._events.append(delayed, due_in=grace, connection=connection)
+            _delete(connection, [record.event.id for record in delayed])
+            wanted = [id for id, kind, _ in rows if kind == RETRY]
+            for some in chunks(wanted):
+                connection.execute(update(timers).where(timers.c.id.in_(some)).values(due=lease))
+            retries = self._due.messages(connection, wanted, (Outcome.RETRYING,))
+            _delete(connection, list({*wanted} - {one.id for one in retries}))
+            return delayed, retries
+
+        return (*self._database.run(work), lease)
+
+    def finish(self, ids: Sequence[str], lease: int) -> None:
+        """Delete retries that were sent, unless they were set anew meanwhile."""
+        statement = delete(timers).where(timers.c.id == bindparam("timer"), timers.c.due == lease)
+        rows = [{"timer": id} for id in ids]
+        if rows:
+            self._database.run(lambda connection: connection.execute(statement, rows))
+
+    def release(self, ids: Sequence[str], lease: int, seconds: float) -> None:
+        """Let retries that could not be sent be due again in some seconds."""
+        again = in_seconds(seconds)
+
+        def work(connection: Connection) -> None:
+            for some in chunks(ids):
+                mine = and_(timers.c.id.in_(some), timers.c.due == lease)
+                connection.execute(update(timers).where(mine).values(due=again))
+
+        self._database.run(work)
+
+
+def _delete(connection: Connection, ids: Sequence[str]) -> None:
+    for some in chunks(ids):
+        connection.execute(delete(timers).where(timers.c.id.in_(some)))

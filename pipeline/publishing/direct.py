@@ -1,0 +1,95 @@
+"""Room 1 without a ledger: an event goes to the broker, or publishing fails."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+
+from ..core.errors import LedgerOff, UnknownAgent
+from ..core.event import Encoded, Event
+
+if TYPE_CHECKING:
+    from ..ledger.database.rows import Write
+    from .publisher import Publisher
+
+
+class Outgoing(Protocol):
+    """The way of events to the broker; `Outbox` with a ledger, `Direct` without."""
+
+    def encode(self, events: Sequence[Event]) -> list[Encoded]:
+        """Return events ready for the log and the wire; raise InvalidEvent, EventTooLarge or UnknownAgent."""
+
+    def publish(
+        self, events: Sequence[Event], *, timeout: float | None = None, rows: Sequence[Write] = ()
+    ) -> list[Event]:
+        """Accept events for good and send them; return them, with `sent` False where the broker is away.
+
+        Arguments:
+            timeout: seconds to wait for the broker; default the setting `publish_timeout`.
+            rows: what is written into the ledger with them.
+
+        """
+
+    def send(self, batch: Sequence[Encoded], *, timeout: float | None = None) -> bool:
+        """Send what is encoded (and with a ledger in the outbox already); say whether the broker took it."""
+
+    def append(self, transaction: Any, events: Sequence[Event]) -> list[Event]:
+        """Accept events in the caller's own transaction (a SQLAlchemy Session or Connection on the ledger)."""
+
+    def delay(self, event: Event, due: datetime, transaction: Any = None) -> Event:
+        """Keep an event until it is due; then a worker publishes it. With a transaction, as append() does."""
+
+    def cancel(self, event_id: str) -> bool:
+        """Take back an event that is not due yet; say whether there was one."""
+
+    def check_delay(self) -> None:
+        """Raise LedgerOff when nothing can be delayed."""
+
+
+class Direct:
+    """No ledger: the broker is all there is."""
+
+    def __init__(self, publisher: Publisher) -> None:
+        self._publisher = publisher
+
+    def encode(self, events: Sequence[Event]) -> list[Encoded]:
+        """Return events ready for the wire; raise UnknownAgent when nobody has declared a target's queue."""
+        encoded = [self._publisher.encode(event) for event in events]
+        targets = [target for event in events for target in event.targets]
+        if targets and (unknown := self._publisher.unknown(list(dict.fromkeys(targets)))):
+            names = ", ".join(map(repr, unknown))
+            raise UnknownAgent(f"targets: no agent is called {names}: no worker on this broker has ever run it")
+        return encoded
+
+    def publish(
+        self, events: Sequence[Event], *, timeout: float | None = None, rows: Sequence[Write] = ()
+    ) -> list[Event]:
+        """Send events; raise BrokerUnavailable when the broker does not take them in time."""
+        self._publisher.send_encoded(self.encode(events), timeout=timeout)
+        return [event.marked(sent=True) for event in events]
+
+    def send(self, batch: Sequence[Encoded], *, timeout: float | None = None) -> bool:
+        """Send what is encoded; raise BrokerUnavailable when the broker does not take it in time."""
+        self._publisher.send_encoded(batch, timeout=timeout)
+        return True
+
+    def append(self, transaction: Any, events: Sequence[Event]) -> list[Event]:
+        """Raise LedgerOff."""
+        _need_ledger("session= and connection= need")
+
+    def delay(self, event: Event, due: datetime, transaction: Any = None) -> Event:
+        """Raise LedgerOff."""
+        _need_ledger("delay= and at= need")
+
+    def cancel(self, event_id: str) -> bool:
+        """Raise LedgerOff."""
+        _need_ledger("cancel() needs")
+
+    def check_delay(self) -> None:
+        """Raise LedgerOff."""
+        _need_ledger("delay= and at= need")
+
+
+def _need_ledger(what: str) -> NoReturn:
+    raise LedgerOff(f"{what} a ledger, and the setting ledger_url is empty; unset it or name a database")

@@ -1,0 +1,94 @@
+"""A link: one broker connection with one channel, and how an event goes through it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from time import monotonic
+from typing import Any
+
+from kombu import Connection
+
+from ..brokers.kinds import kind_of_driver
+from ..brokers.topology import Topology
+from ..core.event import CONTENT_TYPE, Encoded, Event
+
+logger = logging.getLogger(__name__)
+
+PERSISTENT = 2
+
+
+class Link:
+    """A broker connection with one channel on which `events` is declared."""
+
+    def __init__(self, connection: Connection, names: Topology) -> None:
+        """Connect; raise what the transport raises when that fails, and ConfigError for a broker of another kind."""
+        self.used = False
+        self._names = names
+        self._kind = kind_of_driver(connection.transport.driver_type)
+        self._priorities = [self._kind.priority(number) for number in range(11)]
+        self._declared: set[str] = set()
+        self.connection = connection
+        self.channel = connection.channel()
+        names.declare_events(self.channel)
+
+    def send(self, batch: Sequence[Encoded], *, confirm: bool, deadline: float) -> None:
+        """Publish all events of `batch`, and with `confirm` wait until the broker has them."""
+        messages = [(message, *address) for each in batch for message, address in self._messages(each)]
+        # An idle connection may have died unnoticed: half of the time is left for a new one.
+        timeout = max((deadline - monotonic()) * (0.5 if self.used else 1.0), 0.05)
+        self.used = True
+        self.channel.publish_many(messages, timeout, confirm=confirm)
+
+    def _messages(self, encoded: Encoded) -> list[tuple[Any, tuple[str, str]]]:
+        """Return the messages of an event with their exchange and routing key: one for all, or one for each target."""
+        event = encoded.event
+        if encoded.agent is None and not event.targets:
+            return [(self._message(encoded), (self._names.events.name, event.type))]
+        agents = event.targets if encoded.agent is None else (encoded.agent,)
+        return [(self._message(encoded), (self._names.agents.name, self._declare(agent))) for agent in agents]
+
+    def _declare(self, agent: str) -> str:
+        """Return the name of an agent's queue, which is there then: a broker may have lost its data."""
+        queue = self._names.queue_of(agent)
+        if queue not in self._declared:
+            self._names.agent_queue(agent).declare(channel=self.channel)
+            self._declared.add(queue)
+        return queue
+
+    def _message(self, encoded: Encoded) -> Any:
+        event = encoded.event
+        return self.channel.prepare_message(
+            encoded.body,
+            priority=self._priorities[event.priority],
+            content_type=CONTENT_TYPE,
+            content_encoding="utf-8",
+            headers=wire_headers(event, encoded.bus),
+            properties={"delivery_mode": PERSISTENT},
+        )
+
+    def knows(self, agent: str) -> bool:
+        """Say whether anybody has declared an agent's queue."""
+        queue = self._names.queue_of(agent)
+        if queue not in self._declared and self._kind.has_queue(self.connection, self._names.agents.name, queue):
+            self._declared.add(queue)
+        return queue in self._declared
+
+    def close(self) -> None:
+        """Close the connection, whatever state it is in: the broker's answer says that it has read everything."""
+        try:
+            self.connection.close()
+        except Exception as exc:
+            logger.warning("closing a connection failed, events published without confirms may be lost: %r", exc)
+
+
+def wire_headers(event: Event, bus: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return what a worker needs to know before it decodes the body."""
+    headers: dict[str, Any] = {"id": event.id, "type": event.type, "correlationid": event.correlation_id}
+    if event.causation_id:
+        headers["causationid"] = event.causation_id
+    if event.targets:
+        headers["targets"] = ",".join(event.targets)
+    if bus:
+        headers["bus"] = bus
+    return headers

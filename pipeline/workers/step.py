@@ -1,0 +1,120 @@
+"""The step that a worker's start has more than Celery's: its agents are registered, and its sweeper begins."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from celery.bootsteps import StartStopStep
+from celery.signals import worker_shutdown
+from celery.utils.log import get_logger
+
+from ..core import forks
+from ..core.errors import ConfigError, LedgerError, PipelineError
+from ..publishing.outbox import PAUSE
+from .sweeper import Sweeper
+
+if TYPE_CHECKING:
+    from ..bus import Bus
+
+logger = get_logger(__name__)
+
+#: Seconds between two looks for what is due.
+TICK = 0.2
+#: Seconds between two heartbeats of a worker.
+HEARTBEAT = 5.0
+OFF = (
+    "the ledger is off (ledger_url is empty): a delivery may take effect twice, retries wait in the workers' memory, "
+    "publish() fails while the broker is away, attempts that kill their worker are not counted, and what the broker "
+    "loses is lost; there is no replay, no trace and no dead letter but in the broker's own queues"
+)
+
+
+class SweeperStep(StartStopStep):  # type: ignore[misc]  # celery's classes are untyped
+    """Runs a Sweeper in each worker's main process, after its pool has started."""
+
+    requires = ("celery.worker.components:Pool",)
+
+    def __init__(self, worker: Any, **options: Any) -> None:
+        """Take the worker."""
+        super().__init__(worker, **options)
+        pipeline = getattr(worker.app, "pipeline", None)
+        self._bus: Bus | None = pipeline and pipeline.bus
+        self._stop = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._agents: dict[str, tuple[tuple[str, ...], datetime | int | None]] = {}
+        self._sweeper: Sweeper | None = None
+
+    def start(self, worker: Any) -> None:
+        """Register the agents that this worker runs, and begin to sweep; a ledger that is wrong ends the worker."""
+        bus = self._bus
+        if bus is None:
+            return
+        if not bus.has_ledger:
+            logger.warning(OFF)
+            return
+        try:
+            self._agents = self._consumed(bus, worker)
+            self._register(bus)
+            self._sweeper = Sweeper(bus)
+        except (ConfigError, LedgerError) as exc:
+            raise SystemExit(f"pipeline: {exc}") from exc
+        for name, run in (("sweeper", self._sweep), ("heartbeat", self._beat)):
+            self._threads.append(threading.Thread(target=run, name=f"pipeline-{name}", daemon=True))
+            self._threads[-1].start()
+        worker_shutdown.connect(self._end)  # there is one worker in a process
+
+    @staticmethod
+    def _consumed(bus: Bus, worker: Any) -> dict[str, tuple[tuple[str, ...], datetime | int | None]]:
+        """Return the agents whose queues this worker consumes."""
+        names = {bus.names.agent_of(name) for name in worker.app.amqp.queues.consume_from}
+        return {agent.name: (agent.patterns, agent.since) for agent in bus.agents if agent.name in names}
+
+    def _register(self, bus: Bus) -> None:
+        bus.ledger.subscribers.register(self._agents)
+        bus.ledger.workers.heartbeat(bus.worker_id)
+
+    def _sweep(self) -> None:
+        assert self._sweeper is not None
+        self._repeat("sweeper", self._sweeper.sweep, TICK)
+
+    def _beat(self) -> None:
+        """Say that the worker lives, in a thread of its own: a slow broker or read model must not make it seem dead."""
+
+        def beat() -> None:
+            assert self._bus is not None
+            with forks.held_off():
+                self._register(self._bus)
+
+        self._repeat("heartbeat", beat, HEARTBEAT)
+
+    def _repeat(self, name: str, do: Callable[[], int | None], interval: float) -> None:
+        """Call `do` until the worker ends: at once again while it finds something to do, else after the interval."""
+        pause, trouble = 0.0, ""
+        while not self._stop.wait(pause):
+            try:
+                pause = 0.0 if do() else interval
+                trouble = ""
+            except Exception as exc:  # the thread must outlive a database or broker that is away
+                if str(exc) != trouble:
+                    logger.warning("the %s goes on in %g s: %s", name, PAUSE, exc, exc_info=not _is_expected(exc))
+                pause, trouble = PAUSE, str(exc)
+
+    def stop(self, worker: Any) -> None:
+        """Go on: Celery stops this step before the pool, and whose handlers still run has to be known as alive."""
+
+    terminate: Callable[[Any, Any], None] = stop
+
+    def _end(self, **_: Any) -> None:
+        """End the thread; what it had taken and not sent is taken by another worker."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(timeout=10)
+        if self._sweeper is not None:
+            self._sweeper.leave()
+
+
+def _is_expected(exc: Exception) -> bool:
+    return isinstance(exc, (PipelineError, OSError))
