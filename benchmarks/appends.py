@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pipeline.core.event import Encoded, new_event
-from pipeline.history.events import get_events
+from pipeline.history.events import EventQuery, get_events
 from pipeline.ledger.ledger import Ledger
 from pipeline.publishing.outbox import GRACE
 
@@ -76,7 +76,7 @@ def _append(ledger: Ledger, transactions: list[list[Encoded]]) -> None:
 
 
 def _read(ledger: Ledger) -> None:
-    for _ in get_events(ledger):
+    for _ in get_events(ledger, EventQuery()):
         pass
 
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import Any
 
-from pipeline.history.events import get_events
+from pipeline.history.events import EventQuery, get_events
 from pipeline.history.trace import trace
 from pipeline.ledger.database.tables import events
 
@@ -78,7 +78,7 @@ def _queries(log: Log) -> dict[str, Callable[[], None]]:
 
 
 def _page(log: Log, **wanted: Any) -> None:
-    found = sum(1 for _ in islice(get_events(log.ledger, batch=PAGE, **wanted), PAGE))
+    found = sum(1 for _ in islice(get_events(log.ledger, EventQuery(batch=PAGE, **wanted)), PAGE))
     assert found == PAGE, f"{found} events with {wanted}"
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ..core.event import Event, Payload
 
 if TYPE_CHECKING:
+    from ..agents.agent import Agent
     from ..bus import Bus
     from ..history.events import Recorded
     from ..history.projections import Projection, Projections
@@ -53,10 +54,9 @@ class Reading:
         Raises InvalidSelection or InvalidPattern at once.
 
         """
-        from ..history.events import get_events
+        from ..history.events import EventQuery, get_events
 
-        return get_events(
-            self.bus.ledger,
+        query = EventQuery(
             agent_id=agent_id,
             type=type,
             correlation=correlation,
@@ -65,6 +65,7 @@ class Reading:
             replayed=replayed,
             batch=batch,
         )
+        return get_events(self.bus.ledger, query)
 
     def get_event(self, id: str) -> Recorded:
         """Return one event; raises UnknownEvent."""
@@ -115,11 +116,49 @@ class Reading:
 
         return DeadLetters(self.bus)
 
-    def replay(self, **options: Any) -> Replayed:
-        """Deliver events of the past once more, to one agent or to a function; see pipeline.replay.replay."""
-        from ..operations.replay import replay
+    def replay(
+        self,
+        *,
+        to: str | Agent | Callable[[Event], Any] | None = None,
+        type: str | type[Payload] | None = None,
+        since: Moment = None,
+        up_to: Moment = None,
+        correlation: str | None = None,
+        agent_id: str | None = None,
+        ids: Iterable[str] | None = None,
+        all: bool = False,
+        rate: float | None = None,
+        broadcast: bool = False,
+        dry_run: bool = False,
+        progress: Callable[[int], None] | None = None,
+        id: str | None = None,
+    ) -> Replayed:
+        """Deliver events of the past once more, to one agent or to a function; nobody else sees them again.
 
-        return replay(self.bus, **options)
+        Arguments:
+            to: an agent's name or the agent; or a function, sync or async, that is called with each event in this
+                process.
+            type, since, up_to, correlation, agent_id: which events, as in get_events().
+            ids: these events instead.
+            all: every event; the one choice that has to be made expressly.
+            rate: events per second, evenly paced; default as fast as it goes.
+            broadcast: send what the agent emits to everybody, as if it were emitted now; else it is only recorded.
+            dry_run: only count.
+            progress: called with the number of events sent so far, after each batch.
+            id: the id of an earlier replay, to go on with it: deliveries that the agent has done already are not run
+                again.
+
+        Raises InvalidSelection, InvalidAgent (nobody knows the agent), UnknownEvent (one of `ids`), InvalidPattern;
+        with a summary in the message BrokerUnavailable, LedgerUnavailable and, for Ctrl-C, ReplayInterrupted.
+
+        """
+        from ..history.events import EventQuery
+        from ..operations.replay import WHICH, replay
+        from ..operations.selection import choose
+
+        query = EventQuery(agent_id=agent_id, type=type, correlation=correlation, since=since, up_to=up_to)
+        chosen = choose(query, ids, all=all, says=WHICH)
+        return replay(self.bus, to, chosen, rate=rate, broadcast=broadcast, dry_run=dry_run, progress=progress, id=id)
 
     def unrouted(self, **options: Any) -> list[Recorded]:
         """Return events that no agent listens to, newest first; see pipeline.replay.unrouted."""

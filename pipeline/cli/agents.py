@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from ..agents.loading import import_agents
 from .group import app_of, examples
 from .options import AsJson
 from .output import print_json, print_table
@@ -29,8 +30,6 @@ def agents(ctx: typer.Context, as_json: AsJson = False) -> None:
 
 def agent_rows(app: Pipeline) -> list[dict[str, Any]]:
     """Import the agents' modules and return what each agent is, as JSON data; raise ConfigError when that fails."""
-    from ..agents.loading import import_agents
-
     import_agents(app.celery)
     return [
         {

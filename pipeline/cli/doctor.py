@@ -25,19 +25,19 @@ def doctor(ctx: typer.Context, as_json: AsJson = False) -> None:
     """Check settings, broker, results, agents and workers; exit 1 when something does not work."""
     from ..operations.doctor import examine, fail
 
-    found: list[Check] = []
+    checks: list[Check] = []
     try:
         for check in examine(app_of(ctx).bus, options=ctx.obj["options"]):
-            found.append(check)
+            checks.append(check)
             if not as_json:
                 _print_check(check)
     except PipelineError as exc:
-        found.append(fail("settings", str(exc), "correct it where the message says"))
+        checks.append(fail("settings", str(exc), "correct it where the message says"))
         if not as_json:
-            _print_check(found[-1])
+            _print_check(checks[-1])
     if as_json:
-        print_json([check.as_data() for check in found])
-    raise typer.Exit(int(any(check.status == "fail" for check in found)))
+        print_json([check.as_data() for check in checks])
+    raise typer.Exit(int(any(check.status == "fail" for check in checks)))
 
 
 def _print_check(check: Check) -> None:

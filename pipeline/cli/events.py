@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import islice
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import orjson
 import typer
@@ -11,9 +11,16 @@ import typer
 from ..core.errors import UnknownEvent
 from .group import Interrupted, app_of, examples, working
 from .options import AsJson, Correlation, Limit, Pattern, Since, Stream, UpTo
-from .output import as_json_time, clock, event_data, print_event, print_json, print_table, printable, report, say
+from .output import clock, print_event, print_json, print_table, printable, report, say
+
+if TYPE_CHECKING:
+    from ..history.inspection import Delivered
+    from ..history.tree import Trace
 
 commands = typer.Typer()
+
+#: What is shown of a delivery.
+_HEADINGS = ("agent", "outcome", "attempts", "emitted", "started", "ended", "due", "id", "error")
 
 EventId = Annotated[str, typer.Argument(metavar="ID", help="An event's id.")]
 
@@ -38,15 +45,16 @@ def events(
     as_json: AsJson = False,
 ) -> None:
     """List events of the log, the oldest first: number, time, type, id, whose history, source."""
-    found = app_of(ctx).get_events(
-        agent_id=agent_id, type=type, correlation=correlation, since=since, up_to=up_to, replayed=replayed
-    )
+    from ..history.events import EventQuery, get_events
+
+    query = EventQuery(agent_id, type, correlation, since, up_to, replayed)
+    records = get_events(app_of(ctx).ledger, query)
     number = 0
     try:
-        for one in found if all else islice(found, limit):
-            print_event(one, as_json=as_json)
+        for record in records if all else islice(records, limit):
+            print_event(record, as_json=as_json)
             number += 1
-        more = not all and next(found, None) is not None
+        more = not all and next(records, None) is not None
     except KeyboardInterrupt:
         raise Interrupted(f"stopped after {number:,} events") from None
     if more:
@@ -56,30 +64,32 @@ def events(
 @commands.command(epilog=examples("pipeline event 01980c5e-7d1c-7a52-9f0e-6a4e8f7f0d11"))
 def event(ctx: typer.Context, id: EventId, as_json: AsJson = False) -> None:
     """Show one event with its data and its deliveries."""
+    from ..core.times import as_json_time
     from ..history.inspection import deliveries_of
 
     app = app_of(ctx)
-    found, delivered = app.get_event(id), deliveries_of(app.ledger, id)
-    rows = [one._asdict() for one in delivered]
+    record, delivered = app.get_event(id), deliveries_of(app.ledger, id)
     if as_json:
-        times = ("started", "ended", "due")
-        plain = [{k: as_json_time(v) if k in times else v for k, v in row.items()} for row in rows]
-        print_json({**event_data(found), "recorded": as_json_time(found.recorded), "deliveries": plain})
+        deliveries = [delivery.as_data() for delivery in delivered]
+        print_json({**record.as_data(), "recorded": as_json_time(record.recorded), "deliveries": deliveries})
         return
-    about = {**event_data(found), "time": clock(found.event.time), "recorded": clock(found.recorded)}
+    about = {**record.as_data(), "time": clock(record.event.time), "recorded": clock(record.recorded)}
     data = about.pop("data")
     for name, value in about.items():
         typer.echo(f"{name:<16}{printable(str(value))}")
     typer.echo("data")
     typer.echo(printable(orjson.dumps(data, option=orjson.OPT_INDENT_2).decode(), keep="\n"))
-    if not rows:
+    if not delivered:
         say("it has no deliveries")
         return
     typer.echo()
-    names = ("agent", "outcome", "attempts", "emitted", "started", "ended", "due", "id", "error")
-    for row in rows:
-        row.update({name: clock(row[name]) for name in ("started", "ended", "due")})
-    print_table(names, [["" if row[name] is None else str(row[name]) for name in names] for row in rows])
+    print_table(_HEADINGS, [_cells(delivery) for delivery in delivered])
+
+
+def _cells(delivery: Delivered) -> list[str]:
+    times = {name: clock(getattr(delivery, name)) for name in ("started", "ended", "due")}
+    row = {**delivery._asdict(), **times}
+    return ["" if row[name] is None else str(row[name]) for name in _HEADINGS]
 
 
 @commands.command(epilog=examples("pipeline trace 01980c5e-7d1c-7a52-9f0e-6a4e8f7f0d11"))
@@ -101,15 +111,15 @@ def settle(
 ) -> None:
     """Wait until all that an event has caused is done, and show it; exit 1 when it takes too long."""
     with working(f"waiting for {id}", advice=f"`pipeline trace {id}` shows what is done"):
-        found = app_of(ctx).settle(id, timeout)
-    _print_trace(found, as_json=as_json)
+        tree = app_of(ctx).settle(id, timeout)
+    _print_trace(tree, as_json=as_json)
 
 
-def _print_trace(found: Any, *, as_json: bool) -> None:
+def _print_trace(tree: Trace, *, as_json: bool) -> None:
     if as_json:
-        print_json(found.as_data())
+        print_json(tree.as_data())
     else:
-        typer.echo(printable(found.render(), keep="\n"))
+        typer.echo(printable(tree.render(), keep="\n"))
 
 
 # -- what is due later
@@ -120,16 +130,16 @@ def timers(ctx: typer.Context, limit: Limit = 100, as_json: AsJson = False) -> N
     """List what is due later, the next first: delayed events, and deliveries that are tried again."""
     from ..history.inspection import upcoming
 
-    found = upcoming(app_of(ctx).ledger, limit=limit + 1)
-    shown = found[:limit]
+    due = upcoming(app_of(ctx).ledger, limit=limit + 1)
+    shown = due[:limit]
     if as_json:
-        print_json([{**one._asdict(), "due": as_json_time(one.due)} for one in shown])
+        print_json([timer.as_data() for timer in shown])
     elif shown:
-        rows = [[one.kind, clock(one.due), one.id, one.type, one.agent or ""] for one in shown]
+        rows = [[timer.kind, clock(timer.due), timer.id, timer.type, timer.agent or ""] for timer in shown]
         print_table(("kind", "due", "id", "type", "agent"), rows)
     else:
         say("nothing is due later")
-    if len(found) > limit:
+    if len(due) > limit:
         say(f"there are more than {limit:,}; see them with --limit")
 
 

@@ -69,11 +69,12 @@ def load_app(spec: str) -> Pipeline:
     except ImportError as exc:
         raise ConfigError(f"--app {spec}: {exc}") from exc
     if name:
-        found = [getattr(module, name, None)]
+        values = [getattr(module, name, None)]
     else:
-        found = [value for value in vars(module).values() if isinstance(value, Pipeline)]
+        values = [value for value in vars(module).values() if isinstance(value, Pipeline)]
     # A Celery app that a Pipeline was built on knows it.
-    apps = {id(app): app for app in (getattr(value, "pipeline", value) for value in found) if isinstance(app, Pipeline)}
+    owners = (getattr(value, "pipeline", value) for value in values)
+    apps = {id(app): app for app in owners if isinstance(app, Pipeline)}
     if len(apps) != 1:
         have = "is no Pipeline" if name else f"has {len(apps)} Pipelines; name one, as in {module_name}:app"
         raise ConfigError(f"--app {spec}: {have}")

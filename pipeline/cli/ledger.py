@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..agents.loading import import_agents
 from ..core.errors import InvalidAgent, nearest
 from .group import app_of, confirm, examples, working
 from .options import AsJson, OlderThan, Yes
@@ -38,12 +39,11 @@ def status(ctx: typer.Context, as_json: AsJson = False) -> None:
     """Say what lies in the ledger, in numbers."""
     from ..ledger.status import status
 
-    found = app_of(ctx).ledger
-    counted = status(found.database)
+    log = app_of(ctx).ledger
+    numbers = {"ledger": str(log), **status(log.database)._asdict()}
     if as_json:
-        print_json({"ledger": str(found), **counted._asdict()})
+        print_json(numbers)
         return
-    numbers = {"ledger": str(found), **counted._asdict()}
     outcomes = {f"deliveries {name}": number for name, number in numbers.pop("outcomes").items()}
     for name, value in {**numbers, **outcomes}.items():
         typer.echo(f"{name:<20}{value if isinstance(value, str) else f'{value:,}'}")
@@ -78,17 +78,15 @@ def prune(
     which = " and ".join(filter(None, (old, rest)))
     confirm(f"{where} Delete the finished events of {app.ledger} that are {which}?", yes=yes)
     with working("pruning", "events", "what is left is pruned the next time, to an archive of another name") as show:
-        found = app.prune(older_than=older_than, keep=keep, archive=archive, progress=show)
-    counts = {"events": found.events, "deliveries": found.deliveries, "dead": found.dead}
-    data = {**counts, "unfinished": found.unfinished, "archive": found.archive and str(found.archive)}
-    said = f"{found.events:,} events and {found.deliveries:,} deliveries have left the ledger"
-    if found.archive:
-        said += f" for {found.archive}"
-    if found.dead:
-        said += f"; {found.dead:,} stay with dead letters"
-    if found.unfinished:
-        said += f"; {found.unfinished:,} stay because they are not done"
-    report(data, said, as_json=as_json)
+        pruned = app.prune(older_than=older_than, keep=keep, archive=archive, progress=show)
+    said = f"{pruned.events:,} events and {pruned.deliveries:,} deliveries have left the ledger"
+    if pruned.archive:
+        said += f" for {pruned.archive}"
+    if pruned.dead:
+        said += f"; {pruned.dead:,} stay with dead letters"
+    if pruned.unfinished:
+        said += f"; {pruned.unfinished:,} stay because they are not done"
+    report(pruned.as_data(), said, as_json=as_json)
 
 
 @commands.command(epilog=examples("pipeline ledger restore 2026-03.jsonl.gz"))
@@ -99,12 +97,11 @@ def restore(
 ) -> None:
     """Bring back the events of an archive; nobody receives them again."""
     with working("restoring", "events", "restore it again to go on, what is there stays as it is") as show:
-        found = app_of(ctx).restore(file, progress=show)
-    said = f"{found.events:,} events and {found.deliveries:,} deliveries are back"
-    if found.known:
-        said += f"; {found.known:,} events were there already"
-    data = {"events": found.events, "deliveries": found.deliveries, "known": found.known}
-    report(data, said, as_json=as_json)
+        restored = app_of(ctx).restore(file, progress=show)
+    said = f"{restored.events:,} events and {restored.deliveries:,} deliveries are back"
+    if restored.known:
+        said += f"; {restored.known:,} events were there already"
+    report(restored.as_data(), said, as_json=as_json)
 
 
 # -- read models and agents
@@ -118,8 +115,6 @@ def rebuild(
     as_json: AsJson = False,
 ) -> None:
     """Empty a read model and fill it again from the log; it is incomplete meanwhile."""
-    from ..agents.loading import import_agents
-
     app = app_of(ctx)
     import_agents(app.celery)
     name = app.projections[projection].name  # a wrong name is said before anything is asked

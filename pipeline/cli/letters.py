@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import getpass
-from dataclasses import asdict, dataclass
-from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
 import typer
 
+from ..agents.loading import import_agents
 from .group import app_of, confirm, examples, without_warnings, working
-from .options import AsJson, Limit, OlderThan, Pattern, Yes, read_data
-from .output import as_json_time, clock, print_json, print_table, printable, say
+from .options import AsJson, Limit, OlderThan, Pattern, Yes, read_choice, read_data
+from .output import clock, print_json, print_table, printable, report, say
 
 if TYPE_CHECKING:
     from ..app.app import Pipeline
-    from ..operations.letters import DeadLetter
+    from ..operations.changes import Changed
+    from ..operations.letters import DeadLetter, LetterQuery
+    from ..operations.selection import Selection
 
 #: Dead letters that are counted before somebody is asked.
 COUNTED = 1000
+WHICH = "say which: ids, or filters (--agent, --error, --type, --older-than), or --all"
 
 
 commands = typer.Typer(no_args_is_help=True, help="Handle what agents gave up.", rich_markup_mode=None)
@@ -32,46 +34,6 @@ Ids = Annotated[
 ]
 All = Annotated[bool, typer.Option("--all", help="All of them.")]
 By = Annotated[str | None, typer.Option(metavar="NAME", help="Who does it, for the log; default the login name.")]
-
-
-@dataclass(frozen=True)
-class Selection:
-    """Which dead letters an option or argument chose."""
-
-    ids: list[str]
-    agent: str | None
-    error: str | None
-    event_type: str | None
-    older_than: timedelta | None
-    all: bool
-
-    def __post_init__(self) -> None:
-        """Refuse what chooses nothing, or in two ways."""
-        filtered = any(value is not None for value in self.filters.values())
-        if bool(self.ids) + filtered + self.all != 1:
-            raise typer.BadParameter(
-                "say which: ids, or filters (--agent, --error, --type, --older-than), or --all",
-                param_hint="dead letters",
-            )
-
-    @property
-    def filters(self) -> dict[str, Any]:
-        """Return what list() takes."""
-        names = ("agent", "error", "event_type", "older_than")
-        return {name: getattr(self, name) for name in names}
-
-    def options(self) -> dict[str, Any]:
-        """Return what requeue() and drop() take."""
-        return {"ids": self.ids or None, **self.filters, "all": self.all}
-
-    def ask(self, app: Pipeline, doing: str, *, yes: bool) -> None:
-        """Ask before something is done to those that nobody has named one by one."""
-        if yes or self.ids:
-            return
-        found = len(app.dead_letters.list(**self.filters, limit=COUNTED + 1))
-        if found:
-            number = f"more than {COUNTED:,}" if found > COUNTED else f"{found:,}"
-            confirm(f"{doing} {number} dead letter{'s'[: found != 1]} of {app.ledger}?", yes=yes)
 
 
 @commands.command(
@@ -88,17 +50,19 @@ def list_(
     as_json: AsJson = False,
 ) -> None:
     """List dead letters, the newest first."""
-    letters = app_of(ctx).dead_letters
-    found = letters.list(agent=agent, error=error, event_type=type, older_than=older_than, limit=limit + 1, after=after)
-    shown = found[:limit]
+    from ..operations.letters import LetterQuery
+
+    query = LetterQuery(agent, error, type, older_than)
+    letters = app_of(ctx).dead_letters.find(query, limit=limit + 1, after=after)
+    shown = letters[:limit]
     if as_json:
-        print_json([letter_data(letter) for letter in shown])
+        print_json([letter.as_data() for letter in shown])
     elif shown:
         headings = ("id", "agent", "type", "attempts", "given up", "error")
         print_table(headings, [_cells(letter) for letter in shown])
     else:
         say("no dead letters")
-    if len(found) > limit:
+    if len(letters) > limit:
         say(f"there are more than {limit:,} dead letters; see them with --limit or with --after {shown[-1].cursor}")
 
 
@@ -110,18 +74,17 @@ def show(
 ) -> None:
     """Show one dead letter: the event as the agent got it, the error, the traceback."""
     letter = app_of(ctx).dead_letters.get(id)
-    event = letter.event.attributes()
     if as_json:
-        print_json({**letter_data(letter), "traceback": letter.traceback, "event": event})
+        print_json(letter.as_data(whole=True))
         return
     started, ended = clock(letter.started), clock(letter.ended)
-    about = {**letter_data(letter), "started": started, "ended": ended, "edited": letter.edited or None}
+    about = {**letter.as_data(), "started": started, "ended": ended, "edited": letter.edited or None}
     del about["cursor"]
     for name, value in about.items():
         if value not in (None, ""):
             typer.echo(f"{name:<16}{printable(str(value))}")
     typer.echo("event")
-    text = orjson.dumps(event, option=orjson.OPT_INDENT_2 | orjson.OPT_UTC_Z).decode()
+    text = orjson.dumps(letter.event.attributes(), option=orjson.OPT_INDENT_2 | orjson.OPT_UTC_Z).decode()
     typer.echo(printable(text, keep="\n"))
     if letter.traceback:
         typer.echo("traceback")
@@ -131,15 +94,11 @@ def show(
 @commands.command(epilog=examples("pipeline dead count", "pipeline dead count --json"))
 def count(ctx: typer.Context, as_json: AsJson = False) -> None:
     """Count the dead letters of each agent, and say since when there are any."""
-    found = app_of(ctx).dead_letters.count()
+    counts = app_of(ctx).dead_letters.count()
     if as_json:
-        rows = [
-            {"agent": agent, "number": each.number, "oldest": as_json_time(each.oldest)}
-            for agent, each in found.items()
-        ]
-        print_json(rows)
-    elif found:
-        table = [[agent, f"{each.number:,}", clock(each.oldest)] for agent, each in found.items()]
+        print_json([{"agent": agent, **count.as_data()} for agent, count in counts.items()])
+    elif counts:
+        table = [[agent, f"{count.number:,}", clock(count.oldest)] for agent, count in counts.items()]
         print_table(("agent", "number", "oldest"), table)
     else:
         say("no dead letters")
@@ -171,25 +130,24 @@ def requeue(
     as_json: AsJson = False,
 ) -> None:
     """Give dead letters back to their agents, and to nobody else."""
-    chosen = Selection(ids or [], agent, error, type, older_than, all)
+    from ..operations.letters import LetterQuery
+
+    chosen = read_choice(LetterQuery(agent, error, type, older_than), ids, all=all, of="dead letters", says=WHICH)
+    app = app_of(ctx)
     options: dict[str, Any] = {}
     if data is not None:
-        if len(chosen.ids) != 1:
+        if len(chosen.ids or ()) != 1:
             raise typer.BadParameter("it is for exactly one dead letter; give one id", param_hint="--data")
         options["data"] = read_data(data)
-    app = app_of(ctx)
-    if data is not None:
-        from ..agents.loading import import_agents
-
         import_agents(app.celery)  # the agent says what data it takes
-    chosen.ask(app, "Requeue", yes=yes)
+    _ask(app, chosen, "Requeue", yes=yes)
     with (
         without_warnings("pipeline.publishing.outbox", "pipeline.operations.dead_letters"),
         working("requeuing", "dead letters", "do it again for the others") as show,
     ):
-        found = app.dead_letters.requeue(**chosen.options(), **options, by=_who(by), progress=show)
-    _report("requeued", found.number, found.skipped, {"sent": found.sent}, as_json=as_json)
-    if not found.sent:
+        changed = app.dead_letters.requeue_chosen(chosen, **options, by=_who(by), progress=show)
+    _report(changed, "requeued", {"sent": changed.sent}, as_json=as_json)
+    if not changed.sent:
         say("the broker is away; the workers send what was requeued when it is back")
 
 
@@ -209,24 +167,27 @@ def drop(
     as_json: AsJson = False,
 ) -> None:
     """Decide that dead letters are not to be handled; they cannot be requeued then."""
-    chosen = Selection(ids or [], agent, error, type, older_than, all)
+    from ..operations.letters import LetterQuery
+
+    chosen = read_choice(LetterQuery(agent, error, type, older_than), ids, all=all, of="dead letters", says=WHICH)
     app = app_of(ctx)
-    chosen.ask(app, "Drop", yes=yes)
+    _ask(app, chosen, "Drop", yes=yes)
     with (
         without_warnings("pipeline.publishing.outbox"),
         working("dropping", "dead letters", "do it again for the others") as show,
     ):
-        found = app.dead_letters.drop(**chosen.options(), by=_who(by), progress=show)
-    _report("dropped", found.number, found.skipped, {}, as_json=as_json)
+        changed = app.dead_letters.drop_chosen(chosen, by=_who(by), progress=show)
+    _report(changed, "dropped", {}, as_json=as_json)
 
 
-def letter_data(letter: DeadLetter) -> dict[str, Any]:
-    """Return what is known about a dead letter, as JSON data, but the event itself."""
-    data = asdict(letter)
-    del data["event"], data["traceback"]
-    times = {"started": as_json_time(letter.started), "ended": as_json_time(letter.ended)}
-    event = {"event_id": letter.event.id, "type": letter.event.type, "correlation": letter.event.correlation_id}
-    return {**data, **event, **times, "cursor": letter.cursor}
+def _ask(app: Pipeline, chosen: Selection[LetterQuery], doing: str, *, yes: bool) -> None:
+    """Ask before something is done to those that nobody has named one by one."""
+    if yes or chosen.ids is not None:
+        return
+    number = len(app.dead_letters.find(chosen.query, limit=COUNTED + 1))
+    if number:
+        many = f"more than {COUNTED:,}" if number > COUNTED else f"{number:,}"
+        confirm(f"{doing} {many} dead letter{'s'[: number != 1]} of {app.ledger}?", yes=yes)
 
 
 def _cells(letter: DeadLetter) -> list[str]:
@@ -243,9 +204,7 @@ def _who(by: str | None) -> str:
         return ""
 
 
-def _report(done: str, number: int, skipped: int, more: dict[str, Any], *, as_json: bool) -> None:
-    if as_json:
-        print_json({done: number, "skipped": skipped, **more})
-        return
-    others = f"; {skipped:,} had been handled by somebody else" if skipped else ""
-    typer.echo(f"{done} {number:,} dead letter{'s'[: number != 1]}{others}")
+def _report(changed: Changed, done: str, more: dict[str, Any], *, as_json: bool) -> None:
+    others = f"; {changed.skipped:,} had been handled by somebody else" if changed.skipped else ""
+    said = f"{done} {changed.number:,} dead letter{'s'[: changed.number != 1]}{others}"
+    report({**changed.as_data(done), **more}, said, as_json=as_json)

@@ -11,6 +11,9 @@ from typing import Annotated, Any
 import orjson
 import typer
 
+from ..core.errors import InvalidSelection
+from ..operations.selection import Query, Selection, choose
+
 HOW_TO_WRITE_A_TIME = (
     "an ISO time such as 2026-03-01T09:30 (local time when it has no zone), "
     "a sequence number such as 120, or an age such as 2h, 30m, 7d"
@@ -40,10 +43,10 @@ def read_data(text: str) -> Any:
 
 def read_age(text: str) -> timedelta:
     """Return the length of time that an option gives, such as 30m; raise a usage error otherwise."""
-    found = _AGE.fullmatch(text.strip())
+    age = _AGE.fullmatch(text.strip())
     try:
-        if found:
-            return timedelta(**{_UNITS[found[2]]: float(found[1])})
+        if age:
+            return timedelta(**{_UNITS[age[2]]: float(age[1])})
     except OverflowError:
         pass
     raise typer.BadParameter(f"{text!r} is no age; write one such as 90s, 30m, 2h, 7d or 4w")
@@ -71,9 +74,23 @@ def read_moment(text: str) -> datetime | int:
 
 
 def _time(text: str) -> datetime:
-    found = datetime.fromisoformat(text.strip())
+    time = datetime.fromisoformat(text.strip())
     # As UTC, so that a time at the end of the calendar is refused here.
-    return (found if found.utcoffset() is not None else found.astimezone()).astimezone(UTC)
+    return (time if time.utcoffset() is not None else time.astimezone()).astimezone(UTC)
+
+
+def read_choice(query: Query, ids: list[str] | None, *, all: bool, of: str, says: str) -> Selection[Query]:
+    """Return what arguments and options choose; raise a usage error when that is nothing, or said in two ways.
+
+    Arguments:
+        of: what is chosen from, such as "dead letters".
+        says: what to say then.
+
+    """
+    try:
+        return choose(query, ids or None, all=all, says=says)
+    except InvalidSelection as exc:
+        raise typer.BadParameter(str(exc), param_hint=of) from None
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]

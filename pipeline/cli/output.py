@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -35,11 +35,6 @@ def clock(when: datetime | None) -> str:
     return "" if when is None else when.astimezone().isoformat(timespec="milliseconds")
 
 
-def as_json_time(when: datetime | None) -> str | None:
-    """Return a time as JSON has it."""
-    return None if when is None else when.astimezone(UTC).isoformat().replace("+00:00", "Z")
-
-
 def print_json(data: Any) -> None:
     """Print data as JSON for people and programs."""
     typer.echo(orjson.dumps(data, option=orjson.OPT_INDENT_2))
@@ -63,26 +58,20 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     out.print(table, soft_wrap=False)
 
 
-def print_event(found: Recorded, *, as_json: bool) -> None:
+def print_event(record: Recorded, *, as_json: bool) -> None:
     """Print one event of the log as one line."""
-    event = found.event
     if as_json:
-        typer.echo(orjson.dumps(event_data(found), option=orjson.OPT_UTC_Z))
+        typer.echo(orjson.dumps(record.as_data(), option=orjson.OPT_UTC_Z))
         return
+    event = record.event
     whose = event.source.partition("/agent/")[2] or event.subject or "-"
-    cells = (f"{found.seq:>6}", clock(event.time), f"{event.type:<24}", event.id, whose, event.source)
+    cells = (f"{record.seq:>6}", clock(event.time), f"{event.type:<24}", event.id, whose, event.source)
     line = [printable(cell) for cell in cells]
     if out.is_terminal:
         styles = ("dim", "dim", "bold", "", "", "dim")
         out.print(Text("  ").join(Text(cell, style=style) for cell, style in zip(line, styles, strict=True)))
     else:
         typer.echo("  ".join(line))
-
-
-def event_data(found: Recorded) -> dict[str, Any]:
-    """Return an event of the log as a CloudEvent, with its sequence number, and the replay that emitted it."""
-    data = {**found.event.attributes(), "seq": found.seq}
-    return data if found.replay is None else {**data, "replay": found.replay}
 
 
 def report(data: dict[str, Any], said: str, *, as_json: bool) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from ..agents.loading import import_agents
 from .group import app_of, examples, working
-from .options import AsJson, Correlation, Limit, Pattern, Since, Stream, UpTo
-from .output import print_event, print_json, say
+from .options import AsJson, Correlation, Limit, Pattern, Since, Stream, UpTo, read_choice
+from .output import print_event, report, say
 
 commands = typer.Typer()
+
+WHICH = "say which: --event, or filters (--type, --since, --up-to, --correlation, --agent-id), or --all"
 
 
 @commands.command(
@@ -38,27 +41,21 @@ def replay(
     as_json: AsJson = False,
 ) -> None:
     """Give events of the past to one agent once more."""
-    from ..agents.loading import import_agents
+    from ..history.events import EventQuery
+    from ..operations.replay import replay
 
-    filters = {"type": type, "since": since, "up_to": up_to, "correlation": correlation, "agent_id": agent_id}
-    if bool(event) + any(value is not None for value in filters.values()) + all != 1:
-        raise typer.BadParameter(
-            "say which: --event, or filters (--type, --since, --up-to, --correlation, --agent-id), or --all",
-            param_hint="events",
-        )
+    query = EventQuery(agent_id, type, correlation, since, up_to)
+    chosen = read_choice(query, event, all=all, of="events", says=WHICH)
     app = app_of(ctx)
     import_agents(app.celery)
-    more = {"rate": rate, "broadcast": broadcast, "dry_run": dry_run, "id": id}
+    options: dict[str, Any] = {"rate": rate, "broadcast": broadcast, "dry_run": dry_run, "id": id}
     with working("replaying", "events") as show:
-        found = app.replay(to=to, ids=event or None, **filters, all=all, **more, progress=show)
-    if as_json:
-        print_json({**found._asdict(), "to": to, "dry_run": dry_run})
-        return
-    skipped = f"; {found.skipped:,} are not for it" if found.skipped else ""
+        replayed = replay(app.bus, to, chosen, **options, progress=show)
+    skipped = f"; {replayed.skipped:,} are not for it" if replayed.skipped else ""
+    said = f"replay {replayed.id}: {replayed.number:,} events sent to {to} in {replayed.seconds:.1f} s{skipped}"
     if dry_run:
-        typer.echo(f"{found.number:,} events would be sent to {to}{skipped}")
-    else:
-        typer.echo(f"replay {found.id}: {found.number:,} events sent to {to} in {found.seconds:.1f} s{skipped}")
+        said = f"{replayed.number:,} events would be sent to {to}{skipped}"
+    report({**replayed.as_data(), "to": to, "dry_run": dry_run}, said, as_json=as_json)
 
 
 @commands.command(epilog=examples("pipeline unrouted", "pipeline unrouted --type 'order.#' --replay"))
@@ -72,19 +69,18 @@ def unrouted(
     as_json: AsJson = False,
 ) -> None:
     """List events that no agent listened to, the newest first."""
-    app = app_of(ctx)
+    from ..operations.unrouted import replay_unrouted, unrouted
+
+    ledger = app_of(ctx).ledger
     if replay:
         with working("routing", "events", "do it again for the others") as show:
-            number = app.replay_unrouted(type=type, progress=show)
-        if as_json:
-            print_json({"replayed": number})
-        else:
-            typer.echo(f"{number:,} events have an agent now; the workers send them")
+            number = replay_unrouted(ledger, type=type, progress=show)
+        report({"replayed": number}, f"{number:,} events have an agent now; the workers send them", as_json=as_json)
         return
-    found = app.unrouted(type=type, limit=limit + 1)
-    for one in found[:limit]:
-        print_event(one, as_json=as_json)
-    if not found and not as_json:
+    records = unrouted(ledger, type=type, limit=limit + 1)
+    for record in records[:limit]:
+        print_event(record, as_json=as_json)
+    if not records and not as_json:
         say("no unrouted events")
-    if len(found) > limit:
+    if len(records) > limit:
         say(f"there are more than {limit:,} unrouted events; see them with --limit")

@@ -53,3 +53,8 @@ def due_time(delay: float | timedelta | None, at: datetime | None) -> datetime |
     if not 0 <= seconds < CENTURY:
         raise InvalidEvent(f"delay: {seconds:g} seconds are not between now and a hundred years from now")
     return datetime.now(UTC) + timedelta(seconds=seconds)
+
+
+def as_json_time(when: datetime | None) -> str | None:
+    """Return a time as JSON has it."""
+    return None if when is None else when.astimezone(UTC).isoformat().replace("+00:00", "Z")

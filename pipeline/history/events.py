@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -17,6 +19,9 @@ from ..ledger import log
 from ..ledger.database.tables import deliveries, events, timers
 from ..ledger.ledger import Ledger
 from ..ledger.log import COLUMNS, Bounds, Index, Position, merged, rows
+
+#: A place in the log: an aware datetime, or a sequence number.
+Moment = datetime | int | None
 
 
 class Recorded(NamedTuple):
@@ -41,49 +46,68 @@ class Recorded(NamedTuple):
         """Its place in the order of the log."""
         return self.tx, self.seq
 
+    def as_data(self) -> dict[str, Any]:
+        """Return it as JSON data: a CloudEvent with its sequence number, and the replay that emitted it."""
+        data = {**self.event.attributes(), "seq": self.seq}
+        return data if self.replay is None else {**data, "replay": self.replay}
 
-def get_events(
-    ledger: Ledger,
-    *,
-    agent_id: str | None = None,
-    type: str | type[Payload] | None = None,
-    correlation: str | None = None,
-    since: datetime | int | None = None,
-    up_to: datetime | int | None = None,
-    replayed: bool = False,
-    batch: int = 1000,
-) -> Iterator[Recorded]:
-    """Return the events of the log that match everything given, in order, read page by page as the caller goes on.
 
-    What is appended after the first one was read is left out. Nothing is held open between two pages.
+@dataclass(frozen=True)
+class EventQuery:
+    """Which events of the log: those that match everything given. It is checked when it is made, and by nobody again.
 
-    Arguments:
+    Attributes:
         agent_id: whose history: the agent that emitted the events, else their subject.
         type: a topic pattern or a Payload class.
         correlation: a correlation id.
         since, up_to: aware datetimes, compared with the events' own time, or sequence numbers; both are included.
-        replayed: also return events that a replay emitted.
-        batch: rows in a page.
+        replayed: also events that a replay emitted.
+        batch: rows that are read at once.
+        pattern: the type as a topic pattern.
+        bounds: since and up_to as the ledger has them.
 
-    Raises InvalidSelection or InvalidPattern.
+    Making one raises InvalidSelection or InvalidPattern.
 
     """
-    check_number("batch", batch)
-    pattern = None if type is None else pattern_of(type)
-    bounds = bounds_of(since, up_to)
 
-    def wanted(row: Row[Any]) -> bool:
-        return (pattern is None or matches(pattern, row.type)) and agent_id in (None, row.stream)
+    agent_id: str | None = None
+    type: str | builtins.type[Payload] | None = None
+    correlation: str | None = None
+    since: Moment = None
+    up_to: Moment = None
+    replayed: bool = False
+    batch: int = 1000
+    pattern: str | None = field(init=False, repr=False, compare=False)
+    bounds: Bounds = field(init=False, repr=False, compare=False)
 
-    def read() -> Iterator[Recorded]:
-        with ledger.database.reading() as connection:
-            paths = _paths(connection, agent_id, pattern, correlation)
-            window = log.window_of(ledger.database, connection, bounds, narrow=agent_id is correlation is None)
-        size = max(batch // max(len(paths), 1), min(batch, log.SMALLEST_PAGE))
-        pages = [rows(ledger.database, path, window, bounds, replayed=replayed, batch=size) for path in paths]
-        yield from map(recorded, filter(wanted, merged(pages)))
+    def __post_init__(self) -> None:
+        check_number("batch", self.batch)
+        object.__setattr__(self, "pattern", None if self.type is None else pattern_of(self.type))
+        object.__setattr__(self, "bounds", bounds_of(self.since, self.up_to))
 
-    return read()
+    @property
+    def narrows(self) -> bool:
+        """Whether it says which events at all."""
+        said = (self.agent_id, self.type, self.correlation, self.since, self.up_to)
+        return any(value is not None for value in said)
+
+    def accepts(self, row: Row[Any]) -> bool:
+        """Say whether an event is of that type and history; the rest is for the database."""
+        return (self.pattern is None or matches(self.pattern, row.type)) and self.agent_id in (None, row.stream)
+
+
+def get_events(ledger: Ledger, query: EventQuery) -> Iterator[Recorded]:
+    """Return the events of the log that a query wants, in order, read page by page as the caller goes on.
+
+    What is appended after the first one was read is left out. Nothing is held open between two pages.
+    """
+    with ledger.database.reading() as connection:
+        paths = _paths(connection, query)
+        narrow = query.agent_id is query.correlation is None
+        window = log.window_of(ledger.database, connection, query.bounds, narrow=narrow)
+    size = max(query.batch // max(len(paths), 1), min(query.batch, log.SMALLEST_PAGE))
+    pages = [rows(ledger.database, path, window, query.bounds, replayed=query.replayed, batch=size) for path in paths]
+    yield from map(recorded, filter(query.accepts, merged(pages)))
 
 
 def get_event(ledger: Ledger, id: str) -> Recorded:
@@ -114,28 +138,28 @@ def recorded(row: Row[Any]) -> Recorded:
     return Recorded(row.seq, moment(row.recorded), Event.decode(row.body), row.tx, row.replay)
 
 
-def _paths(connection: Connection, agent_id: str | None, pattern: str | None, correlation: str | None) -> list[Index]:
+def _paths(connection: Connection, query: EventQuery) -> list[Index]:
     """Return the indexes to follow: that of the narrowest thing given."""
-    if correlation is not None:
-        return [Index(events.c.correlation, correlation)]
-    if agent_id is not None:
-        return [Index(events.c.stream, agent_id)]
-    return [Index()] if pattern is None else log.type_paths(connection, pattern)
+    if query.correlation is not None:
+        return [Index(events.c.correlation, query.correlation)]
+    if query.agent_id is not None:
+        return [Index(events.c.stream, query.agent_id)]
+    return [Index()] if query.pattern is None else log.type_paths(connection, query.pattern)
 
 
-def bounds_of(since: datetime | int | None, up_to: datetime | int | None) -> Bounds:
+def bounds_of(since: Moment, up_to: Moment) -> Bounds:
     """Return what the caller's words mean; raise InvalidSelection for what is no time and no number."""
-    found: dict[str, int] = {}
+    bounds: dict[str, int] = {}
     for name, side, value in (("since", "min", since), ("up_to", "max", up_to)):
         if isinstance(value, datetime):
             if value.utcoffset() is None:
                 raise InvalidSelection(f"{name}: {value.isoformat()} has no time zone; use datetime(..., tzinfo=UTC)")
-            found[f"{side}_time"] = micros(value)
+            bounds[f"{side}_time"] = micros(value)
         elif isinstance(value, int) and not isinstance(value, bool):
-            found[f"{side}_seq"] = max(-1, min(value, log.HIGHEST))
+            bounds[f"{side}_seq"] = max(-1, min(value, log.HIGHEST))
         elif value is not None:
             raise InvalidSelection(f"{name}: {value!r} is neither an aware datetime nor a sequence number")
-    return Bounds(**found)
+    return Bounds(**bounds)
 
 
 def check_number(name: str, value: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import orjson
 from sqlalchemy import Row, select
 
-from ..core.times import moment
+from ..core.times import as_json_time, moment
 from ..ledger.database.tables import deliveries, events, timers
 from ..ledger.ledger import Ledger
 
@@ -36,6 +36,11 @@ class Delivered(NamedTuple):
     error: str | None
     replay: str | None
 
+    def as_data(self) -> dict[str, Any]:
+        """Return it as JSON data."""
+        times = {name: as_json_time(getattr(self, name)) for name in ("started", "ended", "due")}
+        return {**self._asdict(), **times}
+
 
 class Timer(NamedTuple):
     """One thing that is due later: an event to be published, or a delivery to be tried again.
@@ -55,6 +60,10 @@ class Timer(NamedTuple):
     agent: str | None
     correlation: str
 
+    def as_data(self) -> dict[str, Any]:
+        """Return it as JSON data."""
+        return {**self._asdict(), "due": as_json_time(self.due)}
+
 
 def deliveries_of(ledger: Ledger, event_id: str) -> list[Delivered]:
     """Return the deliveries of an event, the first first."""
@@ -66,9 +75,9 @@ def deliveries_of(ledger: Ledger, event_id: str) -> list[Delivered]:
 
 
 def _delivered(row: Row[Any]) -> Delivered:
-    found: dict[str, Any] = dict(row._mapping)
-    times = {name: None if found[name] is None else moment(found[name]) for name in ("started", "ended", "due")}
-    return Delivered(**{**found, **times})
+    columns: dict[str, Any] = dict(row._mapping)
+    times = {name: None if columns[name] is None else moment(columns[name]) for name in ("started", "ended", "due")}
+    return Delivered(**{**columns, **times})
 
 
 def upcoming(ledger: Ledger, *, limit: int = 100) -> list[Timer]:

@@ -64,7 +64,6 @@ class Projection:
         self.clear: Callable[[Session], None] | None = None
 
     def __repr__(self) -> str:
-        """Return the name and the patterns."""
         return f"<Projection {self.name} on {', '.join(self.patterns)}>"
 
     def __call__(self, event: Event, session: Session) -> None:
@@ -85,7 +84,6 @@ class Projections:
     """The registry: every projection by name."""
 
     def __init__(self) -> None:
-        """Start empty."""
         self._by_name: dict[str, Projection] = {}
 
     def add(self, projection: Projection) -> None:
@@ -109,11 +107,9 @@ class Projections:
         return iter(tuple(self._by_name.values()))
 
     def __len__(self) -> int:
-        """Return how many projections are declared."""
         return len(self._by_name)
 
     def __contains__(self, name: object) -> bool:
-        """Say whether a projection has that name."""
         return name in self._by_name
 
 
@@ -228,25 +224,25 @@ def _move(connection: Connection, projection: Projection, position: Position) ->
 
 def _project(ledger: Ledger, connection: Connection, projection: Projection, position: Position, limit: int) -> int:
     query = in_order(select(*COLUMNS).where(after(ledger.database, position))).limit(limit)
-    found = connection.execute(stable(ledger.database, query)).all()
-    number = _handle(connection, projection, found)
+    rows = connection.execute(stable(ledger.database, query)).all()
+    number = _handle(connection, projection, rows)
     if number:
-        _move(connection, projection, position_of(found[number - 1]))
+        _move(connection, projection, position_of(rows[number - 1]))
     return number
 
 
-def _handle(connection: Connection, projection: Projection, found: Sequence[Row[Any]]) -> int:
+def _handle(connection: Connection, projection: Projection, rows: Sequence[Row[Any]]) -> int:
     """Call the handler for events as long as a batch may take; return the number of events that are behind it now."""
     until = time.monotonic() + BATCH_SECONDS
     with _session(connection) as session:
-        for number, row in enumerate(found, start=1):
+        for number, row in enumerate(rows, start=1):
             if row.replay is not None or not projection.matches(row.type):
                 continue
             with _named(projection, session, f"event {row.id} ({row.type}, number {row.seq})"):
                 projection.handler(Event.decode(row.body), session)
             if time.monotonic() > until:
                 return number
-    return len(found)
+    return len(rows)
 
 
 def _session(connection: Connection) -> Session:

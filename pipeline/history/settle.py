@@ -66,18 +66,20 @@ def settled(ledger: Ledger, event_id: str) -> Settled:
     Raises UnknownEvent.
     """
     with at_one_time(ledger) as connection:
-        correlation, known = _place(connection, event_id)
+        correlation, is_published = _place(connection, event_id)
         if correlation is None:
             raise unknown_event(ledger, connection, event_id)
-        if not known:
+        if not is_published:
             return Settled(timers=(event_id,))
         tree = tree_of(connection, correlation, event_id)
-        found = list(tree)
+        caused = list(tree)
         return Settled(
-            unsent=_unsent(connection, found),
-            timers=_delayed(connection, correlation, found),
-            deliveries=tuple((event, each) for event in found for each in event.deliveries if each.outcome in OPEN),
-            undelivered=_undelivered(connection, found),
+            unsent=_unsent(connection, caused),
+            timers=_delayed(connection, correlation, caused),
+            deliveries=tuple(
+                (event, delivery) for event in caused for delivery in event.deliveries if delivery.outcome in OPEN
+            ),
+            undelivered=_undelivered(connection, caused),
             joins=tuple(join for join in tree.joins if not join.ended),
         )
 
@@ -95,10 +97,10 @@ def settle(ledger: Ledger, event_id: str, timeout: float, interval: float = 0.05
     if not (timeout >= 0 and interval > 0):
         raise InvalidSelection(f"timeout: {timeout!r} and interval {interval!r} must be seconds of 0 or more")
     deadline = time.monotonic() + timeout
-    while not (found := settled(ledger, event_id)):
+    while not (state := settled(ledger, event_id)):
         left = deadline - time.monotonic()
         if left <= 0:
-            raise SettleTimeout(_still_open(event_id, timeout, found.lines()))
+            raise SettleTimeout(_still_open(event_id, timeout, state.lines()))
         time.sleep(min(interval, left))  # between two looks: what settles is in other processes
     return trace(ledger, event_id)
 
@@ -117,29 +119,29 @@ def _place(connection: Connection, event_id: str) -> tuple[str | None, bool]:
     return connection.execute(delayed).scalar(), False
 
 
-def _unsent(connection: Connection, found: Sequence[EventNode]) -> tuple[EventNode, ...]:
+def _unsent(connection: Connection, caused: Sequence[EventNode]) -> tuple[EventNode, ...]:
     ids: set[str] = set()
-    for some in chunks([event.id for event in found]):
+    for some in chunks([event.id for event in caused]):
         ids.update(connection.execute(select(outbox.c.event_id).where(outbox.c.event_id.in_(some))).scalars())
-    return tuple(event for event in found if event.id in ids)
+    return tuple(event for event in caused if event.id in ids)
 
 
-def _delayed(connection: Connection, correlation: str, found: Sequence[EventNode]) -> tuple[str, ...]:
-    """Return the delayed events that one of the events found has caused; retries show as deliveries."""
+def _delayed(connection: Connection, correlation: str, caused: Sequence[EventNode]) -> tuple[str, ...]:
+    """Return the delayed events that one of these events has caused; retries show as deliveries."""
     query = select(timers.c.id, timers.c.body).where(timers.c.correlation == correlation, timers.c.kind == "publish")
-    causes = {event.id for event in found}
+    causes = {event.id for event in caused}
     rows = connection.execute(query.order_by(timers.c.due)).all()
     return tuple(id for id, body in rows if orjson.loads(body).get("causationid") in causes)
 
 
-def _undelivered(connection: Connection, found: Sequence[EventNode]) -> tuple[tuple[EventNode, str], ...]:
+def _undelivered(connection: Connection, caused: Sequence[EventNode]) -> tuple[tuple[EventNode, str], ...]:
     """Return which agents are still to get which events.
 
     What lies before an agent's cursor in the log was never meant for it, or has a delivery already.
     """
     listeners = [(row, tuple(orjson.loads(row.patterns))) for row in connection.execute(select(agents))]
     missing = []
-    for event in found:
+    for event in caused:
         have = {delivery.agent for delivery in event.deliveries if delivery.replay is None}
         for row, patterns in listeners:
             if event.replay is not None or event.position <= (row.tx, row.seq) or row.name in have:

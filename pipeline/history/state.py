@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import logging
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, Generic, TypeVar
 
 import orjson
@@ -20,7 +19,7 @@ from ..ledger import log
 from ..ledger.database.tables import events, snapshots
 from ..ledger.ledger import Ledger
 from ..ledger.log import Bounds, Index, Position, after, end_of_log, in_order, position_of, rows
-from .events import bounds_of, check_number
+from .events import Moment, bounds_of, check_number
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +32,7 @@ def reconstruct(
     agent_id: str,
     state: type[State],
     *,
-    up_to: datetime | int | None = None,
+    up_to: Moment = None,
     snapshot_every: int = 500,
 ) -> State:
     """Return the state that an agent's events lead to, from `state()` on, one `apply(event)` after the other.
@@ -127,11 +126,11 @@ def _read_snapshot(
     connection: Connection, stream: str, key: str, state: type[State], bounds: Bounds
 ) -> _Fold[State] | None:
     """Return the newest snapshot with nothing in it that is beyond the bounds."""
-    known = snapshots.c
-    query: Select[Any] = select(known.tx, known.seq, known.max_seq, known.max_time, known.body)
-    query = query.where(known.stream == stream, known.state == key)
-    query = query.where(known.max_seq <= bounds.max_seq, known.max_time <= bounds.max_time)
-    row = connection.execute(query.order_by(known.tx.desc(), known.seq.desc()).limit(1)).first()
+    kept = snapshots.c
+    query: Select[Any] = select(kept.tx, kept.seq, kept.max_seq, kept.max_time, kept.body)
+    query = query.where(kept.stream == stream, kept.state == key)
+    query = query.where(kept.max_seq <= bounds.max_seq, kept.max_time <= bounds.max_time)
+    row = connection.execute(query.order_by(kept.tx.desc(), kept.seq.desc()).limit(1)).first()
     loaded = None if row is None else _load(state, row.body)
     if row is None or loaded is None:
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -38,8 +39,8 @@ def trace(ledger: Ledger, id: str) -> Trace:
 def _read(ledger: Ledger, connection: Connection, id: str) -> Trace:
     correlation = connection.execute(select(events.c.correlation).where(events.c.id == id)).scalar()
     if correlation is None:
-        found = connection.execute(select(events.c.seq).where(events.c.correlation == id).limit(1)).first()
-        if found is None:
+        first = connection.execute(select(events.c.seq).where(events.c.correlation == id).limit(1)).first()
+        if first is None:
             raise unknown_event(ledger, connection, id)
     return tree_of(connection, correlation or id, None if correlation in (None, id) else id)
 
@@ -56,43 +57,66 @@ def at_one_time(ledger: Ledger) -> Iterator[Connection]:
 # -- the tree
 
 
+#: By the delivery's id: the event that it is of, and the delivery.
+_Emitters = dict[str, tuple[EventNode, DeliveryNode]]
+
+
 def tree_of(connection: Connection, correlation: str, top: str | None) -> Trace:
     """Return the events of a correlation as a tree, or what is under one of them."""
-    nodes = {row.id: _event(row) for row in connection.execute(_EVENTS, {"correlation": correlation}).all()}
-    emitters: dict[str, DeliveryNode] = {}
-    owners: dict[str, EventNode] = {}
-    for event_id, *columns in connection.execute(_DELIVERIES, {"correlation": correlation}).all():
+    mine = {"correlation": correlation}
+    nodes = {row.id: _event(row) for row in connection.execute(_EVENTS, mine)}
+    emitters: _Emitters = {}
+    for event_id, *columns in connection.execute(_DELIVERIES, mine):
         delivery = _delivery(*columns)
-        emitters[delivery.id], owners[delivery.id] = delivery, nodes[event_id]
-        nodes[event_id].children.append(delivery)
-    roots: list[EventNode] = []
-    for node in nodes.values():
-        if len(node.children) > 1:  # an agent has come after all
-            node.children = [each for each in node.deliveries if each.outcome != Outcome.UNROUTED]
-    for node in nodes.values():
-        node.parent = owners.get(node.delivery or "") or nodes.get(node.causation or "")
-        home = emitters.get(node.delivery or "") or node.parent
-        siblings: list[Any] = home.children if home else roots
-        siblings.append(node)
-    _open_circles(roots, nodes, emitters)
-    found = Trace(correlation, roots if top is None else [nodes[top]], [])
-    within = {node.id for node in found}
-    rows = connection.execute(_JOINS, {"correlation": correlation})
-    found.joins = [_join(row) for row in rows if row.event_id in within]
-    return found
+        emitters[delivery.id] = nodes[event_id], delivery
+    _hang_deliveries(emitters)
+    roots = _hang_events(nodes, emitters)
+    tree = Trace(correlation, roots if top is None else [nodes[top]], [])
+    within = {event.id for event in tree}
+    started = [_join(row) for row in connection.execute(_JOINS, mine) if row.event_id in within]
+    return replace(tree, joins=started)
 
 
-def _open_circles(roots: list[EventNode], nodes: dict[str, EventNode], emitters: dict[str, DeliveryNode]) -> None:
-    """Make a root of whatever cannot be reached: other programs may publish events that cause each other."""
-    seen = {node.id for node in Trace("", roots, [])}
-    for node in nodes.values():
-        if node.id not in seen:
-            home = emitters.get(node.delivery or "") or node.parent
-            if home is not None:
-                home.children.remove(node)
-            node.parent = None
-            roots.append(node)
-            seen.update(each.id for each in Trace("", [node], []))
+def _hang_deliveries(emitters: _Emitters) -> None:
+    """Hang each delivery under its event; that no agent listened is left out where one has come after all."""
+    routed = {event.id for event, delivery in emitters.values() if delivery.outcome != Outcome.UNROUTED}
+    for event, delivery in emitters.values():
+        if delivery.outcome != Outcome.UNROUTED or event.id not in routed:
+            event.children.append(delivery)
+
+
+def _hang_events(nodes: dict[str, EventNode], emitters: _Emitters) -> list[EventNode]:
+    """Hang each event under the delivery that emitted it, else under the event that caused it; return the others."""
+    homes: dict[str, tuple[EventNode | None, DeliveryNode | None]] = {}
+    for event in nodes.values():
+        homes[event.id] = emitters.get(event.delivery or "") or (nodes.get(event.causation or ""), None)
+    first_of_circle = _first_of_circles({id: parent.id if parent else None for id, (parent, _) in homes.items()})
+    roots = []
+    for event in nodes.values():
+        parent, emitter = homes[event.id]
+        if parent is None or event.id in first_of_circle:
+            roots.append(event)
+        else:
+            event.parent = parent
+            (emitter or parent).children.append(event)
+    return roots
+
+
+def _first_of_circles(parents: dict[str, str | None]) -> set[str]:
+    """Return the first event of each circle: other programs may publish events that cause each other."""
+    order = {id: number for number, id in enumerate(parents)}
+    seen: set[str] = set()
+    firsts = set()
+    for id in parents:
+        way: list[str] = []
+        at: str | None = id
+        while at is not None and at not in seen:
+            seen.add(at)
+            way.append(at)
+            at = parents[at]
+        if at in way:
+            firsts.add(min(way[way.index(at) :], key=order.__getitem__))
+    return firsts
 
 
 _MINE = events.c.correlation == bindparam("correlation")

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..core.event import DEFAULT_PRIORITY
 from ..core.outcome import Outcome
+from ..core.times import as_json_time
 from ..ledger.log import Position
 
 #: Characters of an error that are shown.
@@ -33,8 +34,8 @@ class DeliveryNode:
 
     def as_data(self) -> dict[str, Any]:
         """Return what is known about the delivery, as JSON."""
-        found = {name: _plain(getattr(self, name)) for name in self.__slots__ if name != "children"}
-        return {**found, "events": [event.id for event in self.children]}
+        data = {name: _plain(getattr(self, name)) for name in self.__slots__ if name != "children"}
+        return {**data, "events": [event.id for event in self.children]}
 
 
 @dataclass(slots=True, eq=False)
@@ -69,9 +70,8 @@ class EventNode:
     def as_data(self) -> dict[str, Any]:
         """Return what is known about the event, as JSON."""
         names = ("id", "type", "source", "priority", "time", "recorded", "causation", "delivery", "targets", "replay")
-        found = {name: _plain(getattr(self, name)) for name in names}
         return {
-            **found,
+            **{name: _plain(getattr(self, name)) for name in names},
             "seq": self.position[1],
             "parent": self.parent and self.parent.id,
             "deliveries": [delivery.as_data() for delivery in self.deliveries],
@@ -134,14 +134,13 @@ class Trace:
         return "\n".join(lines)
 
     def __str__(self) -> str:
-        """Return the trace as text."""
         return self.render()
 
 
 def _plain(value: Any) -> Any:
     """Return a value as JSON."""
     if isinstance(value, datetime):
-        return value.isoformat().replace("+00:00", "Z")
+        return as_json_time(value)
     if isinstance(value, Outcome):
         return value.value
     return list(value) if isinstance(value, tuple) else value

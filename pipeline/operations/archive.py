@@ -140,15 +140,15 @@ def _entry(head: Event, lines: _Lines) -> Entry:
     event = lines.need()
     _check((event.id, event.type) == (row["id"], row["type"]), f"id: not the event {row['id']} of the line before")
     row.update(tx=0, body=lines.text)
-    found = []
+    mine = []
     for _ in range(number):
         record = lines.need()
         _check(record.type == DELIVERY, f"type: {record.type!r} is not {DELIVERY!r}")
         delivery = _row(deliveries, record.data)
         _check(delivery["event_id"] == event.id, f"data.event_id: not {event.id}")
         _check(delivery["outcome"] in FINAL, f"data.outcome: {delivery['outcome']!r} is not over")
-        found.append(delivery)
-    return Entry(row, found, ledger)
+        mine.append(delivery)
+    return Entry(row, mine, ledger)
 
 
 def _row(table: Table, data: Any, without: tuple[str, ...] = ()) -> dict[str, Any]:

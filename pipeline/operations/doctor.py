@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from time import monotonic
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from celery import Celery
 from celery.utils.imports import symbol_by_name
@@ -28,6 +28,9 @@ from ..core.errors import ConfigError, EmbeddedBrokerError, without_passwords
 from ..delivery.consumer import AgentConsumer
 from ..publishing.publisher import Publisher
 from ..settings import PREFIX, Settings, config_file
+
+if TYPE_CHECKING:
+    from ..bus import Bus
 
 #: Seconds that the broker gets to answer, and that workers get to say that they are there.
 BROKER_TIMEOUT, WORKER_TIMEOUT = 5.0, 1.0
@@ -67,7 +70,7 @@ def fail(name: str, detail: str, mend: str) -> Check:
     return Check(name, "fail", without_passwords(detail), mend)
 
 
-def examine(bus: Any, *, options: tuple[str, ...] = ()) -> Iterator[Check]:  # Bus
+def examine(bus: Bus, *, options: tuple[str, ...] = ()) -> Iterator[Check]:
     """Look at everything, one check after the other; nothing is changed but that exchanges are declared.
 
     Arguments:
@@ -243,7 +246,7 @@ def shared_results(celery: Celery) -> Iterator[Check]:
 # -- ledger
 
 
-def ledger(bus: Any) -> Check:  # Bus
+def ledger(bus: Bus) -> Check:
     """Open the ledger and count what lies in it."""
     if not bus.has_ledger:
         from ..workers.step import OFF

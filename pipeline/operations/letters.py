@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypedDict
 
 from sqlalchemy import Row, Select, and_, select
 
 from ..core.errors import InvalidSelection
 from ..core.event import Event
 from ..core.outcome import Outcome
-from ..core.times import SECOND, micros, moment, now
+from ..core.times import SECOND, as_json_time, micros, moment, now
 from ..core.topics import check_pattern, matches
 from ..ledger.database.tables import OPEN, deliveries, events
 
@@ -53,10 +53,43 @@ class DeadLetter:
         """Where it stands in the list: `list(after=...)` goes on behind it, even when it is no longer dead."""
         return f"{self.ended.isoformat()}/{self.id}"
 
+    def as_data(self, *, whole: bool = False) -> dict[str, Any]:
+        """Return it as JSON data.
+
+        Arguments:
+            whole: with the traceback, and the event as the agent got it.
+
+        """
+        data = {field.name: getattr(self, field.name) for field in fields(self)}
+        del data["event"], data["traceback"]
+        event = self.event
+        data |= {"event_id": event.id, "type": event.type, "correlation": event.correlation_id}
+        data |= {"started": as_json_time(self.started), "ended": as_json_time(self.ended), "cursor": self.cursor}
+        return {**data, "traceback": self.traceback, "event": event.attributes()} if whole else data
+
+
+class LetterFilters(TypedDict, total=False):
+    """What LetterQuery takes, for those who hand it on."""
+
+    agent: str | None
+    error: str | None
+    event_type: str | None
+    older_than: timedelta | None
+
 
 @dataclass(frozen=True)
-class Filter:
-    """Which dead letters; what is None does not matter."""
+class LetterQuery:
+    """Which dead letters: those that match everything given. It is checked when it is made, and by nobody again.
+
+    Attributes:
+        agent: whose they are.
+        error: a part of the error; upper and lower case are the same.
+        event_type: a topic pattern.
+        older_than: only those that were given up longer ago.
+
+    Making one raises InvalidPattern.
+
+    """
 
     agent: str | None = None
     error: str | None = None
@@ -64,9 +97,13 @@ class Filter:
     older_than: timedelta | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what is no topic pattern."""
         if self.event_type is not None:
             check_pattern(self.event_type)
+
+    @property
+    def narrows(self) -> bool:
+        """Whether it says which dead letters at all."""
+        return self != LetterQuery()
 
     def narrow(self, query: Select[Any]) -> Select[Any]:
         """Add to a query what the database can check; the rest is for accepts()."""

@@ -5,25 +5,29 @@ from __future__ import annotations
 import inspect
 import math
 import re
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from itertools import islice
 from time import monotonic, sleep
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..agents.agent import Agent
 from ..core.errors import BrokerUnavailable, InvalidAgent, InvalidSelection, LedgerUnavailable, nearest
-from ..core.event import Event, Payload
+from ..core.event import Event
 from ..core.ids import new_id
 from ..core.routing import reaches
-from ..history.events import get_event, get_events
+from ..history.events import EventQuery, get_event, get_events
 from ..ledger.ledger import Ledger
 from ..publishing.publisher import Publisher
+from .selection import Selection
+
+if TYPE_CHECKING:
+    from ..bus import Bus
 
 #: Events that are sent at once.
 BATCH = 200
 #: With a rate, seconds between two batches where one event at a time would be too slow.
 BREATH = 0.05
+WHICH = "say which events: ids, or filters (type=, since=, up_to=, correlation=, agent_id=), or all=True"
 _ID = re.compile(r"[\w.:-]{1,100}")
 
 
@@ -43,27 +47,24 @@ class Replayed(NamedTuple):
     skipped: int
     seconds: float
 
+    def as_data(self) -> dict[str, Any]:
+        """Return it as JSON data."""
+        return self._asdict()
+
 
 class ReplayInterrupted(KeyboardInterrupt):
     """Somebody pressed Ctrl-C: the message says how far the replay came, and how to go on; so does `replayed`."""
 
     def __init__(self, message: str, replayed: Replayed) -> None:
-        """Keep what was done until then."""
         super().__init__(message)
         self.replayed = replayed
 
 
 def replay(
-    bus: Any,  # Bus
+    bus: Bus,
+    to: str | Agent | Callable[[Event], Any] | None,
+    chosen: Selection[EventQuery],
     *,
-    to: str | Agent | Callable[[Event], Any] | None = None,
-    type: str | type[Payload] | None = None,
-    since: datetime | int | None = None,
-    up_to: datetime | int | None = None,
-    correlation: str | None = None,
-    agent_id: str | None = None,
-    ids: Iterable[str] | None = None,
-    all: bool = False,
     rate: float | None = None,
     broadcast: bool = False,
     dry_run: bool = False,
@@ -77,28 +78,25 @@ def replay(
 
     Arguments:
         to: an agent's name or the agent; or a function, sync or async, that is called with each event in this process.
-        type, since, up_to, correlation, agent_id: which events, as in get_events().
-        ids: these events instead.
-        all: every event; the one choice that has to be made expressly.
+        chosen: which events.
         rate: events per second, evenly paced; default as fast as it goes.
         broadcast: send what the agent emits to everybody, as if it were emitted now.
         dry_run: only count.
         progress: called with the number of events sent so far, after each batch.
         id: the id of an earlier replay, to go on with it: deliveries that the agent has done already are not run again.
 
-    Raises InvalidSelection, InvalidAgent (nobody knows the agent), UnknownEvent (one of `ids`), InvalidPattern; with a
-    summary in the message BrokerUnavailable, LedgerUnavailable and, for Ctrl-C, ReplayInterrupted.
+    Raises InvalidSelection, InvalidAgent (nobody knows the agent), UnknownEvent (one of the ids); with a summary in
+    the message BrokerUnavailable, LedgerUnavailable and, for Ctrl-C, ReplayInterrupted.
 
     """
-    filters = {"type": type, "since": since, "up_to": up_to, "correlation": correlation, "agent_id": agent_id}
     if rate is not None and not (rate > 0 and math.isfinite(rate)):
         raise InvalidSelection(f"rate={rate!r} is no number of events per second")
     if id is not None and not _ID.fullmatch(id):
         raise InvalidSelection(f"id={id!r} is not the id of a replay: letters, digits and _ . : - only, 100 at most")
-    found = id or new_id()
-    target = _target(bus, to, {"replay": found, "broadcast": broadcast, "ledger": bus.ledger.id})
-    chosen = _choose(bus.ledger, ids, filters, all=all)
-    return _Run(found, target, rate, dry_run=dry_run, progress=progress).over(chosen)
+    own = id or new_id()
+    target = _target(bus, to, {"replay": own, "broadcast": broadcast, "ledger": bus.ledger.id})
+    events = _events(bus.ledger, chosen)
+    return _Run(own, target, rate, dry_run=dry_run, progress=progress).over(events)
 
 
 # -- where to
@@ -148,7 +146,7 @@ class _ToFunction:
 
 
 def _target(
-    bus: Any,  # Bus
+    bus: Bus,
     to: str | Agent | Callable[[Event], Any] | None,
     marks: dict[str, Any],
 ) -> _ToAgent | _ToFunction:
@@ -158,26 +156,21 @@ def _target(
         return _ToFunction(name, lambda result: bus.loop.run(result, None))
     if not isinstance(name, str) or not name:
         raise InvalidSelection("to: say who gets the events: an agent's name, or a function; never everybody at once")
-    known = {**bus.ledger.subscribers.all(), **{agent.name: agent.patterns for agent in bus.agents}}
-    if name not in known:
-        raise InvalidAgent(f"no agent is called {name!r}; {nearest(name, known)}")
-    return _ToAgent(bus.publisher, name, known[name], marks)
+    patterns = {**bus.ledger.subscribers.all(), **{agent.name: agent.patterns for agent in bus.agents}}
+    if name not in patterns:
+        raise InvalidAgent(f"no agent is called {name!r}; {nearest(name, patterns)}")
+    return _ToAgent(bus.publisher, name, patterns[name], marks)
 
 
 # -- which
 
 
-def _choose(ledger: Ledger, ids: Iterable[str] | None, filters: Mapping[str, Any], *, all: bool) -> Iterator[Event]:
-    filtered = any(value is not None for value in filters.values())
-    if (ids is not None) + filtered + all != 1:
-        raise InvalidSelection(
-            "say which events: ids, or filters (type=, since=, up_to=, correlation=, agent_id=), or all=True"
-        )
-    if ids is None:
-        return (each.event for each in get_events(ledger, **filters))
-    wanted = [ids] if isinstance(ids, str) else dict.fromkeys(ids)
-    found = sorted((get_event(ledger, id) for id in wanted), key=lambda each: each.position)
-    return iter([each.event for each in found])
+def _events(ledger: Ledger, chosen: Selection[EventQuery]) -> Iterator[Event]:
+    """Return the chosen events in the order of the log; raise UnknownEvent for an id that is none."""
+    if chosen.ids is None:
+        return (record.event for record in get_events(ledger, chosen.query))
+    records = sorted((get_event(ledger, id) for id in chosen.ids), key=lambda record: record.position)
+    return iter([record.event for record in records])
 
 
 # -- doing it
@@ -218,22 +211,22 @@ class _Run:
         self._begun = monotonic()
         self._number = self._skipped = 0
 
-    def over(self, chosen: Iterator[Event]) -> Replayed:
-        """Send what the target wants of the chosen events."""
+    def over(self, events: Iterator[Event]) -> Replayed:
+        """Send what the target wants of the events."""
         try:
-            self._send_all(chosen)
+            self._send_all(events)
         except KeyboardInterrupt:
             raise ReplayInterrupted(self._summary, self._so_far) from None
         except (BrokerUnavailable, LedgerUnavailable) as exc:
             raise exc.__class__(f"{exc}; {self._summary}") from exc
         return self._so_far
 
-    def _send_all(self, chosen: Iterator[Event]) -> None:
+    def _send_all(self, events: Iterator[Event]) -> None:
         size = self._target.size
         if self._rate:
             size = max(1, min(size, int(self._rate * BREATH)))
         pace = _Pace(None if self._dry else self._rate)
-        wanted = filter(self._is_wanted, chosen)
+        wanted = filter(self._is_wanted, events)
         while batch := list(islice(wanted, size)):
             pace.wait(len(batch))
             if not self._dry:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,10 @@ class Restored:
     events: int
     deliveries: int
     known: int
+
+    def as_data(self) -> dict[str, Any]:
+        """Return it as JSON data."""
+        return asdict(self)
 
 
 def restore(
@@ -64,7 +68,7 @@ def _restore(connection: Connection, ledger: Ledger, entries: Sequence[Entry]) -
         _reserve(connection, max(entry.event["seq"] for entry in entries))
     rows = [entry.event for entry in entries]
     number = _add_events(connection, ledger, rows)
-    there = _known(connection, events, [row["id"] for row in rows])
+    there = _ids_in(connection, events, [row["id"] for row in rows])
     for row in rows:
         if row["id"] not in there:
             raise ArchiveError(
@@ -97,15 +101,15 @@ def _add_deliveries(connection: Connection, ledger: Ledger, rows: Sequence[dict[
 
 
 def _missing(connection: Connection, table: Table, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    known = _known(connection, table, [row["id"] for row in rows])
-    return list({row["id"]: row for row in rows if row["id"] not in known}.values())
+    there = _ids_in(connection, table, [row["id"] for row in rows])
+    return list({row["id"]: row for row in rows if row["id"] not in there}.values())
 
 
-def _known(connection: Connection, table: Table, ids: Sequence[str]) -> set[str]:
-    known: set[str] = set()
+def _ids_in(connection: Connection, table: Table, ids: Sequence[str]) -> set[str]:
+    there: set[str] = set()
     for some in chunks(ids):
-        known.update(connection.execute(select(table.c.id).where(table.c.id.in_(some))).scalars())
-    return known
+        there.update(connection.execute(select(table.c.id).where(table.c.id.in_(some))).scalars())
+    return there
 
 
 def _reserve(connection: Connection, seq: int) -> None:

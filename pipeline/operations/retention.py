@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from functools import partial
 from itertools import chain
@@ -47,6 +47,10 @@ class Pruned:
     dead: int
     unfinished: int
     archive: Path | None = None
+
+    def as_data(self) -> dict[str, Any]:
+        """Return it as JSON data."""
+        return {**asdict(self), "archive": self.archive and str(self.archive)}
 
 
 def prune(
@@ -117,14 +121,14 @@ class _Old:
         while query is not None:
             with self._ledger.database.reading() as connection:
                 rows = _rows(connection, query.where(after(self._ledger.database, place)))
-                found = _examine(connection, rows, self._ledger.id)
+                examined = _examine(connection, rows, self._ledger.id)
             if not rows:
                 return
             place = (rows[-1]["tx"], rows[-1]["seq"])
-            self.dead += len(found.dead)
-            self.unfinished += len(rows) - len(found.dead) - len(found.settled)
-            if found.settled:
-                yield found.settled
+            self.dead += len(examined.dead)
+            self.unfinished += len(rows) - len(examined.dead) - len(examined.settled)
+            if examined.settled:
+                yield examined.settled
 
     def _without_newest(self, query: Select[Any]) -> Select[Any] | None:
         if not self._keep:
@@ -149,10 +153,10 @@ class _Examined:
 def _examine(connection: Connection, rows: Sequence[dict[str, Any]], ledger: str) -> _Examined:
     """Tell the events that may leave from those with dead letters, and from all others."""
     ids = [row["id"] for row in rows]
-    found: dict[str, list[dict[str, Any]]] = {id: [] for id in ids}
+    by_event: dict[str, list[dict[str, Any]]] = {id: [] for id in ids}
     of_these = select(deliveries).where(deliveries.c.event_id.in_(ids)).order_by(deliveries.c.id)
     for delivery in _rows(connection, of_these):
-        found[delivery["event_id"]].append(delivery)
+        by_event[delivery["event_id"]].append(delivery)
     busy = set(connection.execute(select(outbox.c.event_id).where(outbox.c.event_id.in_(ids))).scalars())
     correlations = {row["correlation"] for row in rows}
     open_joins = select(joins.c.event_id).where(joins.c.correlation.in_(correlations), joins.c.ended.is_(None))
@@ -160,7 +164,7 @@ def _examine(connection: Connection, rows: Sequence[dict[str, Any]], ledger: str
     listeners = _listeners(connection)
     examined = _Examined([], [])
     for row in rows:
-        mine = found[row["id"]]
+        mine = by_event[row["id"]]
         if any(delivery["outcome"] == Outcome.DEAD.value for delivery in mine):
             examined.dead.append(row["id"])
         elif row["id"] not in busy and _is_over(row, mine, listeners):
@@ -186,9 +190,9 @@ def _listeners(connection: Connection) -> list[_Listener]:
     return [_Listener(row.name, tuple(orjson.loads(row.patterns)), (row.tx, row.seq)) for row in rows]
 
 
-def _is_over(row: dict[str, Any], found: Iterable[dict[str, Any]], listeners: Iterable[_Listener]) -> bool:
-    outcomes = {delivery["agent"]: delivery["outcome"] for delivery in found}
-    over = all(delivery["outcome"] in FINAL for delivery in found)
+def _is_over(row: dict[str, Any], mine: Sequence[dict[str, Any]], listeners: Iterable[_Listener]) -> bool:
+    outcomes = {delivery["agent"]: delivery["outcome"] for delivery in mine}
+    over = all(delivery["outcome"] in FINAL for delivery in mine)
     return over and not any(agent.name not in outcomes and agent.awaits(row) for agent in listeners)
 
 

@@ -44,15 +44,15 @@ def unrouted(
     """
     pattern = None if type is None else pattern_of(type)
     query = _UNROUTED.where(_NOBODY_HAD_IT).order_by(events.c.seq.desc()).limit(BATCH)
-    found: list[Recorded] = []
-    while len(found) < limit:
+    page: list[Recorded] = []
+    while len(page) < limit:
         with ledger.database.reading() as connection:
             rows = connection.execute(query if after is None else query.where(events.c.seq < after)).all()
-        found += [recorded(row) for row in rows if pattern is None or matches(pattern, row.type)]
+        page += [recorded(row) for row in rows if pattern is None or matches(pattern, row.type)]
         if len(rows) < BATCH:
             break
         after = rows[-1].seq
-    return found[: max(limit, 0)]
+    return page[: max(limit, 0)]
 
 
 def replay_unrouted(
@@ -84,8 +84,8 @@ def replay_unrouted(
 
 def _route(connection: Connection, ledger: Ledger, chosen: Sequence[Event]) -> int:
     """Give events to the agents that listen to them now, and return how many had one."""
-    known = ledger.subscribers.read(connection)
-    agents = {event.id: receivers(known, event.type, event.targets) for event in chosen}
+    listeners = ledger.subscribers.read(connection)
+    agents = {event.id: receivers(listeners, event.type, event.targets) for event in chosen}
     taken = ledger.deliveries.take_unrouted(connection, [id for id, names in agents.items() if names])
     ledger.deliveries.add_waiting(connection, ((id, name, 0) for id in taken for name in agents[id]))
     return len(taken)

@@ -15,7 +15,7 @@ from pipeline.core.errors import InvalidPattern, InvalidSelection, UnknownEvent
 from pipeline.core.event import Payload
 from pipeline.core.times import micros
 from pipeline.core.topics import matches
-from pipeline.history.events import get_event, get_events
+from pipeline.history.events import EventQuery, get_event, get_events
 from pipeline.ledger.database.rows import timer_row
 from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.log import COMPARED, MANY_TYPES
@@ -30,7 +30,7 @@ def test_events_come_in_the_order_of_the_log_with_all_that_they_said(ledger: Led
     written = [numbered(n, at=100 - n, subject="cart", priority=3) for n in range(5)]
     put(ledger, *written)
 
-    found = list(get_events(ledger))
+    found = list(get_events(ledger, EventQuery()))
 
     assert [each.event for each in found] == written
     assert [each.seq for each in found] == [1, 2, 3, 4, 5]
@@ -43,14 +43,14 @@ def test_events_come_in_the_order_of_the_log_with_all_that_they_said(ledger: Led
 def test_pages_neither_lose_nor_repeat_an_event(ledger: Ledger, batch: int) -> None:
     put(ledger, *(numbered(n, f"order.t{n % 3}") for n in range(14)))
 
-    assert numbers(get_events(ledger, batch=batch)) == list(range(14))
-    assert numbers(get_events(ledger, type="order.*", batch=batch)) == list(range(14))
-    assert numbers(get_events(ledger, type="order.t1", batch=batch)) == [1, 4, 7, 10, 13]
+    assert numbers(get_events(ledger, EventQuery(batch=batch))) == list(range(14))
+    assert numbers(get_events(ledger, EventQuery(type="order.*", batch=batch))) == list(range(14))
+    assert numbers(get_events(ledger, EventQuery(type="order.t1", batch=batch))) == [1, 4, 7, 10, 13]
 
 
 def test_nothing_is_held_open_while_the_caller_works(ledger: Ledger) -> None:
     put(ledger, *(numbered(n) for n in range(10)))
-    reading = get_events(ledger, batch=2)
+    reading = get_events(ledger, EventQuery(batch=2))
     next(reading)
 
     assert ledger.database.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
@@ -63,8 +63,8 @@ def test_a_history_is_that_of_the_agent_that_emitted_else_of_the_subject(ledger:
     put(ledger, numbered(0, agent="billing"), numbered(1, subject="billing"), numbered(2, agent="mailer"), numbered(3))
     put(ledger, numbered(4, agent="mailer", subject="billing"))
 
-    assert numbers(get_events(ledger, agent_id="billing")) == [0, 1]
-    assert numbers(get_events(ledger, agent_id="nobody")) == []
+    assert numbers(get_events(ledger, EventQuery(agent_id="billing"))) == [0, 1]
+    assert numbers(get_events(ledger, EventQuery(agent_id="nobody"))) == []
 
 
 @pytest.mark.parametrize(
@@ -97,73 +97,75 @@ def test_types_are_chosen_by_topic_patterns(ledger: Ledger, pattern: str) -> Non
     put(ledger, *(numbered(n, type) for n, type in enumerate(types * 2)))
 
     wanted = [n for n, type in enumerate(types * 2) if matches(pattern, type)]
-    assert numbers(get_events(ledger, type=pattern)) == wanted
-    assert numbers(get_events(ledger, type=pattern, since=5)) == [n for n in wanted if n >= 4]
+    assert numbers(get_events(ledger, EventQuery(type=pattern))) == wanted
+    assert numbers(get_events(ledger, EventQuery(type=pattern, since=5))) == [n for n in wanted if n >= 4]
 
 
 def test_more_types_than_are_read_side_by_side(ledger: Ledger) -> None:
     count = MANY_TYPES + 5
     put(ledger, *(numbered(n, f"task.assigned.{n}") for n in range(count)), numbered(count, "task.done"))
 
-    assert numbers(get_events(ledger, type="task.assigned.*")) == list(range(count))
-    assert numbers(get_events(ledger, type="task.*")) == [count]
+    assert numbers(get_events(ledger, EventQuery(type="task.assigned.*"))) == list(range(count))
+    assert numbers(get_events(ledger, EventQuery(type="task.*"))) == [count]
 
 
 def test_more_types_than_are_compared(ledger: Ledger) -> None:
     put(ledger, *(numbered(n, f"a.{n}.x") for n in range(COMPARED)), numbered(COMPARED, "z.y"))
 
-    assert numbers(get_events(ledger, type="#.y")) == [COMPARED]
+    assert numbers(get_events(ledger, EventQuery(type="#.y"))) == [COMPARED]
 
 
 def test_a_payload_class_stands_for_its_type(ledger: Ledger) -> None:
     put(ledger, numbered(0, "order.created"), numbered(1, "order.paid"))
 
-    assert numbers(get_events(ledger, type=OrderCreated)) == [0]
+    assert numbers(get_events(ledger, EventQuery(type=OrderCreated))) == [0]
 
 
 def test_a_correlation_is_read_with_other_filters(ledger: Ledger) -> None:
     put(ledger, numbered(0, correlation_id="c1", agent="a"), numbered(1, correlation_id="c2", agent="a"))
     put(ledger, numbered(2, "order.paid", correlation_id="c1", agent="a"), numbered(3, correlation_id="c1", agent="b"))
 
-    assert numbers(get_events(ledger, correlation="c1")) == [0, 2, 3]
-    assert numbers(get_events(ledger, correlation="c1", agent_id="a")) == [0, 2]
-    assert numbers(get_events(ledger, correlation="c1", agent_id="a", type="*.paid")) == [2]
+    assert numbers(get_events(ledger, EventQuery(correlation="c1"))) == [0, 2, 3]
+    assert numbers(get_events(ledger, EventQuery(correlation="c1", agent_id="a"))) == [0, 2]
+    assert numbers(get_events(ledger, EventQuery(correlation="c1", agent_id="a", type="*.paid"))) == [2]
 
 
 def test_both_ends_are_included(ledger: Ledger) -> None:
     put(ledger, *(numbered(n, subject="s") for n in range(10)))
 
     for narrow in ({}, {"agent_id": "s"}, {"type": "order.created"}, {"type": "order.*"}, {"type": "#"}):
-        assert numbers(get_events(ledger, since=3, up_to=5, **narrow)) == [2, 3, 4]
+        assert numbers(get_events(ledger, EventQuery(since=3, up_to=5, **narrow))) == [2, 3, 4]
         at = START + timedelta(seconds=3)
-        assert numbers(get_events(ledger, since=at, up_to=at + timedelta(seconds=2), **narrow)) == [3, 4, 5]
-        assert numbers(get_events(ledger, since=at, up_to=5, **narrow)) == [3, 4]
-        assert numbers(get_events(ledger, since=at - timedelta(microseconds=1), up_to=at, **narrow)) == [3]
-        assert numbers(get_events(ledger, since=9, up_to=2, **narrow)) == []
-        assert numbers(get_events(ledger, since=START + timedelta(days=1), **narrow)) == []
-        assert numbers(get_events(ledger, since=-(2**70), up_to=2**70, **narrow)) == list(range(10))
+        assert numbers(get_events(ledger, EventQuery(since=at, up_to=at + timedelta(seconds=2), **narrow))) == [3, 4, 5]
+        assert numbers(get_events(ledger, EventQuery(since=at, up_to=5, **narrow))) == [3, 4]
+        assert numbers(get_events(ledger, EventQuery(since=at - timedelta(microseconds=1), up_to=at, **narrow))) == [3]
+        assert numbers(get_events(ledger, EventQuery(since=9, up_to=2, **narrow))) == []
+        assert numbers(get_events(ledger, EventQuery(since=START + timedelta(days=1), **narrow))) == []
+        assert numbers(get_events(ledger, EventQuery(since=-(2**70), up_to=2**70, **narrow))) == list(range(10))
 
 
 def test_times_are_the_events_own_in_any_time_zone_and_order(ledger: Ledger) -> None:
     put(ledger, numbered(0, at=50), numbered(1, at=-10), numbered(2, at=20), numbered(3, at=10**6), numbered(4, at=21))
 
     east = START.astimezone(datetime.fromisoformat("2026-01-01T00:00:00+05:30").tzinfo)
-    assert numbers(get_events(ledger, since=east, up_to=east + timedelta(seconds=30))) == [2, 4]
-    assert numbers(get_events(ledger, up_to=east)) == [1]
+    assert numbers(get_events(ledger, EventQuery(since=east, up_to=east + timedelta(seconds=30)))) == [2, 4]
+    assert numbers(get_events(ledger, EventQuery(up_to=east))) == [1]
     first, last = (extreme.replace(tzinfo=UTC) for extreme in (datetime.min, datetime.max))
-    assert numbers(get_events(ledger, since=first, up_to=last)) == [0, 1, 2, 3, 4]
+    assert numbers(get_events(ledger, EventQuery(since=first, up_to=last))) == [0, 1, 2, 3, 4]
 
 
 def test_replayed_events_are_left_out_unless_they_are_asked_for(ledger: Ledger) -> None:
     put(ledger, numbered(0))
     put(ledger, numbered(1), replay="r1")
 
-    assert numbers(get_events(ledger)) == [0]
-    assert [(each.event.data["n"], each.replay) for each in get_events(ledger, replayed=True)] == [(0, None), (1, "r1")]
+    assert numbers(get_events(ledger, EventQuery())) == [0]
+    everything = get_events(ledger, EventQuery(replayed=True))
+    assert [(each.event.data["n"], each.replay) for each in everything] == [(0, None), (1, "r1")]
 
 
 def test_an_empty_log_has_no_events(ledger: Ledger) -> None:
-    assert list(get_events(ledger)) == list(get_events(ledger, type="order.*", since=START)) == []
+    for query in (EventQuery(), EventQuery(type="order.*", since=START)):
+        assert list(get_events(ledger, query)) == []
 
 
 @pytest.mark.parametrize(
@@ -185,7 +187,7 @@ def test_a_wrong_question_is_refused_at_once(
     ledger: Ledger, wrong: dict[str, Any], error: type[Exception], says: str
 ) -> None:
     with pytest.raises(error, match=says):
-        get_events(ledger, **wrong)
+        get_events(ledger, EventQuery(**wrong))
 
 
 def test_one_event_is_found_by_its_id(ledger: Ledger) -> None:
@@ -260,7 +262,7 @@ def plans(ledger: Ledger, question: dict[str, Any], batch: int) -> list[Any]:
 
     sqlalchemy_event.listen(ledger.database.engine, "before_cursor_execute", explain)
     try:
-        assert list(itertools.islice(get_events(ledger, batch=batch, **question), 3))
+        assert list(itertools.islice(get_events(ledger, EventQuery(batch=batch, **question)), 3))
     finally:
         sqlalchemy_event.remove(ledger.database.engine, "before_cursor_execute", explain)
     assert found

@@ -18,7 +18,7 @@ from sqlalchemy import select, text, update
 from pipeline.core.errors import InvalidSelection
 from pipeline.core.event import Event
 from pipeline.core.times import micros
-from pipeline.history.events import get_events
+from pipeline.history.events import EventQuery, get_events
 from pipeline.history.state import reconstruct
 from pipeline.ledger.database.tables import events, snapshots
 from pipeline.ledger.ledger import Ledger
@@ -215,7 +215,7 @@ def test_a_reconstruction_equals_folding_from_scratch(ledger: Ledger, steps: lis
 def compare(ledger: Ledger, looks: list[Any]) -> None:
     for up_to, every in looks:
         found = reconstruct(ledger, "s", Seen, up_to=up_to, snapshot_every=every).numbers
-        assert found == numbers(get_events(ledger, agent_id="s", up_to=up_to))
+        assert found == numbers(get_events(ledger, EventQuery(agent_id="s", up_to=up_to)))
 
 
 #: By whether it is SQLite.
@@ -247,8 +247,8 @@ def test_a_snapshot_and_the_order_go_by_the_transaction(ledger: Ledger) -> None:
         put(ledger, numbered(1, subject="s"))
         put(ledger, numbered(2, subject="s"), connection=slow)
     # The slow transaction's events have the numbers 1 and 3, and come first.
-    assert [each.seq for each in get_events(ledger, batch=1)] == [1, 3, 2]
-    assert [each.seq for each in get_events(ledger, agent_id="s", up_to=2, batch=1)] == [1, 2]
+    assert [each.seq for each in get_events(ledger, EventQuery(batch=1))] == [1, 3, 2]
+    assert [each.seq for each in get_events(ledger, EventQuery(agent_id="s", up_to=2, batch=1))] == [1, 2]
 
     for every in (1, 1, 5):
         assert reconstruct(ledger, "s", Seen, up_to=2, snapshot_every=every).numbers == [0, 1]
@@ -286,5 +286,6 @@ def test_many_threads_reconstruct_while_others_append(ledger: Ledger) -> None:
         watcher.join()
 
     assert wrong == []
-    assert reconstruct(ledger, "s", Seen, snapshot_every=3).numbers == numbers(get_events(ledger, agent_id="s"))
-    assert sorted(numbers(get_events(ledger, agent_id="s"))) == [*range(40), *range(100, 140)]
+    in_the_log = numbers(get_events(ledger, EventQuery(agent_id="s")))
+    assert reconstruct(ledger, "s", Seen, snapshot_every=3).numbers == in_the_log
+    assert sorted(in_the_log) == [*range(40), *range(100, 140)]

@@ -87,6 +87,7 @@ def test_events_that_cause_each_other_end(ledger: Ledger) -> None:
     for id in ("c", one.id, two.id, alone.id):
         assert [node.type for node in trace(ledger, id)]
     assert sorted(node.type for node in trace(ledger, "c")) == ["alone", "one", "tail", "two"]
+    assert outline(trace(ledger, "c")) == [(0, "one"), (1, "two"), (2, "tail"), (0, "alone")]
     assert settled(ledger, one.id)
 
 

@@ -177,8 +177,8 @@ app.join("research", on=UserQuery, agents=[reference, library], emits=ResearchCo
 @app.agent(on=ResearchComplete, retry=PATIENT)
 def email(done: ResearchComplete, ctx: Context) -> EmailSent:
     """Send the user one message with what the researchers found, the best answer first."""
-    found = sorted(done.results.values(), key=lambda finding: -finding.score)
-    sections = [mail.Section(heading(f), f.summary, tuple(s.title for s in f.sources)) for f in found]
+    findings = sorted(done.results.values(), key=lambda finding: -finding.score)
+    sections = [mail.Section(heading(f), f.summary, tuple(s.title for s in f.sources)) for f in findings]
     return deliver(ctx, done.original, f"Your briefing: {shortened(done.original.query)}", sections)
 
 

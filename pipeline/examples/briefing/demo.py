@@ -46,13 +46,13 @@ class Story:
     @property
     def answer(self) -> str:
         """Return the best answer that was found."""
-        found: list[dict[str, Any]] = [
+        findings: list[dict[str, Any]] = [
             finding
             for event in self.events
             if event.type == "research.complete"
             for finding in event.data["results"].values()
         ]
-        best = max(found, key=lambda finding: finding["score"], default={"title": "", "summary": "No answer."})
+        best = max(findings, key=lambda finding: finding["score"], default={"title": "", "summary": "No answer."})
         return f"{best['title']}: {best['summary']}" if best["title"] else "Nobody knows anything about this."
 
     @property
@@ -63,7 +63,8 @@ class Story:
 
     def caused_by(self, event: Event) -> list[Event]:
         """Return the events that `event` directly caused, in the order of time."""
-        return sorted((each for each in self.events if each.causation_id == event.id), key=lambda each: each.time)
+        effects = (effect for effect in self.events if effect.causation_id == event.id)
+        return sorted(effects, key=lambda effect: effect.time)
 
     def seconds(self, event: Event) -> float:
         """Return the seconds from the question to `event`."""

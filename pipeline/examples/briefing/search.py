@@ -108,11 +108,11 @@ class Index:
             return []
         with self._open() as db:
             weights = _weights(db, terms)
-            found = sorted(
+            hits = sorted(
                 (_hit(row, weights, db, self._lead) for row in _candidates(db, terms)), key=lambda hit: -hit.score
             )
         best: dict[str, Hit] = {}
-        for hit in found:
+        for hit in hits:
             if hit.relevance >= ENOUGH and hit.score >= GOOD:
                 best.setdefault(hit.title, hit)
         return list(best.values())[:limit]
@@ -184,7 +184,7 @@ def _quoted(term: str) -> str:
 
 def _candidates(db: sqlite3.Connection, terms: list[str]) -> list[Row]:
     phrases = [f"{one} {two}" for one, two in pairwise(terms)]
-    found = db.execute(
+    rows = db.execute(
         "SELECT rowid, title, highlight(passages, 1, :start, :end), highlight(passages, 2, :start, :end), "
         "highlight(passages, 3, :start, :end), -bm25(passages, 0.0, :names, :terms, :body) AS score "
         "FROM passages WHERE passages MATCH :match ORDER BY score DESC LIMIT :limit",
@@ -193,7 +193,7 @@ def _candidates(db: sqlite3.Connection, terms: list[str]) -> list[Row]:
             "match": " OR ".join(map(_quoted, [*terms, *phrases])), "limit": CANDIDATES,
         },
     )  # fmt: skip
-    return [Row(*row) for row in found]
+    return [Row(*row) for row in rows]
 
 
 def _hit(row: Row, weights: dict[str, float], db: sqlite3.Connection, lead: bool) -> Hit:
