@@ -26,10 +26,12 @@ demo: $(VENV)/.installed ## Set everything up in .venv and run the demo; ARGS go
 test: $(VENV)/.installed-dev ## Run the tests; ARGS goes to pytest; a missing server skips its tests, with the reason
 	@$(BIN)/python -m pytest -rs -n $(TESTERS) --dist worksteal $(ARGS)
 
-lint: $(VENV)/.installed-dev ## Check style, format and types
+lint: $(VENV)/.installed-dev ## Check style, format, types, and that the rooms import one way
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/python -m pytest -q --no-header tests/unit/test_house.py
 
 bench: $(VENV)/.installed-dev ## Measure this machine; ARGS goes to the benchmark
 	@$(BIN)/python -m benchmarks $(ARGS)

@@ -55,7 +55,7 @@ def measure(databases: Sequence[Database], single: int, batched: int, repeats: i
 
 def _round(ledger: Ledger, single: int, batched: int) -> dict[str, float]:
     ledger.subscribers.register({"bench": ((Work.event_type,), None)})
-    ledger.events.append([_record()], due_in=GRACE)
+    ledger.append([_record()], due_in=GRACE)
     one_by_one = [[_record()] for _ in range(single)]
     batches = [[_record() for _ in range(BATCH)] for _ in range(batched // BATCH)]
     return {
@@ -72,7 +72,7 @@ def _record() -> Encoded:
 
 def _append(ledger: Ledger, transactions: list[list[Encoded]]) -> None:
     for records in transactions:
-        ledger.events.append(records, due_in=GRACE)
+        ledger.append(records, due_in=GRACE)
 
 
 def _read(ledger: Ledger) -> None:

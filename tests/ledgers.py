@@ -64,7 +64,7 @@ def record(event: Event, **options: Any) -> Encoded:
 
 def append(ledger: Ledger, number: int = 1, type: str = "order.placed", **options: Any) -> list[Event]:
     found = [new_event(type, {"n": n}, source="/test", **options) for n in range(number)]
-    ledger.events.append([record(event) for event in found], due_in=0)
+    ledger.append([record(event) for event in found], due_in=0)
     return found
 
 

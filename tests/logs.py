@@ -26,9 +26,7 @@ def made(type: str = "order.created", data: Any = None, *, at: float = 0, agent:
 
 def put(ledger: Ledger, *written: Event, connection: Connection | None = None, **more: Any) -> list[str]:
     """Append events to the log and return their ids; `more` are fields of Encoded."""
-    ledger.events.append(
-        [Encoded(event, event.encode(), **more) for event in written], due_in=None, connection=connection
-    )
+    ledger.append([Encoded(event, event.encode(), **more) for event in written], due_in=None, connection=connection)
     return [event.id for event in written]
 
 
@@ -85,4 +83,4 @@ def started_join(event: Event) -> Write:
 def end_join(ledger: Ledger, id: str, done: Event) -> None:
     """Publish the event of a join."""
     ended = join_ended(id, done.causation_id or "", done.correlation_id)
-    ledger.events.append([Encoded(done, done.encode())], due_in=0, rows=[ended])
+    ledger.append([Encoded(done, done.encode())], due_in=0, rows=[ended])

@@ -5,23 +5,12 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
-import orjson
 from pydantic import TypeAdapter, ValidationError
 
-from ..core.errors import InvalidEvent, NotAnEventError
+from ..core.errors import InvalidEvent
 from ..core.event import Event, Payload, explain
 from .agent import Agent
 from .context import Context
-
-
-def decode(message: str | dict[str, Any]) -> Event:
-    """Return the event that a task was called with; raise NotAnEventError when it is none."""
-    if isinstance(message, Event):
-        return message
-    try:
-        return Event.decode(message if isinstance(message, str) else orjson.dumps(message))
-    except InvalidEvent as exc:
-        raise NotAnEventError(*exc.args) from exc
 
 
 def arguments(agent: Agent, event: Event, context: Context) -> tuple[Any, ...]:

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import orjson
 from celery import Task
 from celery.exceptions import Reject
 from celery.exceptions import Retry as CeleryRetry
 
 from ..agents.context import Context
-from ..agents.payloads import decode, plain, returned_payloads
+from ..agents.payloads import plain, returned_payloads
+from ..core.errors import InvalidEvent, NotAnEventError
+from ..core.event import Event
 from ..core.ids import delivery_id
 from ..core.retry import Again, Dead
 from ..ledger.deliveries import Delivery
@@ -147,3 +150,13 @@ class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
             replay=delivery.replay is not None,
             ledger=self.bus.ledger if self.bus.has_ledger else None,
         )
+
+
+def decode(message: str | dict[str, Any]) -> Event:
+    """Return the event that a task was called with; raise NotAnEventError when it is none."""
+    if isinstance(message, Event):
+        return message
+    try:
+        return Event.decode(message if isinstance(message, str) else orjson.dumps(message))
+    except InvalidEvent as exc:
+        raise NotAnEventError(*exc.args) from exc

@@ -28,14 +28,14 @@ from sqlalchemy import (
     update,
 )
 
-from ..core.errors import LedgerError, LedgerUnavailable
+from ..core.errors import LedgerError
 from ..core.event import Event
 from ..core.ids import delivery_id
 from ..core.outcome import Outcome
 from ..core.retry import Retry
 from ..core.times import SECOND, now
 from .database.database import Database
-from .database.fast import Hot, Statement
+from .database.fast import Statement
 from .database.rows import DEAD_AFTER, chunks, unrouted_id, unrouted_row
 from .database.statements import relaxed
 from .database.tables import OPEN, deliveries, workers
@@ -125,19 +125,16 @@ class Deliveries:
 
     # -- one delivery, by who has it in hand
 
-    def claim(
-        self, delivery: Delivery, worker: str, at: int, others: Sequence[Statement] = (), gone: int | None = None
-    ) -> Claim:
-        """Count an attempt and return its number, or say why there is none to make.
+    def claiming(self, delivery: Delivery, worker: str, at: int, gone: int | None = None) -> Statement:
+        """Return what counts an attempt: it answers with its number, and with nothing where there is none to make.
 
         Arguments:
             worker: who runs it.
             at: the time of the claim (microseconds): repeated after a lost answer, it is the same claim.
-            others: what is run in the same transaction, before it.
             gone: the process of that worker that is known to have died in an attempt.
 
         """
-        row = {
+        return self._claim, {
             "id": delivery.id,
             "event_id": delivery.event.id,
             "agent": delivery.agent,
@@ -153,20 +150,10 @@ class Deliveries:
             "redelivered": delivery.redelivered,
             "alive": at - round(DEAD_AFTER * SECOND),
         }
-        if others:
-            claimed = self._database.fast.run(lambda own: _run(own, others).execute(self._claim, row).fetchone())
-        else:
-            claimed = self._database.fast.one(self._claim, row)
-        if claimed is not None:
-            return Claim(claimed[0], Outcome.RUNNING)
-        known = self._database.fast.one(self._known, {"id": delivery.id})
-        if known is None:
-            raise LedgerUnavailable(f"delivery {delivery.id} was pruned from {self._database} while it was claimed")
-        outcome, result, emitted, runner, process = known
-        if outcome == _RUNNING and runner == worker and gone is None and is_gone(process):
-            # Celery gives to another process what one has died of before it could say that it had begun.
-            return self.claim(delivery, worker, at, gone=process)
-        return Claim(0, Outcome(outcome), result, emitted)
+
+    def known(self, id: str) -> Statement:
+        """Return what asks for a delivery: outcome, result, number of events emitted, its worker and its process."""
+        return self._known, {"id": id}
 
     def success(self, id: str, at: int, *, emitted: int, result: str | None) -> Statement:
         """Return what records a success: it answers with a row unless another run was recorded first.
@@ -349,12 +336,6 @@ def _claim(statement: Any) -> Any:
             and_(row.outcome == _RETRYING, row.attempts == bindparam("expected")),
         ),
     )
-
-
-def _run(connection: Hot, statements: Sequence[Statement]) -> Hot:
-    for statement, rows in statements:
-        connection.execute(statement, rows)
-    return connection
 
 
 def is_gone(process: int | None) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Connection, delete, select, update
@@ -12,79 +12,40 @@ from ..core.times import SECOND, now
 from .database.database import Database
 from .database.fast import Statement
 from .database.leases import BATCH, in_seconds, lease_from, locked
-from .database.rows import Write, chunks
+from .database.rows import chunks
 from .database.statements import Statements
 from .database.tables import events, outbox
-from .deliveries import Deliveries
-from .subscribers import Subscribers
 
 
 class Events:
     """The tables of the events and of those that the broker may not have yet."""
 
-    def __init__(
-        self, database: Database, statements: Statements, subscribers: Subscribers, deliveries: Deliveries
-    ) -> None:
+    def __init__(self, database: Database, statements: Statements) -> None:
         self._database = database
         self._statements = statements
-        self._subscribers = subscribers
-        self._deliveries = deliveries
 
-    def append(
-        self,
-        records: Sequence[Encoded],
-        *,
-        due_in: float | None,
-        rows: Sequence[Write] = (),
-        connection: Connection | None = None,
-    ) -> None:
-        """Write events into the log, and into the outbox.
-
-        Arguments:
-            due_in: seconds after which the relay sends them if nobody did before; None leaves the outbox alone.
-            rows: what is written with them.
-            connection: the caller's own transaction, which is neither committed nor rolled back here.
-
-        """
-        at = now()
-        due = None if due_in is None else at + round(due_in * SECOND)
-        statements = self.statements(records, at, due, rows)
-        if not statements:
-            return
-        if connection is None:
-            self._database.fast.all(statements)
-        else:
-            run_all(connection, statements)
-
-    def statements(
-        self, records: Sequence[Encoded], at: int, due: int | None, rows: Sequence[Write] = ()
-    ) -> list[Statement]:
-        """Return what has to be run, in one transaction, for events to be in the log.
+    def appended(self, records: Sequence[Encoded], at: int, due: int | None) -> list[Statement]:
+        """Return what has to be run, in one transaction, for events to be in the log and in the outbox.
 
         Arguments:
             at: when they are recorded (microseconds).
-            due: when the relay sends them (microseconds), as in append().
+            due: when the relay sends them if nobody did before; None leaves the outbox alone.
 
         """
-        statements: list[Statement] = [(getattr(self._statements, name), [row]) for name, row in rows]
-        if records:
-            statements.append((self._statements.event, [_row(record, at) for record in records]))
-            if due is not None:
-                statements.append((self._statements.outbox, [{"event_id": r.event.id, "due": due} for r in records]))
-            missed = [r.event.id for r in records if r.replay is None and self._subscribers.miss(r.event)]
-            if missed:
-                statements.append(self._deliveries.unrouted(missed, at))
+        statements: list[Statement] = [(self._statements.event, [_row(record, at) for record in records])]
+        if due is not None:
+            statements.append((self._statements.outbox, [{"event_id": r.event.id, "due": due} for r in records]))
         return statements
+
+    def sent(self, id: str) -> Statement:
+        """Return what takes an event out of the outbox: the broker has it."""
+        return self._statements.sent, {"event_id": id}
 
     # -- the outbox
 
-    def mark_sent(self, ids: Iterable[str]) -> None:
-        """Take events out of the outbox: the broker has them."""
-        wanted = list(ids)
-        if len(wanted) == 1:
-            self._database.fast.one(self._statements.sent, {"event_id": wanted[0]})
-        else:
-            self._database.run(lambda connection: _forget(connection, wanted))
+    def forget(self, ids: Sequence[str]) -> None:
+        """Take several events out of the outbox."""
+        self._database.run(lambda connection: _forget(connection, ids))
 
     def unsent(self, ids: Sequence[str]) -> list[Event]:
         """Return those of some events that are still in the outbox."""
@@ -92,7 +53,7 @@ class Events:
         return self._database.read(lambda connection: [Event.decode(body) for (body,) in connection.execute(wanted)])
 
     def take(self, limit: int = BATCH) -> list[Encoded]:
-        """Take events that nobody has sent; mark_sent() or postpone() them afterwards."""
+        """Take events that nobody has sent; forget() or postpone() them afterwards."""
         at = now()
         wanted = locked(select(outbox.c.event_id).where(outbox.c.due <= at).order_by(outbox.c.due).limit(limit))
 
@@ -112,12 +73,6 @@ class Events:
     def postpone(self, ids: Sequence[str], seconds: float) -> None:
         """Let events in the outbox be due again in some seconds."""
         self._database.run(lambda connection: _postpone(connection, ids, in_seconds(seconds)))
-
-
-def run_all(connection: Connection, statements: Sequence[Statement]) -> None:
-    """Run statements of the hot path in somebody's own transaction."""
-    for statement, rows in statements:
-        connection.execute(statement, rows)
 
 
 def _row(record: Encoded, at: int) -> dict[str, Any]:

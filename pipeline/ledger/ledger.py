@@ -7,17 +7,19 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
+from ..core.errors import LedgerUnavailable
 from ..core.event import Encoded, Event
+from ..core.outcome import Outcome
 from ..core.times import SECOND, now
 from .database.database import Database
-from .database.fast import Statement
+from .database.fast import Statement, run_all
 from .database.migrate import prepare
 from .database.rows import Write, timer_row
 from .database.statements import Statements
 from .database.tables import meta
-from .deliveries import AlreadyRecordedError, Claim, Deliveries, Delivery
+from .deliveries import AlreadyRecordedError, Claim, Deliveries, Delivery, is_gone
 from .due import Due
-from .events import Events, run_all
+from .events import Events
 from .reconcile import Reconciliation
 from .subscribers import Subscribers
 from .timers import RETRY, Timers
@@ -43,13 +45,13 @@ class Ledger:
     def __init__(self, url: str, *, timeout: float = 5.0) -> None:
         """Take the address (see Database); nothing is opened before it is used."""
         self.database = Database(url, timeout=timeout, prepare=prepare)
-        statements = Statements(self.database)
+        self._statements = statements = Statements(self.database)
         self._id = (0, "")
         self.subscribers = Subscribers(self.database)
         self.deliveries = Deliveries(self.database)
         self.due = Due(self.database, self.deliveries, lambda: self.id)
-        self.events = Events(self.database, statements, self.subscribers, self.deliveries)
-        self.timers = Timers(self.database, statements, self.events, self.due)
+        self.events = Events(self.database, statements)
+        self.timers = Timers(self.database, statements, self.append, self.due)
         self.workers = Workers(self.database)
         self.reconciliation = Reconciliation(self.database, self.deliveries)
 
@@ -74,6 +76,51 @@ class Ledger:
         """Close idle connections; the next use opens new ones."""
         self.database.close()
 
+    # -- publishing
+
+    def append(
+        self,
+        records: Sequence[Encoded],
+        *,
+        due_in: float | None,
+        rows: Sequence[Write] = (),
+        connection: Connection | None = None,
+    ) -> None:
+        """Write events into the log, and into the outbox.
+
+        Arguments:
+            due_in: seconds after which the relay sends them if nobody did before; None leaves the outbox alone.
+            rows: what is written with them.
+            connection: the caller's own transaction, which is neither committed nor rolled back here.
+
+        """
+        statements = self._appending(records, now(), due_in, rows)
+        if not statements:
+            return
+        if connection is None:
+            self.database.fast.all(statements)
+        else:
+            run_all(connection, statements)
+
+    def _appending(
+        self, records: Sequence[Encoded], at: int, due_in: float | None, rows: Sequence[Write] = ()
+    ) -> list[Statement]:
+        statements: list[Statement] = [(getattr(self._statements, name), [row]) for name, row in rows]
+        if records:
+            due = None if due_in is None else at + round(due_in * SECOND)
+            statements += self.events.appended(records, at, due)
+            missed = [r.event.id for r in records if r.replay is None and self.subscribers.miss(r.event)]
+            if missed:
+                statements.append(self.deliveries.unrouted(missed, at))
+        return statements
+
+    def mark_sent(self, ids: Sequence[str]) -> None:
+        """Take events out of the outbox: the broker has them."""
+        if len(ids) == 1:
+            self.database.fast.one(self.events.sent(ids[0]))
+        else:
+            self.events.forget(ids)
+
     # -- a delivery, by who has it in hand
 
     def claim(self, delivery: Delivery, *, worker: str) -> Claim:
@@ -84,11 +131,26 @@ class Ledger:
 
         """
         at = now()
+        claiming = self.deliveries.claiming(delivery, worker, at)
         if delivery.logged:
-            return self.deliveries.claim(delivery, worker, at)
-        # Another program has published it.
-        statements = self.events.statements([Encoded(delivery.event, delivery.event.encode())], at, None)
-        return self.deliveries.claim(delivery, worker, at, statements)
+            claimed = self.database.fast.one(claiming)
+        else:  # another program has published the event
+            event = self._appending([Encoded(delivery.event, delivery.event.encode())], at, None)
+            claimed = self.database.fast.last(event, claiming)
+        return Claim(claimed[0], Outcome.RUNNING) if claimed is not None else self._known(delivery, worker, at)
+
+    def _known(self, delivery: Delivery, worker: str, at: int) -> Claim:
+        """Return what the inbox knows, or the attempt that is to be made because a process of this worker has died."""
+        row = self.database.fast.one(self.deliveries.known(delivery.id))
+        if row is None:
+            raise LedgerUnavailable(f"delivery {delivery.id} was pruned from {self} while it was claimed")
+        outcome, result, emitted, runner, process = row
+        if outcome == Outcome.RUNNING.value and runner == worker and is_gone(process):
+            # Celery gives to another process what one has died of before it could say that it had begun.
+            claimed = self.database.fast.one(self.deliveries.claiming(delivery, worker, at, gone=process))
+            if claimed is not None:
+                return Claim(claimed[0], Outcome.RUNNING)
+        return Claim(0, Outcome(outcome), result, emitted)
 
     def succeed(
         self,
@@ -120,8 +182,7 @@ class Ledger:
         success = self.deliveries.success(delivery, at, emitted=len(emitted), result=result)
         others: list[Statement] = []
         if emitted or rows:
-            due = None if due_in is None else at + round(due_in * SECOND)
-            others = self.events.statements(emitted, at, due, rows)
+            others = self._appending(emitted, at, due_in, rows)
         if later or not first:
             others += self.timers.statements(later, over=None if first else delivery)
         if connection is None:
@@ -183,7 +244,7 @@ class Ledger:
         def work(connection: Connection) -> bool:
             recorded = self.deliveries.die(connection, delivery, attempt, error=error, traceback=traceback)
             if recorded:
-                self.events.append(announced, due_in=due_in, connection=connection)
+                self.append(announced, due_in=due_in, connection=connection)
             return recorded
 
         return self.database.run(work)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, and_, bindparam, delete, select, update
@@ -11,14 +11,15 @@ from ..core.event import Encoded, Event
 from ..core.outcome import Outcome
 from ..core.times import now
 from .database.database import Database
-from .database.fast import Statement
+from .database.fast import Statement, run_all
 from .database.leases import BATCH, in_seconds, lease_from, locked
 from .database.rows import chunks
 from .database.statements import Statements
 from .database.tables import timers
 from .due import Due, Message
-from .events import Events, run_all
 
+#: Ledger.append().
+Append = Callable[..., None]
 #: A delayed event, whose id the timer has; a delivery that is to be tried again, likewise.
 PUBLISH, RETRY = "publish", "retry"
 
@@ -26,10 +27,11 @@ PUBLISH, RETRY = "publish", "retry"
 class Timers:
     """The timers' table."""
 
-    def __init__(self, database: Database, statements: Statements, events: Events, due: Due) -> None:
+    def __init__(self, database: Database, statements: Statements, append: Append, due: Due) -> None:
+        """Take the database, its statements, what appends events to the log, and what sends deliveries again."""
         self._database = database
         self._statements = statements
-        self._events = events
+        self._append = append
         self._due = due
 
     def add(self, rows: Sequence[dict[str, Any]], connection: Connection | None = None) -> None:
@@ -77,7 +79,7 @@ class Timers:
         def work(connection: Connection) -> tuple[list[Encoded], list[Message]]:
             rows = connection.execute(locked(due.limit(limit))).all()
             delayed = [Encoded(Event.decode(body), body.encode()) for _, kind, body in rows if kind == PUBLISH]
-            self._events.append(delayed, due_in=grace, connection=connection)
+            self._append(delayed, due_in=grace, connection=connection)
             _delete(connection, [record.event.id for record in delayed])
             wanted = [id for id, kind, _ in rows if kind == RETRY]
             for some in chunks(wanted):

@@ -86,7 +86,7 @@ def _write(
     letters = _lock(connection, ids)
     what.write(connection, letters)
     announced = [_audit(bus, letter, what.audits(letter)) for letter in letters]
-    bus.ledger.events.append(announced, due_in=GRACE, connection=connection)
+    bus.ledger.append(announced, due_in=GRACE, connection=connection)
     return letters, announced
 
 

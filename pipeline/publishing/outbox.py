@@ -51,7 +51,7 @@ class Outbox:
 
         """
         batch = self.encode(events)
-        self.ledger.events.append(batch, due_in=GRACE, rows=rows)
+        self.ledger.append(batch, due_in=GRACE, rows=rows)
         sent = self.send(batch, timeout=timeout)
         if not sent:
             self._hurry(events)
@@ -71,7 +71,7 @@ class Outbox:
         with self.ledger.database.errors():
             self._check_database(connection)
             # Due at once: the relay sees the events as soon as they are committed.
-            self.ledger.events.append(batch, due_in=0, connection=connection)
+            self.ledger.append(batch, due_in=0, connection=connection)
         return [event.marked(sent=False) for event in events]
 
     def delay(self, event: Event, due: datetime, transaction: Any = None) -> Event:
@@ -118,7 +118,7 @@ class Outbox:
                 self._away_until = monotonic() + PAUSE
             return False
         try:
-            self.ledger.events.mark_sent([each.event.id for each in batch])
+            self.ledger.mark_sent([each.event.id for each in batch])
         except LedgerUnavailable as exc:  # then the relay sends them once more, and the inbox knows them
             logger.warning("the broker has %d event(s), but that could not be noted: %s", len(batch), exc)
         return True

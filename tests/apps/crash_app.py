@@ -15,10 +15,10 @@ from contract_app import once
 from effects_app import app
 
 from pipeline import Event
-from pipeline.agents.payloads import decode
 from pipeline.core.event import Encoded
 from pipeline.delivery import inbox
 from pipeline.delivery.request import DeliveryRequest
+from pipeline.delivery.task import decode
 from pipeline.ledger.database import leases
 from pipeline.ledger.ledger import Ledger
 from pipeline.publishing import outbox

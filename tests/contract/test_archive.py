@@ -87,7 +87,7 @@ def test_an_archive_is_lines_of_cloudevents(app: Pipeline, tmp_path: Path) -> No
 def test_an_event_on_several_lines_fits_on_one(app: Pipeline, tmp_path: Path) -> None:
     text = json.dumps(json.loads(new_event("lost.one", {"a": "b\nc"}, source="/x").encode()), indent=1)
     event = Event.decode(text)
-    app.ledger.events.append([Encoded(event, text.replace("\n", "\r\n").encode())], due_in=None)
+    app.ledger.append([Encoded(event, text.replace("\n", "\r\n").encode())], due_in=None)
     prune(app.ledger, keep=0, archive=tmp_path / "a.jsonl")
     restore(app.ledger, tmp_path / "a.jsonl")
     assert Event.decode(rows(app, events)[0]["body"]) == event

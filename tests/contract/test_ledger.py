@@ -35,8 +35,8 @@ CLAIMS = 25
 
 def test_an_event_that_is_appended_twice_is_there_once(app: Pipeline, ledger: Ledger) -> None:
     one = record(new_order())
-    ledger.events.append([one], due_in=0)
-    ledger.events.append([one, record(new_order())], due_in=0)
+    ledger.append([one], due_in=0)
+    ledger.append([one, record(new_order())], due_in=0)
     assert len(rows(app, events)) == len(rows(app, outbox)) == 2
     assert len(rows(app, outcome="unrouted")) == 2, "no agent is known"
 
@@ -44,47 +44,47 @@ def test_an_event_that_is_appended_twice_is_there_once(app: Pipeline, ledger: Le
 def test_events_are_numbered_in_the_order_in_which_they_come(app: Pipeline, ledger: Ledger) -> None:
     batches = [[record(new_order()) for _ in range(size)] for size in (1, 5, 1, 600)]
     for batch in batches:
-        ledger.events.append(batch, due_in=0)
-        ledger.events.append(batch, due_in=0)
+        ledger.append(batch, due_in=0)
+        ledger.append(batch, due_in=0)
     found = rows(app, events)  # by seq
     assert [row["id"] for row in found] == [each.event.id for batch in batches for each in batch]
     assert len({row["seq"] for row in found}) == 607
 
 
 def test_a_number_is_not_given_again_when_its_event_is_deleted(app: Pipeline, ledger: Ledger) -> None:
-    ledger.events.append([record(new_order())], due_in=None)
+    ledger.append([record(new_order())], due_in=None)
     (first,) = rows(app, events)
     with ledger.database.transaction() as connection:
         connection.execute(events.delete())
-    ledger.events.append([record(new_order())], due_in=None)
+    ledger.append([record(new_order())], due_in=None)
     assert rows(app, events)[0]["seq"] > first["seq"]
 
 
 def test_an_event_is_in_the_outbox_until_it_is_marked_sent(app: Pipeline, ledger: Ledger) -> None:
     batch = [record(new_order()) for _ in range(4)]
-    ledger.events.append(batch, due_in=0)
+    ledger.append(batch, due_in=0)
     ids = [each.event.id for each in batch]
-    ledger.events.mark_sent([])
-    ledger.events.mark_sent(ids[:1])
+    ledger.mark_sent([])
+    ledger.mark_sent(ids[:1])
     assert {row["event_id"] for row in rows(app, outbox)} == set(ids[1:])
     assert {event.id for event in ledger.events.unsent(ids)} == set(ids[1:])
-    ledger.events.mark_sent(ids[:3])
+    ledger.mark_sent(ids[:3])
     assert [row["event_id"] for row in rows(app, outbox)] == ids[3:]
     assert len(rows(app, events)) == 4
 
 
 def test_without_a_due_time_the_outbox_is_left_alone(app: Pipeline, ledger: Ledger) -> None:
-    ledger.events.append([record(new_order())], due_in=None)
+    ledger.append([record(new_order())], due_in=None)
     assert rows(app, outbox) == []
 
 
 def test_what_is_appended_in_a_foreign_transaction_shares_its_fate(app: Pipeline, ledger: Ledger) -> None:
     kept, gone = record(new_order()), record(new_order())
     with ledger.database.session() as session:
-        ledger.events.append([gone], due_in=0, connection=session.connection())
+        ledger.append([gone], due_in=0, connection=session.connection())
         session.rollback()
     with ledger.database.session() as session:
-        ledger.events.append([kept], due_in=0, connection=session.connection())
+        ledger.append([kept], due_in=0, connection=session.connection())
         session.commit()
     assert [row["id"] for row in rows(app, events)] == [kept.event.id]
     assert [row["event_id"] for row in rows(app, outbox)] == [kept.event.id]
@@ -216,7 +216,7 @@ def test_a_claim_whose_answer_is_lost_is_the_one_that_runs(ledger: Ledger) -> No
 
 @pytest.mark.usefixtures("lost_answer")
 def test_events_whose_answer_is_lost_are_appended_once(app: Pipeline, ledger: Ledger) -> None:
-    ledger.events.append([record(new_order()), record(new_order())], due_in=0)
+    ledger.append([record(new_order()), record(new_order())], due_in=0)
     assert len(rows(app, events)) == len(rows(app, outbox)) == 2
 
 

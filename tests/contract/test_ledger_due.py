@@ -186,7 +186,7 @@ def test_what_a_relay_has_taken_and_not_sent_is_taken_by_another_after_the_lease
     ledger.events.postpone(ids[:1], 0)
     assert take(ledger) == ids[:1]
     ledger.events.postpone(ids[:1], 60)
-    ledger.events.mark_sent(ids[1:])
+    ledger.mark_sent(ids[1:])
     move(ledger, outbox, leases.LEASE)
     assert take(ledger) == []
 

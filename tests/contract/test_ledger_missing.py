@@ -58,7 +58,7 @@ def test_events_that_a_replay_emitted_reach_nobody(app: Pipeline, ledger: Ledger
     run_agents(app, {"billing": "order.#"})
     for type in ("order.placed", "user.left"):
         event = new_event(type, source="/test")
-        ledger.events.append([Encoded(event, event.encode(), replay="r1")], due_in=None)
+        ledger.append([Encoded(event, event.encode(), replay="r1")], due_in=None)
         age(app, [event], LONG_AGO)
     reconcile(ledger)
     assert rows(app) == []
@@ -140,7 +140,7 @@ def test_what_is_committed_late_does_not_escape(app: Pipeline, ledger: Ledger) -
     run_agents(app, {"billing": "order.#"})
     slow = new_event("order.placed", source="/test")
     with ledger.database.session() as session:
-        ledger.events.append([Encoded(slow, slow.encode())], due_in=0, connection=session.connection())
+        ledger.append([Encoded(slow, slow.encode())], due_in=0, connection=session.connection())
         quick = old(app, 3)
         reconcile(ledger)
         assert waiting(app) == set(), "an earlier one may still come"

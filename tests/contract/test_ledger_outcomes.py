@@ -129,7 +129,7 @@ def test_a_join_has_ended_whichever_is_written_first(app: Pipeline, ledger: Ledg
             lambda id=id, event=event: ledger.succeed(
                 id, rows=[join_started(id, "briefing", event.id, event.correlation_id)], due_in=None
             ),
-            lambda id=id, completed=completed, event=event: ledger.events.append(
+            lambda id=id, completed=completed, event=event: ledger.append(
                 [completed], due_in=0, rows=[join_ended(id, event.id, event.correlation_id)]
             ),
         ]
@@ -139,5 +139,5 @@ def test_a_join_has_ended_whichever_is_written_first(app: Pipeline, ledger: Ledg
         assert row["ended"] is not None, first
         assert (row["event_id"], row["correlation"]) == (event.id, event.correlation_id)
         assert [row["event_id"] for row in rows(app, outbox)] == [completed.event.id]
-        ledger.events.mark_sent([completed.event.id])
+        ledger.mark_sent([completed.event.id])
         assert rows(app, events, id=completed.event.id)

@@ -127,7 +127,7 @@ def test_an_event_that_could_not_be_marked_as_sent_is_sent_once_more(
         raise LedgerUnavailable("the ledger is away")
 
     with monkeypatch.context() as patch, caplog.at_level(logging.WARNING, "pipeline.publishing.outbox"):
-        patch.setattr(app.ledger.events, "mark_sent", away)
+        patch.setattr(app.ledger, "mark_sent", away)
         event = app.publish(order())
     assert event.sent
     assert "the broker has 1 event(s), but that could not be noted: the ledger is away" in caplog.messages

@@ -129,7 +129,7 @@ def test_single_events_are_replayed_in_the_order_of_the_log(app: Pipeline) -> No
 
 def test_what_another_replay_emitted_is_no_history(app: Pipeline) -> None:
     event = new_event(order(9), source="/t/agent/billing")
-    app.ledger.events.append([Encoded(event, event.encode(), delivery="d", replay="r-0")], due_in=None)
+    app.ledger.append([Encoded(event, event.encode(), delivery="d", replay="r-0")], due_in=None)
     assert app.replay(to="billing", all=True).number == 0
 
 

@@ -28,13 +28,13 @@ def test_an_event_settles_when_all_it_caused_is_done(ledger: Ledger) -> None:
     listen(ledger, billing="order.created", books="order.paid")
     order = made("order.created")
     paid = made("order.paid", cause=order, agent="billing")
-    ledger.events.append([Encoded(order, order.encode())], due_in=0)
+    ledger.append([Encoded(order, order.encode())], due_in=0)
 
     assert settled(ledger, order.id).lines() == [
         f"order.created {order.id} is not sent yet",
         f"agent 'billing' has not begun with order.created {order.id}",
     ]
-    ledger.events.mark_sent([order.id])
+    ledger.mark_sent([order.id])
     assert settled(ledger, order.id).lines() == [f"agent 'billing' has not begun with order.created {order.id}"]
     delivery = begin(ledger, order, "billing")
     assert settled(ledger, order.id).lines() == [f"agent 'billing' has order.created {order.id}: running"]

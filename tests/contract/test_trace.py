@@ -180,7 +180,7 @@ def test_a_trace_as_text(ledger: Ledger) -> None:
 
 def test_what_nobody_listens_to_is_shown_as_such(ledger: Ledger) -> None:
     order = made()
-    ledger.events.append([Encoded(order, order.encode())], due_in=None)
+    ledger.append([Encoded(order, order.encode())], due_in=None)
 
     assert "  -> no agent listens to it" in str(trace(ledger, order.id))
 

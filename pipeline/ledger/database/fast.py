@@ -9,17 +9,16 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from pathlib import Path
+from threading import Lock
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from ...core.errors import LedgerUnavailable
+from ...core.errors import LedgerError, LedgerUnavailable
 from ...core.forks import OWN
-
-if TYPE_CHECKING:
-    from .database import Database
 
 T = TypeVar("T")
 Row = Mapping[str, Any]
@@ -72,25 +71,58 @@ class Hot:
         return prepared
 
 
+class Opened(Protocol):
+    """What is used of the database.
+
+    Attributes:
+        timeout: seconds to wait for it.
+        opened: how often it was opened.
+        file: the device and inode of SQLite's file when it was opened.
+        writer: held, on SQLite, by the thread of this process that writes.
+
+    """
+
+    timeout: float
+    opened: int
+    is_sqlite: bool
+    engine: Engine
+    path: Path
+    file: tuple[int, int] | None
+    writer: Lock | None
+
+    def check(self) -> None:
+        """Open it, if it is not open, and see to its schema."""
+
+    def locked_here(self) -> LedgerUnavailable:
+        """Return the error of a writer whose turn did not come."""
+
+    def explained(self, exc: DBAPIError | PoolTimeout) -> LedgerError:
+        """Return what an error of the driver means."""
+
+
 class Fast:
     """Runs nothing but the statements of every delivery, which live as long as the ledger."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Opened) -> None:
         self._database = database
         self._prepared: dict[Any, Prepared] = {}
 
-    def one(self, statement: Any, row: Row) -> Any:
+    def one(self, statement: Statement) -> Any:
         """Run one statement in a transaction of its own and return the first row of its answer, or None."""
-        return self.run(lambda connection: connection.execute(statement, row).fetchone(), alone=True)
+        return self.run(lambda connection: connection.execute(*statement).fetchone(), alone=True)
 
     def all(self, statements: Sequence[Statement]) -> None:
         """Run several statements in one transaction."""
+        self.run(lambda connection: run_all(connection, statements))
 
-        def work(connection: Hot) -> None:
-            for statement, rows in statements:
-                connection.execute(statement, rows)
+    def last(self, others: Sequence[Statement], last: Statement) -> Any:
+        """Run several statements in one transaction and return the first row of the last one's answer, or None."""
 
-        self.run(work)
+        def work(connection: Hot) -> Any:
+            run_all(connection, others)
+            return connection.execute(*last).fetchone()
+
+        return self.run(work)
 
     def all_if(self, first: Statement, others: Sequence[Statement]) -> bool:
         """Run several statements in one transaction if the first one's answer has a row; say whether it had."""
@@ -98,8 +130,7 @@ class Fast:
         def work(connection: Hot) -> bool:
             if connection.execute(*first).fetchone() is None:
                 return False
-            for statement, rows in others:
-                connection.execute(statement, rows)
+            run_all(connection, others)
             return True
 
         return self.run(work, alone=not others)
@@ -165,6 +196,12 @@ class Fast:
         result = work(connection)
         driver.execute("COMMIT")
         return result
+
+
+def run_all(connection: Any, statements: Sequence[Statement]) -> None:
+    """Run such statements in somebody's own transaction, whether that is SQLAlchemy's or one of these."""
+    for statement, rows in statements:
+        connection.execute(statement, rows)
 
 
 @contextlib.contextmanager

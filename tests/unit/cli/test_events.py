@@ -89,7 +89,7 @@ def test_what_replays_emitted_is_listed_on_request(shop: Shop) -> None:
 
     event = shop.app.publish("order.paid")
     copy = event.evolve(id="r-1")
-    shop.app.ledger.events.append([Encoded(copy, copy.encode(), replay="again")], due_in=None)
+    shop.app.ledger.append([Encoded(copy, copy.encode(), replay="again")], due_in=None)
     assert [line["id"] for line in shop.json_lines("events")] == [event.id]
     assert shop.json_lines("events", "--replayed")[1]["replay"] == "again"
 

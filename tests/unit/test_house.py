@@ -1,0 +1,47 @@
+"""The rules of the house that no import shows: how large a file and a room may get, and who writes deliveries."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections import Counter
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "pipeline"
+FILES = sorted(PACKAGE.rglob("*.py"))
+MOST_LINES, MOST_FILES = 400, 12
+#: A statement on the deliveries' table, as SQLAlchemy's function or the table's own method; `insert` may be a variable.
+WRITES = re.compile(r"\b(insert|update|delete)\(\s*deliveries\b|\bdeliveries\.(insert|update|delete)\(")
+
+
+def named(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def test_no_file_is_longer_than_a_reader_can_keep_in_mind() -> None:
+    every = [*FILES, *(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]
+    lines = {named(path): len(path.read_text().splitlines()) for path in every}
+    assert {path: number for path, number in lines.items() if number > MOST_LINES} == {}
+
+
+def test_no_room_has_more_files_than_one_looks_through() -> None:
+    files = Counter(named(path.parent) for path in FILES if path.name != "__init__.py")
+    assert {room: number for room, number in files.items() if number > MOST_FILES} == {}
+
+
+def test_only_one_file_of_the_ledger_writes_deliveries() -> None:
+    writers = {named(path) for path in FILES if "migrations" not in path.parts and WRITES.search(path.read_text())}
+    assert writers == {"pipeline/ledger/deliveries.py"}
+
+
+def test_the_examples_use_what_every_application_can_use() -> None:
+    private = set()
+    for path in (PACKAGE / "examples").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                outside = node.level > len(path.relative_to(PACKAGE / "examples").parts)
+                names = ["pipeline.<above>"] if outside else [node.module or ""] if not node.level else []
+            private |= {(named(path), name) for name in names if re.match(r"pipeline\.(?!families$|examples\b)", name)}
+    assert private == set()
