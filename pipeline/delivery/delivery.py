@@ -7,6 +7,7 @@ Celery's edge, turns them into Celery's exceptions.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -18,6 +19,7 @@ from ..core.retry import Again, Dead, decide
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
+    from ..core.event import Encoded
     from ..ledger.deliveries import Claim, Delivery
 
 logger = get_task_logger(__name__)
@@ -49,14 +51,17 @@ class Bookkeeping(Protocol):
 
     def succeed(
         self, delivery: Delivery, attempt: int, effects: Effects, answer: Any, session: Session | None = None
-    ) -> None:
-        """Record a success with what the delivery leaves behind, and send what is to be sent.
+    ) -> Sequence[Encoded]:
+        """Record a success with what the delivery leaves behind, and return what is to be sent then.
 
         Arguments:
             answer: what a chord waits for.
-            session: the handler's own transaction.
+            session: the handler's own transaction, which is committed.
 
         """
+
+    def send(self, emitted: Sequence[Encoded]) -> None:
+        """Send what a recorded success has emitted."""
 
     def filtered(self, delivery: Delivery, attempt: int) -> None:
         """Record that the agent does not want the event after all."""

@@ -72,8 +72,8 @@ class Inbox:
 
     def succeed(
         self, delivery: Delivery, attempt: int, effects: Effects, answer: Any, session: Session | None = None
-    ) -> None:
-        """Record the success in one transaction with what was emitted, then send that.
+    ) -> Sequence[Encoded]:
+        """Record the success in one transaction with what was emitted, and return what is to be sent of that.
 
         Raises NotRecordedError when the ledger is away and the delivery has to come again.
         """
@@ -98,13 +98,14 @@ class Inbox:
                 session.commit()
         except AlreadyRecordedError:
             logger.warning("another run of delivery %s was recorded first; this one takes no effect", delivery.id)
-            return
+            return []
         except LedgerError as exc:
             raise NotRecordedError from exc
-        if session is not None:
-            session.close()  # it holds SQLite's write lock, which noting what was sent has to wait for
-        if emitted and not silent:
-            outbox.send(emitted)
+        return [] if silent else emitted
+
+    def send(self, emitted: Sequence[Encoded]) -> None:
+        """Send what is in the outbox now; when the broker is away, a relay does."""
+        self._bus.outbox.send(emitted)
 
     def _emitted(self, delivery: Delivery, events: Sequence[Event], replay: str | None) -> list[Encoded]:
         if not events:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..agents.effects import Effects
 from ..core.errors import BrokerUnavailable
+from ..core.event import Encoded
 from ..core.outcome import Outcome
 from ..core.retry import Again
 from ..ledger.deliveries import Claim, Delivery
@@ -32,12 +34,14 @@ class Plain:
 
     def succeed(
         self, delivery: Delivery, attempt: int, effects: Effects, answer: Any, session: Session | None = None
-    ) -> None:
-        """Send what the handler emitted; only then the delivery is done."""
-        if not effects.events:
-            return
+    ) -> Sequence[Encoded]:
+        """Return what the handler emitted: the delivery is done when that is sent."""
+        return self._bus.outbox.encode(effects.events) if effects.events else []
+
+    def send(self, emitted: Sequence[Encoded]) -> None:
+        """Send it; raise NotRecordedError when the broker is away."""
         try:
-            self._bus.outbox.publish(effects.events)
+            self._bus.outbox.send(emitted)
         except BrokerUnavailable as exc:
             # The event goes back to its queue: its own events have fixed ids, so sending them again is harmless.
             raise NotRecordedError from exc

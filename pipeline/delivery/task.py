@@ -63,7 +63,11 @@ class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
             match run(Attempt(self.bus, self.agent, context)):
                 case Done(value):
                     answer = self._collect(context, value, in_canvas=delivery.in_canvas)
-                    self.books.succeed(delivery, attempt, context.effects(), answer, context.opened_session)
+                    effects, session = context.effects(), context.opened_session
+                    emitted = self.books.succeed(delivery, attempt, effects, answer, session)
+                    if emitted:
+                        context.close()  # a session holds SQLite's write lock, which noting what was sent waits for
+                        self.books.send(emitted)
                     return answer
                 case Filtered():
                     return self.books.filtered(delivery, attempt)

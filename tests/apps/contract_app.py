@@ -64,6 +64,8 @@ def perform(agent: str, data: Any, ctx: Context) -> Any:
             time.sleep(float(argument))
         if verb == "emit":
             ctx.publish(argument, {"from": agent})
+        if verb == "tell":
+            ctx.publish("told.something", {"from": agent}, targets=(argument,))
         if verb == "die" and once(f"{agent}-{ctx.event.id}"):
             os.kill(os.getpid(), signal.SIGKILL)
         if verb == "die-always":

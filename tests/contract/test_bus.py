@@ -8,7 +8,7 @@ import pytest
 from celery import chord
 from kombu import Queue
 
-from pipeline import Event, Pipeline, emit
+from pipeline import Event, Pipeline, UnknownAgent, emit
 from pipeline.core.event import new_event
 from pipeline.core.ids import caused_id, delivery_id
 from tests.apps import contract_app
@@ -140,12 +140,56 @@ def test_an_event_that_nobody_subscribes_to_can_be_found(bus: Pipeline, broker: 
     assert Event.decode(message.body) == event
 
 
+@pytest.mark.bare
 def test_an_event_with_targets_reaches_only_those(bus: Pipeline, broker: Broker, worker: StartWorker) -> None:
     worker()
     targeted = bus.publish("task.created", {"n": 1}, targets=("beta",))
     last = bus.publish("task.created", {"n": 2}, priority=10)
     broker.journal.wait(3, id=last.id)
     assert [line["agent"] for line in broker.journal.lines(id=targeted.id)] == ["beta"]
+
+
+@pytest.mark.bare
+def test_targets_get_an_event_that_they_do_not_listen_to(bus: Pipeline, broker: Broker, worker: StartWorker) -> None:
+    worker()
+    event = bus.publish("nobody.listens", {"n": 1}, targets=("alpha", "left"))
+    broker.journal.wait(2, id=event.id)
+    assert sorted(broker.journal.count(agent="alpha")) == sorted(broker.journal.count(agent="left")) == [event.id]
+    assert backlog(bus, "events.unrouted") == 0
+
+
+@pytest.mark.bare
+def test_what_a_handler_emits_for_an_agent_reaches_that_agent_only(
+    bus: Pipeline, broker: Broker, worker: StartWorker
+) -> None:
+    worker()
+    event = bus.publish("task.created", {"alpha": "tell gamma"})
+    broker.journal.wait(1, type="told.something")
+    last = bus.publish("task.created", {"n": 2}, priority=10)
+    broker.journal.wait(3, id=last.id)
+    (told,) = broker.journal.lines(type="told.something")
+    assert (told["agent"], told["causation"], told["data"]) == ("gamma", event.id, {"from": "alpha"})
+
+
+@pytest.mark.bare
+def test_a_target_that_nobody_knows_is_an_error_of_the_publisher(
+    bus: Pipeline, broker: Broker, worker: StartWorker
+) -> None:
+    declared(worker)
+    with pytest.raises(UnknownAgent, match="no agent is called 'alhpa'"):
+        bus.publish("task.created", {"n": 1}, targets=("beta", "alhpa"))
+    assert [backlog(bus, f"agent.{agent}") for agent in ("alpha", "beta", "gamma")] == [0, 0, 0]
+
+
+def test_a_target_that_is_not_known_yet_when_a_handler_emits_is_tried_again(
+    bus: Pipeline, broker: Broker, worker: StartWorker
+) -> None:
+    worker()
+    event = bus.publish("task.created", {"alpha": "tell newcomer"})
+    broker.journal.wait(1, agent="alpha", id=event.id, attempt=2)
+    bus.ledger.subscribers.register({"newcomer": ((), None)})
+    wait_for(lambda: backlog(bus, "agent.newcomer") == 1, "the event in the queue of the agent that came later")
+    assert not bus.dead_letters.list(agent="alpha")
 
 
 @pytest.mark.bare

@@ -56,7 +56,7 @@ def test_a_success_is_recorded_and_what_it_emitted_is_sent(app: Pipeline, inbox:
     ctx = context(app, one)
     assert inbox.claim(one) == Claim(1, Outcome.RUNNING)
     emitted, later = ctx.publish("order.paid", {}), ctx.publish("order.late", {}, delay=60)
-    inbox.succeed(one, 1, ctx.effects(), None)
+    inbox.send(inbox.succeed(one, 1, ctx.effects(), None))
     assert (billing(app)["outcome"], [event.id for event in logged(app, "order.paid")]) == ("succeeded", [emitted.id])
     assert [row["id"] for row in rows(app, timers)] == [later.id]
     assert rows(app, outbox) == [], "it was sent"
@@ -68,7 +68,7 @@ def test_what_was_recorded_and_not_sent_is_sent_when_the_delivery_comes_again(ap
     inbox.claim(one)
     ctx.publish("order.paid", {})
     app.bus.outbox._away_until = float("inf")
-    inbox.succeed(one, 1, ctx.effects(), None)
+    inbox.send(inbox.succeed(one, 1, ctx.effects(), None))
     assert len(rows(app, outbox)) == 1
     app.bus.outbox._away_until = 0.0
     claim = inbox.claim(one)
@@ -204,7 +204,7 @@ def test_a_silent_replay_records_what_it_emits_and_sends_nothing(app: Pipeline, 
     ctx = context(app, one)
     ctx.publish("order.paid", {})
     ctx.publish("order.late", {}, delay=60)
-    inbox.succeed(one, 1, ctx.effects(), None)
+    inbox.send(inbox.succeed(one, 1, ctx.effects(), None))
     (row,) = rows(app, events, type="order.paid")
     assert (row["replay"], row["delivery"]) == ("r1", one.id)
     assert Event.decode(row["body"]).causation_id == one.event.id
