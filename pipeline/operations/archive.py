@@ -1,8 +1,9 @@
 """Archives: events that left the ledger, as JSON Lines of CloudEvents.
 
-For each event there are a line `event.recorded` with its row, the event itself as it was published, and a line
-`delivery.recorded` with the row of each of its deliveries. A line `archive.ended` comes last: an archive without it was
-cut off.
+For each event there are a line `event.recorded` with its row and the archive's format, the event itself as it was
+published, and a line `delivery.recorded` with the row of each of its deliveries. A line `archive.ended` comes last: an
+archive without it was cut off. The format is a number that grows when a column comes or goes; older ones are read: what
+they lack is what the column's default is, and what they have beyond is left out.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from sqlalchemy import Table
+from sqlalchemy import Column, DefaultClause, Table
 
 from ..core.errors import InvalidEvent, LedgerError, PipelineError
 from ..core.event import Event
@@ -26,6 +27,8 @@ from ..core.ids import derived_id
 from ..core.times import moment
 from ..ledger.database.tables import FINAL, deliveries, events
 
+#: 0 had no number; 1 has the columns of the ledger's schema 0001.
+FORMAT = 1
 EVENT, DELIVERY, END = "event.recorded", "delivery.recorded", "archive.ended"
 #: What an event's row has beside the event itself; the transaction that wrote it means nothing elsewhere.
 _NOT_IN_ROW = ("body", "tx")
@@ -90,7 +93,7 @@ def _write(file: IO[bytes], entries: Iterable[Entry], *, compressed: bool) -> in
 def _lines(entry: Entry) -> Iterator[bytes]:
     row = entry.event
     data = {name: value for name, value in row.items() if name not in _NOT_IN_ROW}
-    data.update(ledger=entry.ledger, deliveries=len(entry.deliveries))
+    data.update(ledger=entry.ledger, deliveries=len(entry.deliveries), format=FORMAT)
     yield _record(EVENT, derived_id(row["id"], EVENT), row, data)
     # Other programs may publish JSON on several lines; between its words a space is as good.
     yield row["body"].replace("\n", " ").replace("\r", " ").encode()
@@ -134,9 +137,15 @@ def batches(entries: Iterable[Entry], size: int) -> Iterator[list[Entry]]:
 def _entry(head: Event, lines: _Lines) -> Entry:
     _check(head.type == EVENT, f"type: {head.type!r} is not {EVENT!r}")
     data = dict(head.data) if isinstance(head.data, dict) else {}
-    ledger, number = data.pop("ledger", None), data.pop("deliveries", None)
+    ledger, number, format = data.pop("ledger", None), data.pop("deliveries", None), data.pop("format", 0)
     _check(isinstance(ledger, str) and isinstance(number, int), "data: ledger or deliveries is missing")
-    row = _row(events, data, without=_NOT_IN_ROW)
+    _check(type(format) is int and format >= 0, f"data.format: {format!r} is no number")
+    if format > FORMAT:
+        raise ArchiveError(
+            f"the archive {lines.path} has format {format}, newer than {FORMAT}, which this version of pipeline knows: "
+            "upgrade pipeline; nothing of it was read"
+        )
+    row = _row(events, data, without=_NOT_IN_ROW, old=format < FORMAT)
     event = lines.need()
     _check((event.id, event.type) == (row["id"], row["type"]), f"id: not the event {row['id']} of the line before")
     row.update(tx=0, body=lines.text)
@@ -144,21 +153,27 @@ def _entry(head: Event, lines: _Lines) -> Entry:
     for _ in range(number):
         record = lines.need()
         _check(record.type == DELIVERY, f"type: {record.type!r} is not {DELIVERY!r}")
-        delivery = _row(deliveries, record.data)
+        delivery = _row(deliveries, record.data, old=format < FORMAT)
         _check(delivery["event_id"] == event.id, f"data.event_id: not {event.id}")
         _check(delivery["outcome"] in FINAL, f"data.outcome: {delivery['outcome']!r} is not over")
         mine.append(delivery)
     return Entry(row, mine, ledger)
 
 
-def _row(table: Table, data: Any, without: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Return a row that the table takes; raise InvalidEvent that names the wrong column."""
+def _row(table: Table, data: Any, without: tuple[str, ...] = (), *, old: bool = False) -> dict[str, Any]:
+    """Return a row that the table takes; raise InvalidEvent that names the wrong column.
+
+    Arguments:
+        without: columns that no archive has.
+        old: whether the row is of an older format, which may lack columns, or have others.
+
+    """
     columns = _columns(table, without)
-    if not isinstance(data, dict) or not data.keys() <= columns.keys():
+    if not isinstance(data, dict) or not (old or data.keys() <= columns.keys()):
         raise InvalidEvent(f"data: not a row of {table.name}")
-    row = {name: data.get(name) for name in columns}
+    row = {name: data.get(name, default if old else None) for name, (_, _, default) in columns.items()}
     for name, value in row.items():
-        kind, nullable = columns[name]
+        kind, nullable, _ = columns[name]
         # Not isinstance(): in Python True is a number too.
         fits = type(value) is kind and (not isinstance(value, int) or 0 <= value <= _LARGEST)
         right = nullable if value is None else fits
@@ -168,10 +183,18 @@ def _row(table: Table, data: Any, without: tuple[str, ...] = ()) -> dict[str, An
 
 
 @lru_cache
-def _columns(table: Table, without: tuple[str, ...]) -> dict[str, tuple[type, bool]]:
-    """Return the type of each column, and whether it may be empty."""
+def _columns(table: Table, without: tuple[str, ...]) -> dict[str, tuple[type, bool, Any]]:
+    """Return the type of each column, whether it may be empty, and what it is where nothing is given."""
     columns = (column for column in table.columns if column.name not in without)
-    return {str(column.name): (column.type.python_type, bool(column.nullable)) for column in columns}
+    return {str(each.name): (each.type.python_type, bool(each.nullable), _default(each)) for each in columns}
+
+
+def _default(column: Column[Any]) -> Any:
+    """Return what a column is where nothing is given: its default on the server, as Python has it."""
+    if not isinstance(column.server_default, DefaultClause):
+        return None
+    text = str(column.server_default.arg)
+    return text == "true" if column.type.python_type is bool else column.type.python_type(text)
 
 
 def _check(right: bool, message: str) -> None:

@@ -19,7 +19,7 @@ from pipeline.core.event import Encoded, new_event
 from pipeline.ledger.database.migrate import VERSION_TABLE
 from pipeline.ledger.database.tables import events, metadata, outbox
 from pipeline.operations import retention
-from pipeline.operations.archive import ArchiveError
+from pipeline.operations.archive import FORMAT, ArchiveError
 from pipeline.operations.restore import Restored, restore
 from pipeline.operations.retention import Pruned, prune
 from tests.ledgers import DAY, DAYS, long_settled, reconcile
@@ -254,3 +254,58 @@ def test_a_kill_while_rows_are_deleted_loses_nothing(
     assert restore(app.ledger, path) == Restored(5, 10, 0), "the first archive has everything"
     assert everything(app) == before
     assert restore(app.ledger, tmp_path / "b.jsonl").known == rest.events
+
+
+# -- formats
+
+
+def rewrite(path: Path, change: Any) -> None:
+    """Let every record of an archive be what a function makes of its data."""
+    lines = []
+    for line in path.read_bytes().splitlines():
+        record = json.loads(line)
+        if record["type"] in ("event.recorded", "delivery.recorded"):
+            change(record["type"], record["data"])
+            line = json.dumps(record).encode()
+        lines.append(line + b"\n")
+    path.write_bytes(b"".join(lines))
+
+
+def test_an_archive_says_its_format(app: Pipeline, tmp_path: Path) -> None:
+    long_settled(app, 1)
+    prune(app.ledger, older_than=DAYS, archive=tmp_path / "a.jsonl")
+    assert json.loads((tmp_path / "a.jsonl").read_bytes().splitlines()[0])["data"]["format"] == FORMAT
+
+
+def test_an_archive_of_an_older_format_is_read_with_what_it_has(app: Pipeline, tmp_path: Path) -> None:
+    """As it was before there were format numbers, and with columns that came and went since."""
+
+    def older(type: str, data: dict[str, Any]) -> None:
+        data.pop("format", None)
+        data["of_old"] = "gone"
+        for name in ("replay",) if type == "event.recorded" else ("process", "emitted", "broadcast"):
+            del data[name]
+
+    long_settled(app, 2)
+    before, path = everything(app), tmp_path / "a.jsonl"
+    prune(app.ledger, older_than=DAYS, archive=path)
+    rewrite(path, older)
+    assert restore(app.ledger, path) == Restored(2, 4, 0)
+    after = everything(app)
+    assert after["events"] == before["events"]
+    lost = {"process": None, "emitted": 0, "broadcast": True}
+    assert after["deliveries"] == [{**row, **lost} for row in before["deliveries"]]
+
+
+def test_an_archive_of_a_newer_format_is_left_alone(app: Pipeline, tmp_path: Path) -> None:
+    def newer(type: str, data: dict[str, Any]) -> None:
+        if type == "event.recorded":
+            data["format"] = FORMAT + 1
+
+    long_settled(app, 1)
+    path = tmp_path / "a.jsonl"
+    prune(app.ledger, older_than=DAYS, archive=path)
+    rewrite(path, newer)
+    with pytest.raises(ArchiveError, match=f"has format {FORMAT + 1}, newer than {FORMAT}.*upgrade pipeline"):
+        restore(app.ledger, path)
+    assert everything(app) == {"events": [], "deliveries": []}
