@@ -189,15 +189,16 @@ def backlog(bus: Pipeline, queue: str) -> int:
             return 0  # in Redis an empty queue does not exist
 
 
-def delete_queues(broker: Broker, queues: Iterable[str]) -> None:
+def delete_queues(broker: Broker, queues: Iterable[str], namespace: str = "") -> None:
     """Delete queues of a RabbitMQ with their dead letters, and the bus's exchanges."""
+    prefix = f"{namespace}." if namespace else ""
     with Connection(broker.url) as connection:
         channel = connection.channel()
         for queue in queues:
             channel.queue_delete(queue)
             channel.queue_delete(queue + ".dead")
         for exchange in ("events", "events.unrouted", "agents", "agents.dead"):
-            channel.exchange_delete(exchange)
+            channel.exchange_delete(prefix + exchange)
 
 
 def flush(broker: Broker) -> None:

@@ -266,8 +266,9 @@ def rewrite(path: Path, change: Any) -> None:
         record = json.loads(line)
         if record["type"] in ("event.recorded", "delivery.recorded"):
             change(record["type"], record["data"])
-            line = json.dumps(record).encode()
-        lines.append(line + b"\n")
+            lines.append(json.dumps(record).encode() + b"\n")
+        else:
+            lines.append(line + b"\n")
     path.write_bytes(b"".join(lines))
 
 
