@@ -12,7 +12,7 @@ TESTERS ?= 3
 $(shell test -x $(BIN)/python || rm -f $(VENV)/.installed $(VENV)/.installed-dev)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench faults setup-servers env clean
+.PHONY: help demo test lint bench faults versions setup-servers env clean
 
 help: ## List the commands (this text)
 	@echo "usage: make COMMAND [ARGS='...']"
@@ -39,6 +39,9 @@ bench: $(VENV)/.installed-dev ## Measure this machine; ARGS goes to the benchmar
 faults: $(VENV)/.installed-dev ## Run the long fault tests: killed workers, killed brokers; ARGS goes to pytest
 	@$(BIN)/python -m pytest -rs -m faults $(ARGS)
 
+versions: ## Run tests with the lowest versions that pyproject.toml names and the newest, on each Python that is here
+	@bash .ci/versions $(ARGS)
+
 setup-servers: ## Install RabbitMQ, Redis and PostgreSQL with the system's package manager (needs root or sudo; brew does not)
 	@bash .ci/setup-servers
 
@@ -46,7 +49,7 @@ env: .env ## Write .env with random passwords for docker-compose.yml; an existin
 	@echo ".env is there; read it for the names and passwords"
 
 clean: ## Delete .venv, caches and the embedded broker's state (.pipeline)
-	rm -rf $(VENV) .pipeline .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
+	rm -rf $(VENV) .venv-versions .pipeline .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # -- what the commands above stand on

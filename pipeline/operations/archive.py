@@ -2,8 +2,8 @@
 
 For each event there are a line `event.recorded` with its row and the archive's format, the event itself as it was
 published, and a line `delivery.recorded` with the row of each of its deliveries. A line `archive.ended` comes last: an
-archive without it was cut off. The format is a number that grows when a column comes or goes; older ones are read: what
-they lack is what the column's default is, and what they have beyond is left out.
+archive without it was cut off. The format is the number of the ledger's schema. Older ones are read: what they lack is
+what the column's default is, and what they have beyond is left out.
 """
 
 from __future__ import annotations
@@ -24,11 +24,13 @@ from sqlalchemy import Column, DefaultClause, Table
 from ..core.errors import InvalidEvent, LedgerError, PipelineError
 from ..core.event import Event
 from ..core.ids import derived_id
+from ..core.outcome import FINAL
 from ..core.times import moment
-from ..ledger.database.tables import FINAL, deliveries, events
+from ..ledger.database.migrate import HEAD
+from ..ledger.database.tables import deliveries, events
 
-#: 0 had no number; 1 has the columns of the ledger's schema 0001.
-FORMAT = 1
+#: The rows are those of the ledger's tables; an archive without a format is older than all others.
+FORMAT = int(HEAD)
 EVENT, DELIVERY, END = "event.recorded", "delivery.recorded", "archive.ended"
 #: What an event's row has beside the event itself; the transaction that wrote it means nothing elsewhere.
 _NOT_IN_ROW = ("body", "tx")

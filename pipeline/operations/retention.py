@@ -14,11 +14,11 @@ import orjson
 from sqlalchemy import Connection, Select, delete, select, tuple_
 
 from ..core.errors import InvalidSelection
-from ..core.outcome import Outcome
+from ..core.outcome import FINAL, Outcome
 from ..core.routing import reaches, targets_of
 from ..core.times import SECOND, now
 from ..ledger.database.rows import chunks
-from ..ledger.database.tables import FINAL, agents, deliveries, events, joins, outbox
+from ..ledger.database.tables import agents, deliveries, events, joins, outbox
 from ..ledger.ledger import Ledger
 from ..ledger.log import after
 from . import archive as archives

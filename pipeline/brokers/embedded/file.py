@@ -51,9 +51,13 @@ class File:
 
     def _connection(self) -> sqlite3.Connection:
         if self._db is None:
-            self._db = sqlite3.connect(self.path, timeout=self._patience, isolation_level=None, check_same_thread=False)
-            self._prepare(self._db)
-            self._file = file_id(self.path)
+            db = sqlite3.connect(self.path, timeout=self._patience, isolation_level=None, check_same_thread=False)
+            try:
+                self._prepare(db)
+            except BaseException:
+                db.close()
+                raise
+            self._db, self._file = db, file_id(self.path)
         elif file_id(self.path) != self._file:
             # Others would write into another file than this one, which nobody finds any more.
             self.close()

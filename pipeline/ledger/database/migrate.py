@@ -14,8 +14,9 @@ from ...core.ids import new_id
 from . import tables
 from .database import Database
 
-#: The newest migration in migrations/versions.
-HEAD = "0001"
+_MIGRATIONS = Path(__file__).parent / "migrations"
+#: The newest migration: the number that its file's name begins with.
+HEAD = max(path.name.partition("_")[0] for path in (_MIGRATIONS / "versions").glob("[0-9]*_*.py"))
 VERSION_TABLE = "pipeline_version"
 #: A number of our own: on PostgreSQL only one process migrates at a time.
 _LOCK = 7_316_200_101
@@ -85,7 +86,7 @@ def _upgrade(connection: Connection) -> None:
         from alembic.config import Config
 
         config = Config()
-        config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+        config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
     known = connection.execute(select(tables.meta.c.value).where(tables.meta.c.name == "id")).scalar()

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, MetaData, String, Table, Text, text, true
 
+from ...core.outcome import FINAL
+
 metadata = MetaData()
 
 _Big = BigInteger().with_variant(Integer, "sqlite")
@@ -16,10 +18,8 @@ _Big = BigInteger().with_variant(Integer, "sqlite")
 _Word = String(255).with_variant(String(255, collation="C"), "postgresql")
 _Id = String(255)
 
-#: Outcomes after which a delivery needs nobody's attention.
-FINAL = ("succeeded", "filtered", "dropped", "unrouted")
-#: Says the same; SQLite uses the index of open deliveries only in a query that repeats it.
-OPEN = text("outcome NOT IN ('succeeded', 'filtered', 'dropped', 'unrouted')")
+#: Has an outcome that is not final; SQLite uses the index of open deliveries only in a query that repeats it.
+OPEN = text("outcome NOT IN ({})".format(", ".join(f"'{outcome.value}'" for outcome in FINAL)))
 _UNROUTED = text("outcome = 'unrouted'")
 
 #: One row for each event that was accepted.
