@@ -12,7 +12,7 @@ import aio_pika
 import orjson
 from kombu import Connection, Producer
 
-from pipeline.brokers import topology
+from pipeline.brokers.topology import Topology
 
 from . import agents, bare
 from .databases import POSTGRESQL, Database
@@ -62,7 +62,7 @@ class Kombu(Contender):
     def publish(self, count: int) -> None:
         send = self._producer.publish
         for _ in range(count):
-            send(data(), exchange=topology.EVENTS, routing_key=TYPE, serializer="json")
+            send(data(), exchange=Topology().events.name, routing_key=TYPE, serializer="json")
 
     def close(self) -> None:
         self._connection.close()
@@ -125,7 +125,7 @@ class AioPika(Contender):
     async def _connect(self, url: str) -> None:
         self._connection = await aio_pika.connect(url)
         channel = await self._connection.channel(publisher_confirms=True)
-        self._exchange = await channel.get_exchange(topology.EVENTS, ensure=False)
+        self._exchange = await channel.get_exchange(Topology().events.name, ensure=False)
 
     def publish(self, count: int) -> None:
         self._runner.run(self._publish(count))

@@ -10,14 +10,14 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from pipeline.delivery import task
+from pipeline.delivery import steps
 from pipeline.ledger.ledger import Ledger
 from pipeline.publishing.publisher import Publisher
 
 #: The method or function that each step of a delivery is, and where it is looked up.
 DELIVERING = (
     ("claim", Ledger, "claim"),
-    ("handler", task, "call"),
+    ("handler", steps, "call"),
     ("record", Ledger, "succeed"),
     ("send", Publisher, "send_encoded"),
     ("mark", Ledger, "mark_sent"),

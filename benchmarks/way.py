@@ -163,7 +163,7 @@ class Worker:
 
             return on_message
 
-        AgentConsumer.create_task_handler = create_watched  # type: ignore[method-assign]
+        AgentConsumer.create_task_handler = create_watched  # type: ignore[method-assign,assignment]
         try:
             with contextlib.suppress(SystemExit):
                 self._worker.start()
