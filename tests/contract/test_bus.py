@@ -152,9 +152,9 @@ def test_an_event_with_targets_reaches_only_those(bus: Pipeline, broker: Broker,
 @pytest.mark.bare
 def test_targets_get_an_event_that_they_do_not_listen_to(bus: Pipeline, broker: Broker, worker: StartWorker) -> None:
     worker()
-    event = bus.publish("nobody.listens", {"n": 1}, targets=("alpha", "left"))
+    event = bus.publish("nobody.listens", {"n": 1}, targets=("alpha", "outcome"))
     broker.journal.wait(2, id=event.id)
-    assert sorted(broker.journal.count(agent="alpha")) == sorted(broker.journal.count(agent="left")) == [event.id]
+    assert sorted(broker.journal.count(agent="alpha")) == sorted(broker.journal.count(agent="outcome")) == [event.id]
     assert backlog(bus, "events.unrouted") == 0
 
 
