@@ -87,12 +87,12 @@ class Settings(BaseSettings):
     @classmethod
     def load(cls, **arguments: Any) -> Self:
         """Read all sources; raise ConfigError that names the wrong key and the nearest known one."""
-        known = set(cls.model_fields)
+        fields = set(cls.model_fields)
         path = config_file()
         from_file = _read(path) if path else {}
-        _refuse_unknown(from_file, known, str(path))
-        _refuse_unknown(_misspelt_in_environment(known), known, "the environment", PREFIX)
-        _refuse_unknown(arguments, known, "the arguments")
+        _refuse_unknown(from_file, fields, str(path))
+        _refuse_unknown(_misspelt_in_environment(fields), fields, "the environment", PREFIX)
+        _refuse_unknown(arguments, fields, "the arguments")
         values = {k: v for k, v in from_file.items() if PREFIX + k.upper() not in os.environ}
         try:
             return cls(**{**values, **arguments})
@@ -136,17 +136,19 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} cannot be read: {exc}") from exc
 
 
-def _misspelt_in_environment(known: set[str]) -> dict[str, str]:
+def _misspelt_in_environment(fields: set[str]) -> dict[str, str]:
     """Return the PIPELINE_* variables that are nearly settings; other programs have theirs under the same prefix."""
     names = {name.removeprefix(PREFIX).lower(): "" for name in os.environ if name.startswith(PREFIX)}
-    return {name: "" for name in names if name not in {*known, "config"} and get_close_matches(name, known, cutoff=0.7)}
+    return {
+        name: "" for name in names if name not in {*fields, "config"} and get_close_matches(name, fields, cutoff=0.7)
+    }
 
 
-def _refuse_unknown(values: dict[str, Any], known: set[str], where: str, prefix: str = "") -> None:
+def _refuse_unknown(values: dict[str, Any], fields: set[str], where: str, prefix: str = "") -> None:
     for key in values:
-        if key not in known:
+        if key not in fields:
             spelled = prefix + key.upper() if prefix else key
-            raise ConfigError(f"{where}: unknown setting {spelled!r}; {nearest(key, known)}")
+            raise ConfigError(f"{where}: unknown setting {spelled!r}; {nearest(key, fields)}")
 
 
 def _explain(error: Any) -> str:

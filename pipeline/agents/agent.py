@@ -113,10 +113,10 @@ class Agents:
         return name in self._by_name
 
 
-def _same(one: Agent, other: Agent) -> bool:
+def _same(agent: Agent, other: Agent) -> bool:
     # A module that is imported again (autoreload, `python -m`) declares the same agents anew.
-    place = _where(one.handler)
-    return "?" not in place and place == _where(other.handler) and one.patterns == other.patterns
+    place = _where(agent.handler)
+    return "?" not in place and place == _where(other.handler) and agent.patterns == other.patterns
 
 
 def _where(handler: Handler) -> str:

@@ -59,7 +59,6 @@ class Context:
         replay: bool = False,
         ledger: Ledger | None = None,
     ) -> None:
-        """Take the delivery's facts; the bus calls this."""
         self.event = event
         self.agent = agent
         self.delivery_id = delivery_id

@@ -110,19 +110,21 @@ def _policy(name: str, retry: Retry | int | None) -> Retry:
 def _patterns(name: str, on: Subscription | Iterable[Subscription] | None) -> tuple[str, ...]:
     if on is None:
         return ()
-    wanted = list(on) if isinstance(on, Iterable) and not isinstance(on, (str, type)) else [on]
-    found = []
-    for one in wanted:
-        if isinstance(one, str):
+    subscriptions = list(on) if isinstance(on, Iterable) and not isinstance(on, (str, type)) else [on]
+    patterns = []
+    for subscription in subscriptions:
+        if isinstance(subscription, str):
             try:
-                found.append(check_pattern(one))
+                patterns.append(check_pattern(subscription))
             except InvalidPattern as exc:
                 raise InvalidPattern(f"agent {name!r}: {exc}") from None
-        elif isinstance(one, type) and issubclass(one, Payload) and one.event_type:
-            found.append(one.event_type)
+        elif isinstance(subscription, type) and issubclass(subscription, Payload) and subscription.event_type:
+            patterns.append(subscription.event_type)
         else:
-            raise InvalidAgent(f"agent {name!r}: on={one!r} is neither a topic pattern nor a Payload class with a type")
-    return tuple(dict.fromkeys(found))
+            raise InvalidAgent(
+                f"agent {name!r}: on={subscription!r} is neither a topic pattern nor a Payload class with a type"
+            )
+    return tuple(dict.fromkeys(patterns))
 
 
 def _signature(name: str, handler: Handler) -> tuple[Any, bool]:

@@ -39,7 +39,7 @@ def plain(result: Any) -> Any:
     if isinstance(result, Payload):
         return result.model_dump(mode="json", by_alias=True, round_trip=True)
     if isinstance(result, (list, tuple)):
-        return [plain(one) for one in result]
+        return [plain(item) for item in result]
     return result
 
 

@@ -17,7 +17,6 @@ class EventLoop:
     """An asyncio loop in a thread of its own, started on first use and anew after a fork."""
 
     def __init__(self) -> None:
-        """Start nothing yet."""
         self._pid = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._mutex = threading.Lock()

@@ -66,7 +66,7 @@ class Pipeline(Publishing, Reading):
         try:
             return getattr(self.celery, name)
         except AttributeError:
-            hint = nearest(name, [known for known in dir(type(self)) if not known.startswith("_")])
+            hint = nearest(name, [own for own in dir(type(self)) if not own.startswith("_")])
             raise AttributeError(f"neither Pipeline nor its Celery app has {name!r}; {hint}") from None
 
     # -- declaring

@@ -113,8 +113,8 @@ class Publishing:
             run_sync = getattr(options.get(name), "run_sync", None)
             if run_sync is not None:
                 del options[name]
-                found: Event = await run_sync(lambda own: self.publish(what, data, session=own, **options))
-                return found
+                event: Event = await run_sync(lambda own: self.publish(what, data, session=own, **options))
+                return event
         return await asyncio.to_thread(self.publish, what, data, **options)
 
     def publish_on_commit(

@@ -161,7 +161,7 @@ class Reading:
         return replay(self.bus, to, chosen, rate=rate, broadcast=broadcast, dry_run=dry_run, progress=progress, id=id)
 
     def unrouted(self, **options: Any) -> list[Recorded]:
-        """Return events that no agent listens to, newest first; see pipeline.replay.unrouted."""
+        """Return events that no agent listens to, newest first; see pipeline.operations.unrouted."""
         from ..operations.unrouted import unrouted
 
         return unrouted(self.bus.ledger, **options)

@@ -68,7 +68,6 @@ class Wiring:
     """Adds to a Celery app what the bus needs, whenever Celery reads its configuration."""
 
     def __init__(self, bus: Bus, schedules: Mapping[str, Scheduled]) -> None:
-        """Dress the app of a bus; nothing is connected."""
         self._bus = bus
         self._celery = bus.celery
         self._books: Bookkeeping | None = None
@@ -137,7 +136,7 @@ class Wiring:
 
     def _add_queue(self, queue: AgentQueue) -> None:
         """Let workers consume a queue, beside those that Celery is configured with."""
-        self._queues = [known for known in self._queues if known.name != queue.name] + [queue]
+        self._queues = [other for other in self._queues if other.name != queue.name] + [queue]
         if self._celery.configured:
             self._configure()
 
@@ -156,8 +155,8 @@ class Wiring:
                 amqp.queues.select_add(queue)
         else:
             # Not through amqp.queues: what reads the configuration may be about to build them.
-            known = {**amqp.Queues(conf.task_queues), **{queue.name: queue for queue in self._queues}}
-            conf.task_queues = list(known.values())
+            queues = {**amqp.Queues(conf.task_queues), **{queue.name: queue for queue in self._queues}}
+            conf.task_queues = list(queues.values())
 
     def _route(self, name: str, *_: Any, **__: Any) -> dict[str, str] | None:
         """Send the bus's own tasks to their queues, whoever sends them, before the user's routes are asked."""

@@ -113,10 +113,9 @@ def corked(transport: Any) -> Iterator[None]:
 
 
 class BatchRefused(OperationalError):  # type: ignore[misc]  # kombu's classes are untyped
-    """The broker refused the messages at `positions` of a batch."""
+    """The broker refused the messages at `positions` of a batch (0 is its first)."""
 
     def __init__(self, positions: list[int]) -> None:
-        """Keep the positions (0 is the batch's first message)."""
         super().__init__(f"the broker refused {len(positions)} messages")
         self.positions = positions
 

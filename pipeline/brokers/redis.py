@@ -80,12 +80,12 @@ class Channel(kombu_redis.Channel):  # type: ignore[misc]  # kombu's classes are
 
     def _lookup(self, exchange: str, routing_key: str, default: str | None = None) -> Any:
         """Find the queues; what no binding matches goes to the alternate exchange."""
-        found = super()._lookup(exchange, routing_key, default)
-        if found or not exchange:
-            return found
+        queues = super()._lookup(exchange, routing_key, default)
+        if queues or not exchange:
+            return queues
         declared = self.state.exchanges.get(exchange) or {}
         alternate = (declared.get("arguments") or {}).get("alternate-exchange")
-        return super()._lookup(alternate, routing_key, default) if alternate else found
+        return super()._lookup(alternate, routing_key, default) if alternate else queues
 
     def basic_publish(self, message: dict[str, Any], exchange: str, routing_key: str, **kwargs: Any) -> Any:
         """Publish one message: all its copies at once."""
@@ -116,17 +116,18 @@ class Channel(kombu_redis.Channel):  # type: ignore[misc]  # kombu's classes are
         """Deliver what BRPOP has taken, as Kombu does; set aside what is no message instead of ending the worker."""
         try:
             try:
-                found = self.client.parse_response(self.client.connection, "BRPOP", **options)
+                answer = self.client.parse_response(self.client.connection, "BRPOP", **options)
             except self.connection_errors:
                 self.client.connection.disconnect()
                 raise
-            if not found:
+            if not answer:
                 raise Empty
-            queue = found[0].decode().rsplit(self.sep, 1)[0]
+            key, item = answer
+            queue = key.decode().rsplit(self.sep, 1)[0]
             self._queue_cycle.rotate(queue)
-            message = self._readable(found[1], queue)
+            message = self._readable(item, queue)
             if message is None:
-                self._set_aside(queue, found[1])
+                self._set_aside(queue, item)
             else:
                 virtual.Transport._deliver(self.connection, message, queue)
             return True
@@ -174,7 +175,6 @@ class Transport(kombu_redis.Transport):  # type: ignore[misc]  # kombu's classes
     Channel = Channel
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Know no queues until they are declared."""
         super().__init__(*args, **kwargs)
         #: queue -> where its rejected messages go, and how long it may get; every consumer declares its queues.
         self.dead_letters: dict[str, str] = {}

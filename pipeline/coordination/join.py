@@ -39,9 +39,9 @@ def starter(
     def start(event: Event, ctx: Context) -> None:
         cause = event.__json__()
         tasks = celery.tasks
-        known = {"join": ctx.delivery_id} if ctx.has_ledger else {}
-        body = tasks[EMIT_TASK].s(event_type=done, cause=cause, names=names, **known)
-        body.link_error(tasks[EMIT_FAILED_TASK].s(event_type=failed, cause=cause, **known))
+        join = {"join": ctx.delivery_id} if ctx.has_ledger else {}
+        body = tasks[EMIT_TASK].s(event_type=done, cause=cause, names=names, **join)
+        body.link_error(tasks[EMIT_FAILED_TASK].s(event_type=failed, cause=cause, **join))
         if ctx.has_ledger:  # for those who wait until everything has settled
             from ..ledger.database.rows import join_started
 

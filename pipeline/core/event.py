@@ -110,7 +110,7 @@ class Event(BaseModel):
 
     def attributes(self) -> dict[str, Any]:
         """Return the CloudEvents JSON attributes, without those that are absent."""
-        found = {
+        attributes = {
             "specversion": self.specversion,
             "id": self.id,
             "type": self.type,
@@ -127,7 +127,7 @@ class Event(BaseModel):
             "traceparent": self.traceparent,
             "tracestate": self.tracestate,
         }
-        present = {name: value for name, value in found.items() if value is not None}
+        present = {name: value for name, value in attributes.items() if value is not None}
         present["data"] = self.data
         return present
 
@@ -183,13 +183,13 @@ class Encoded(NamedTuple):
 
 def explain(error: ValidationError, what: str) -> str:
     """Return one line that names the first wrong fields of `what`."""
-    found = []
+    problems = []
     for e in error.errors(include_url=False):
         field = ".".join(map(str, e["loc"])) or what
         # Our own checks name the field themselves, and pydantic puts its words before theirs.
-        found.append(f"{field}: {e['msg'].removeprefix('Value error, ').removeprefix(f'{field}: ')}")
-    more = f" (and {len(found) - 3} more)" if len(found) > 3 else ""
-    return f"{what} does not validate: {'; '.join(found[:3])}{more}"
+        problems.append(f"{field}: {e['msg'].removeprefix('Value error, ').removeprefix(f'{field}: ')}")
+    others = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
+    return f"{what} does not validate: {'; '.join(problems[:3])}{others}"
 
 
 def new_event(

@@ -17,7 +17,7 @@ def make_private(path: Path) -> None:
 def file_id(path: Path) -> tuple[int, int] | None:
     """Return what tells a file from another one of the same name; None when there is none."""
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except FileNotFoundError:
         return None
-    return found.st_dev, found.st_ino
+    return status.st_dev, status.st_ino

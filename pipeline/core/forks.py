@@ -84,10 +84,10 @@ def held_off() -> AbstractContextManager[Any]:
     return own
 
 
-def watch(one: Watched) -> None:
+def watch(watched: Watched) -> None:
     """Tell something about every fork from now on, for as long as it exists."""
     with _registry:
-        _watched.add(one)
+        _watched.add(watched)
     _hook()
 
 
@@ -103,16 +103,16 @@ def _before() -> None:
     _roster.acquire()
     _take_locks(monotonic() + PATIENCE)  # first: those inside may need what is taken away from them now
     _registry.acquire()
-    for one in tuple(_watched):
-        one.before_fork()
-        _forking.append(one)
+    for watched in tuple(_watched):
+        watched.before_fork()
+        _forking.append(watched)
 
 
 def _take_locks(deadline: float) -> None:
     """Take every thread's lock while nothing is held; who holds something needs his own lock to come to its end."""
     while True:
         seen = tuple(_holds)
-        over = [one.wait(deadline) for one in seen]
+        over = [hold.wait(deadline) for hold in seen]
         _taken.extend(_acquired(tuple(_locks), deadline))
         if not all(over) or not {*_holds} - {*seen} or monotonic() > deadline:
             return

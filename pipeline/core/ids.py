@@ -44,8 +44,8 @@ def _namespace(id: str) -> bytes:
 
 def _format(raw: bytes, version: int) -> str:
     """Return 16 bytes as a UUID of the given version and RFC 9562's variant."""
-    found = bytearray(raw[:16])
-    found[6] = found[6] & 0x0F | version
-    found[8] = found[8] & 0x3F | 0x80
-    text = found.hex()
+    octets = bytearray(raw[:16])
+    octets[6] = octets[6] & 0x0F | version
+    octets[8] = octets[8] & 0x3F | 0x80
+    text = octets.hex()
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"

@@ -24,7 +24,7 @@ class Spans:
         self._set((*self._listeners, listener))
 
         def leave() -> None:
-            self._set(tuple(one for one in self._listeners if one is not listener))
+            self._set(tuple(other for other in self._listeners if other is not listener))
 
         return leave
 

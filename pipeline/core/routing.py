@@ -25,9 +25,9 @@ def wants(patterns: Iterable[str], event_type: str) -> bool:
     return False
 
 
-def receivers(known: Mapping[str, Iterable[str]], event_type: str, targets: Collection[str] = ()) -> list[str]:
-    """Return which of the known agents (each with its patterns) an event is for."""
-    return [agent for agent, patterns in known.items() if reaches(agent, patterns, event_type, targets)]
+def receivers(agents: Mapping[str, Iterable[str]], event_type: str, targets: Collection[str] = ()) -> list[str]:
+    """Return which of some agents (each with its patterns) an event is for."""
+    return [agent for agent, patterns in agents.items() if reaches(agent, patterns, event_type, targets)]
 
 
 def needs_receiver(event_type: str) -> bool:

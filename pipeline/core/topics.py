@@ -45,18 +45,18 @@ def matches(pattern: str, event_type: str) -> bool:
     The usual greedy match for wildcards, on words: after a mismatch the last `#` takes one word more. Its time grows
     with the product of both lengths, whatever the pattern; a regular expression would backtrack exponentially.
     """
-    wanted, words = pattern.split("."), event_type.split(".")
+    pattern_words, words = pattern.split("."), event_type.split(".")
     at = position = 0
     hash_at, hash_position = -1, 0
     while position < len(words):
-        if at < len(wanted) and wanted[at] == "#":
+        if at < len(pattern_words) and pattern_words[at] == "#":
             hash_at, hash_position = at, position
             at += 1
-        elif at < len(wanted) and wanted[at] in ("*", words[position]):
+        elif at < len(pattern_words) and pattern_words[at] in ("*", words[position]):
             at, position = at + 1, position + 1
         elif hash_at >= 0:
             hash_position += 1
             at, position = hash_at + 1, hash_position
         else:
             return False
-    return all(word == "#" for word in wanted[at:])
+    return all(word == "#" for word in pattern_words[at:])

@@ -34,7 +34,7 @@ class AgentConsumer(Consumer):  # type: ignore[misc]  # celery's classes are unt
         default_steps = [step for step in Consumer.Blueprint.default_steps if "delayed_delivery" not in step]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Find the bus that belongs to the worker's app and the agents whose queues are consumed."""
+        """Raise SystemExit for a setting whose tasks would be refused, and for the queue (-Q) of an unknown agent."""
         super().__init__(*args, **kwargs)
         self.bus = self.app.pipeline.bus
         for setting, wrong in (("task_compression", self.app.conf.task_compression), ("task_protocol", 1)):
@@ -118,7 +118,7 @@ class AgentConsumer(Consumer):  # type: ignore[misc]  # celery's classes are unt
         if tag is None:  # our Redis and embedded transports address every copy to its queue
             return info.get("routing_key")
         if tag not in self._queues_by_tag and self.task_consumer:
-            self._queues_by_tag = {known: queue for queue, known in self.task_consumer._active_tags.items()}
+            self._queues_by_tag = {active: queue for queue, active in self.task_consumer._active_tags.items()}
         return self._queues_by_tag.get(tag)
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Any:

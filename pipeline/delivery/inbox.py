@@ -110,7 +110,7 @@ class Inbox:
     def _emitted(self, delivery: Delivery, events: Sequence[Event], replay: str | None) -> list[Encoded]:
         if not events:
             return []
-        return [each._replace(delivery=delivery.id, replay=replay) for each in self._bus.outbox.encode(events)]
+        return [encoded._replace(delivery=delivery.id, replay=replay) for encoded in self._bus.outbox.encode(events)]
 
     def filtered(self, delivery: Delivery, attempt: int) -> None:
         """Record that the agent does not want the event after all."""

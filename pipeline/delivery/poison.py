@@ -30,17 +30,17 @@ def check_event(message: Any, max_bytes: int) -> dict[str, Any]:
     return {**_texts(headers), "bus": bus}
 
 
-def _bus(found: Any) -> dict[str, Any]:
+def _bus(header: Any) -> dict[str, Any]:
     """Return what another process of the bus says about its message."""
-    if found is None:
+    if header is None:
         return {}
-    if not isinstance(found, dict):
-        raise InvalidEvent(f"header 'bus' is {found!r}, not a mapping")
-    known = {"ledger": str, "replay": str, "attempt": int, "broadcast": bool, "direct": bool}
-    for name, kind in known.items():
-        if not isinstance(found.get(name, kind()), kind):
-            raise InvalidEvent(f"header 'bus' has {name}={found[name]!r}, which is no {kind.__name__}")
-    return {name: found[name] for name in known if name in found}
+    if not isinstance(header, dict):
+        raise InvalidEvent(f"header 'bus' is {header!r}, not a mapping")
+    kinds = {"ledger": str, "replay": str, "attempt": int, "broadcast": bool, "direct": bool}
+    for name, kind in kinds.items():
+        if not isinstance(header.get(name, kind()), kind):
+            raise InvalidEvent(f"header 'bus' has {name}={header[name]!r}, which is no {kind.__name__}")
+    return {name: header[name] for name in kinds if name in header}
 
 
 def _attributes(body: Any) -> dict[str, Any]:
@@ -53,8 +53,8 @@ def _attributes(body: Any) -> dict[str, Any]:
     return decoded
 
 
-def _texts(found: dict[str, Any]) -> dict[str, Any]:
-    texts = {name: found.get(name) for name in ("id", "type", "correlationid", "causationid", "targets")}
+def _texts(attributes: dict[str, Any]) -> dict[str, Any]:
+    texts = {name: attributes.get(name) for name in ("id", "type", "correlationid", "causationid", "targets")}
     for name, value in texts.items():
         if not isinstance(value, str) and (value is not None or name in ("id", "type")):
             raise InvalidEvent(f"attribute {name!r} is {value!r}, not text")

@@ -208,22 +208,22 @@ class Deliveries:
 
     def state(self, id: str) -> tuple[Outcome | None, int]:
         """Return a delivery's outcome and the number of its attempts; None and 0 when it was never claimed."""
-        wanted = select(deliveries.c.outcome, deliveries.c.attempts).where(deliveries.c.id == id)
-        row = self._database.read(lambda connection: connection.execute(wanted).first())
+        query = select(deliveries.c.outcome, deliveries.c.attempts).where(deliveries.c.id == id)
+        row = self._database.read(lambda connection: connection.execute(query).first())
         return (Outcome(row.outcome), row.attempts) if row else (None, 0)
 
     # -- those that nobody has in hand
 
-    def add_waiting(self, connection: Connection, wanted: Iterable[tuple[str, str, int]]) -> None:
+    def add_waiting(self, connection: Connection, waiting: Iterable[tuple[str, str, int]]) -> None:
         """Add deliveries that should be in their queues; one that a worker claims at this moment is not missing.
 
         Arguments:
-            wanted: for each the event's id, the agent, and since when (microseconds; with 0 the next sweep sends it).
+            waiting: for each the event's id, the agent, and since when (microseconds; with 0 the next sweep sends it).
 
         """
         rows = [
             {"id": delivery_id(event, agent), "event_id": event, "agent": agent, "outcome": _WAITING, "due": due}
-            for event, agent, due in wanted
+            for event, agent, due in waiting
         ]
         if rows:
             connection.execute(self._insert, rows)

@@ -48,7 +48,6 @@ class Due:
     """What is due, or should have been; several workers may ask at once."""
 
     def __init__(self, database: Database, deliveries: Deliveries, ledger_id: Callable[[], str]) -> None:
-        """Take the database, the deliveries, and what returns the ledger's id, which messages carry."""
         self._database = database
         self._deliveries = deliveries
         self._ledger_id = ledger_id
@@ -68,21 +67,21 @@ class Due:
 
     def agents_with_lost(self, after: float) -> list[str]:
         """Return the agents for which lost() would find something."""
-        wanted = _lost(after).with_only_columns(deliveries.c.agent).distinct()
+        query = _lost(after).with_only_columns(deliveries.c.agent).distinct()
         with self._database.reading() as connection:
-            return list(connection.execute(wanted).scalars())
+            return list(connection.execute(query).scalars())
 
     def ask_again(self, ids: Sequence[str]) -> None:
         """Let deliveries that could not be sent be sent as soon as the broker is back."""
         self._database.run(lambda connection: self._deliveries.ask_again(connection, ids))
 
-    def _take(self, wanted: Select[Any], limit: int) -> list[Message]:
+    def _take(self, query: Select[Any], limit: int) -> list[Message]:
         def work(connection: Connection) -> list[Message]:
-            ids = list(connection.execute(locked(wanted.limit(limit))).scalars())
+            ids = list(connection.execute(locked(query.limit(limit))).scalars())
             messages = self.messages(connection, ids, OPEN_OUTCOMES)
             self._deliveries.send_again(connection, ids)
-            known = {message.id for message in messages}
-            self._deliveries.drop_pruned(connection, [id for id in ids if id not in known])
+            logged = {message.id for message in messages}
+            self._deliveries.drop_pruned(connection, [id for id in ids if id not in logged])
             return messages
 
         return self._database.run(work)
@@ -91,8 +90,8 @@ class Due:
         """Return those of some deliveries that have one of the outcomes, with the messages that send them."""
         messages: list[Message] = []
         for some in chunks(ids):
-            wanted = _MESSAGES.where(deliveries.c.id.in_(some), deliveries.c.outcome.in_(outcomes))
-            messages += [self._message(row) for row in connection.execute(wanted)]
+            query = _MESSAGES.where(deliveries.c.id.in_(some), deliveries.c.outcome.in_(outcomes))
+            messages += [self._message(row) for row in connection.execute(query)]
         return messages
 
     def _message(self, row: Any) -> Message:

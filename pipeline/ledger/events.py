@@ -49,23 +49,23 @@ class Events:
 
     def unsent(self, ids: Sequence[str]) -> list[Event]:
         """Return those of some events that are still in the outbox."""
-        wanted = select(events.c.body).join(outbox, outbox.c.event_id == events.c.id).where(events.c.id.in_(ids))
-        return self._database.read(lambda connection: [Event.decode(body) for (body,) in connection.execute(wanted)])
+        query = select(events.c.body).join(outbox, outbox.c.event_id == events.c.id).where(events.c.id.in_(ids))
+        return self._database.read(lambda connection: [Event.decode(body) for (body,) in connection.execute(query)])
 
     def take(self, limit: int = BATCH) -> list[Encoded]:
         """Take events that nobody has sent; forget() or postpone() them afterwards."""
         at = now()
-        wanted = locked(select(outbox.c.event_id).where(outbox.c.due <= at).order_by(outbox.c.due).limit(limit))
+        query = locked(select(outbox.c.event_id).where(outbox.c.due <= at).order_by(outbox.c.due).limit(limit))
 
         def work(connection: Connection) -> list[Encoded]:
-            ids = list(connection.execute(wanted).scalars())
+            ids = list(connection.execute(query).scalars())
             _postpone(connection, ids, lease_from(at))
             records: list[Encoded] = []
             for some in chunks(ids):
                 rows = connection.execute(select(events.c.body).where(events.c.id.in_(some)).order_by(events.c.seq))
                 records += [Encoded(Event.decode(body), body.encode()) for (body,) in rows]
-            known = {record.event.id for record in records}
-            _forget(connection, [id for id in ids if id not in known])  # they have been pruned
+            logged = {record.event.id for record in records}
+            _forget(connection, [id for id in ids if id not in logged])  # they have been pruned
             return records
 
         return self._database.run(work)

@@ -226,9 +226,9 @@ def type_paths(connection: Connection, pattern: str) -> list[Index]:
         return [Index()]
     if not {"*", "#"} & set(pattern.split(".")):
         return [Index(events.c.type, pattern)]
-    known = known_types(connection, pattern)
-    types = [type for type in known if matches(pattern, type)]
-    if len(known) == COMPARED or len(types) > MANY_TYPES:
+    candidates = known_types(connection, pattern)
+    types = [type for type in candidates if matches(pattern, type)]
+    if len(candidates) == COMPARED or len(types) > MANY_TYPES:
         return [Index()]
     return [Index(events.c.type, type) for type in types]
 

@@ -81,13 +81,13 @@ class Reconciliation:
 
     def _add_missing(self, connection: Connection, agent: Row[Any], passed: Sequence[Row[Any]]) -> None:
         patterns = tuple(orjson.loads(agent.patterns))
-        wanted = {
+        expected = {
             delivery_id(row.id, agent.name): row
             for row in passed
             if row.replay is None and reaches(agent.name, patterns, row.type, targets_of(row.targets))
         }
-        there = _known(connection, list(wanted))
-        missing = [row for id, row in wanted.items() if id not in there]
+        there = _known(connection, list(expected))
+        missing = [row for id, row in expected.items() if id not in there]
         at = now()
         # The past of a new agent is sent at once; the rest may still be on its way.
         self._deliveries.add_waiting(
@@ -113,7 +113,7 @@ class Reconciliation:
 
 def _known(connection: Connection, ids: Sequence[str]) -> set[str]:
     """Return those of some deliveries that the ledger has."""
-    known: set[str] = set()
+    there: set[str] = set()
     for some in chunks(ids):
-        known.update(connection.execute(select(deliveries.c.id).where(deliveries.c.id.in_(some))).scalars())
-    return known
+        there.update(connection.execute(select(deliveries.c.id).where(deliveries.c.id.in_(some))).scalars())
+    return there

@@ -35,7 +35,6 @@ class Status(NamedTuple):
     outcomes: dict[str, int]
 
     def __str__(self) -> str:
-        """Return it as a line."""
         outcomes = ", ".join(f"{number:,} {outcome}" for outcome, number in self.outcomes.items())
         parts = [
             f"schema {self.schema}",

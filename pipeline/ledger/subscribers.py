@@ -35,18 +35,18 @@ class Subscribers:
         self._routes: dict[str, bool] = {}
         self._asked = 0.0
 
-    def register(self, wanted: Wanted) -> None:
+    def register(self, subscriptions: Wanted) -> None:
         """Write down what agents listen to; one that is new starts now, or in the past that it asks for."""
 
         def work(connection: Connection) -> None:
-            known = self.read(connection)
-            for name, (patterns, since) in wanted.items():
+            registered = self.read(connection)
+            for name, (patterns, since) in subscriptions.items():
                 text = orjson.dumps(patterns).decode()
-                if name not in known:
+                if name not in registered:
                     tx, seq = self._start(connection, since)
                     row = {"name": name, "patterns": text, "tx": tx, "seq": seq, "registered": now()}
                     connection.execute(self._database.insert(agents).on_conflict_do_nothing(), row)
-                elif known[name] != patterns:
+                elif registered[name] != patterns:
                     connection.execute(update(agents).where(agents.c.name == name).values(patterns=text))
 
         self._database.run(work)
@@ -84,12 +84,12 @@ class Subscribers:
 
     def miss(self, event: Event) -> bool:
         """Say whether no known agent gets an event that needs somebody who does."""
-        patterns = self.known()
+        listeners = self.known()
         if event.targets:
-            return not any(name in patterns for name in event.targets)
+            return not any(name in listeners for name in event.targets)
         missed = self._routes.get(event.type)
         if missed is None:
-            reached = any(reaches(name, one, event.type) for name, one in patterns.items())
+            reached = any(reaches(name, patterns, event.type) for name, patterns in listeners.items())
             missed = self._routes[event.type] = needs_receiver(event.type) and not reached
         return missed
 

@@ -28,7 +28,6 @@ class Timers:
     """The timers' table."""
 
     def __init__(self, database: Database, statements: Statements, append: Append, due: Due) -> None:
-        """Take the database, its statements, what appends events to the log, and what sends deliveries again."""
         self._database = database
         self._statements = statements
         self._append = append
@@ -81,11 +80,11 @@ class Timers:
             delayed = [Encoded(Event.decode(body), body.encode()) for _, kind, body in rows if kind == PUBLISH]
             self._append(delayed, due_in=grace, connection=connection)
             _delete(connection, [record.event.id for record in delayed])
-            wanted = [id for id, kind, _ in rows if kind == RETRY]
-            for some in chunks(wanted):
+            retry_ids = [id for id, kind, _ in rows if kind == RETRY]
+            for some in chunks(retry_ids):
                 connection.execute(update(timers).where(timers.c.id.in_(some)).values(due=lease))
-            retries = self._due.messages(connection, wanted, (Outcome.RETRYING,))
-            _delete(connection, list({*wanted} - {one.id for one in retries}))
+            retries = self._due.messages(connection, retry_ids, (Outcome.RETRYING,))
+            _delete(connection, list({*retry_ids} - {message.id for message in retries}))
             return delayed, retries
 
         return (*self._database.run(work), lease)

@@ -9,13 +9,12 @@ from typing import Any
 
 
 class Gate:
-    """Lets `limit` requests through at once; each that leaves lets in the next.
+    """Lets `limit` requests through at once, to `run`, which starts them; each that leaves lets in the next.
 
     What waits stays unacknowledged in the worker's prefetch window, so nothing is lost when the worker dies.
     """
 
     def __init__(self, limit: int, run: Callable[[Any], None]) -> None:
-        """Start empty; `run` starts a request."""
         self._limit = limit
         self._run = run
         self._running = 0

@@ -34,7 +34,7 @@ class Link:
 
     def send(self, batch: Sequence[Encoded], *, confirm: bool, deadline: float) -> None:
         """Publish all events of `batch`, and with `confirm` wait until the broker has them."""
-        messages = [(message, *address) for each in batch for message, address in self._messages(each)]
+        messages = [(message, *address) for encoded in batch for message, address in self._messages(encoded)]
         # An idle connection may have died unnoticed: half of the time is left for a new one.
         timeout = max((deadline - monotonic()) * (0.5 if self.used else 1.0), 0.05)
         self.used = True

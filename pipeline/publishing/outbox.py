@@ -33,7 +33,6 @@ class Outbox:
     """The one publish path when there is a ledger: append, send, mark."""
 
     def __init__(self, ledger: Ledger, publisher: Publisher) -> None:
-        """Take the log and the way to the broker."""
         self.ledger = ledger
         self._publisher = publisher
         self._away_until = 0.0
@@ -118,7 +117,7 @@ class Outbox:
                 self._away_until = monotonic() + PAUSE
             return False
         try:
-            self.ledger.mark_sent([each.event.id for each in batch])
+            self.ledger.mark_sent([encoded.event.id for encoded in batch])
         except LedgerUnavailable as exc:  # then the relay sends them once more, and the inbox knows them
             logger.warning("the broker has %d event(s), but that could not be noted: %s", len(batch), exc)
         return True
@@ -129,7 +128,7 @@ class Outbox:
         if engine in self._known:
             return
         try:
-            found = self.ledger.id_in(connection)
+            ledger_id = self.ledger.id_in(connection)
         except Exception as exc:
             if getattr(exc, "connection_invalidated", False):
                 raise
@@ -138,7 +137,7 @@ class Outbox:
                 f"the transaction's database has no ledger ({cause}); set PIPELINE_LEDGER_URL to that database "
                 "and run `pipeline ledger upgrade`"
             ) from exc
-        if found != self.ledger.id:
+        if ledger_id != self.ledger.id:
             raise LedgerError(
                 f"the transaction's database has another ledger than {self.ledger}; "
                 "set PIPELINE_LEDGER_URL to the database that your transactions are on"

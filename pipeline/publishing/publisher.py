@@ -36,7 +36,6 @@ class Publisher:
     """Sends events from any thread of any process; links are opened when needed and used again."""
 
     def __init__(self, celery: Celery, settings: Settings, names: Topology) -> None:
-        """Take the app whose broker is used, and the names there; connects to nothing yet."""
         self._celery = celery
         self._settings = settings
         self._names = names

@@ -45,10 +45,9 @@ class Chore:
 
 
 class Chores:
-    """The chores of a worker, with a connection of their own to the broker."""
+    """The chores of a worker that has a ledger, with a connection of their own to the broker, opened when needed."""
 
     def __init__(self, bus: Bus) -> None:
-        """Take the bus, which has a ledger; a connection is opened when something is to be sent."""
         self._bus = bus
         self._ledger = bus.ledger
         self._publisher = Publisher(bus.celery, bus.settings, bus.names)

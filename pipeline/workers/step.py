@@ -38,7 +38,6 @@ class SweeperStep(StartStopStep):  # type: ignore[misc]  # celery's classes are 
     requires = ("celery.worker.components:Pool",)
 
     def __init__(self, worker: Any, **options: Any) -> None:
-        """Take the worker."""
         super().__init__(worker, **options)
         pipeline = getattr(worker.app, "pipeline", None)
         self._bus: Bus | None = pipeline and pipeline.bus

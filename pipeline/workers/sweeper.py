@@ -16,10 +16,9 @@ if TYPE_CHECKING:
 
 
 class Sweeper:
-    """Runs a list of chores, each time sweep() is called."""
+    """Runs the chores of a worker that has a ledger, each time sweep() is called."""
 
     def __init__(self, bus: Bus) -> None:
-        """Take the bus, which has a ledger."""
         self._bus = bus
         self.chores = Chores(bus)
         self._list: Sequence[Chore] = self.chores.all()

@@ -65,14 +65,14 @@ class File:
         return self._db
 
     def _prepare(self, db: sqlite3.Connection) -> None:
-        (kind,), (found,) = (db.execute(f"PRAGMA {name}").fetchone() for name in ("application_id", "user_version"))
+        (kind,), (format,) = (db.execute(f"PRAGMA {name}").fetchone() for name in ("application_id", "user_version"))
         if kind not in (0, self._kind):
             raise EmbeddedBrokerError(f"{self.path} is in use for something else: broker and results need a file each")
-        if found > self._format:
-            raise EmbeddedBrokerError(f"{self.path} was written by a newer version ({found}, known {self._format})")
+        if format > self._format:
+            raise EmbeddedBrokerError(f"{self.path} was written by a newer version ({format}, known {self._format})")
         db.execute(f"PRAGMA synchronous = {self._synchronous}")
         db.execute("PRAGMA wal_autocheckpoint = 4000")
-        if found < self._format:
+        if format < self._format:
             db.execute("PRAGMA journal_mode = WAL")
             db.executescript(
                 f"BEGIN IMMEDIATE; {self._schema} PRAGMA application_id = {self._kind}; "

@@ -44,7 +44,6 @@ class ResultBackend(KeyValueStoreBackend):  # type: ignore[misc]  # celery's cla
         return key.decode() if isinstance(key, bytes) else str(key)
 
     def __init__(self, app: Any, url: str = "", **kwargs: Any) -> None:
-        """Take the address; the file is opened on first use in each process."""
         super().__init__(app, url=url, **kwargs)
         self.url = url
         self._path, _ = parse_url(url)
@@ -61,7 +60,7 @@ class ResultBackend(KeyValueStoreBackend):  # type: ignore[misc]  # celery's cla
 
     @property
     def database(self) -> File:
-        """The open file of this process."""
+        """The file, opened on first use in each process."""
         if self._database is None:
             self._database = File(self._path, _SCHEMA, FORMAT)
         return self._database
@@ -75,8 +74,8 @@ class ResultBackend(KeyValueStoreBackend):  # type: ignore[misc]  # celery's cla
     def mget(self, keys: Iterable[str]) -> list[bytes | None]:
         """Return the values in the order of `keys`."""
         query = "SELECT value FROM results WHERE key=? AND (expires IS NULL OR expires>?)"
-        rows = [self.database.read(query, (self.key_t(key), time())) for key in keys]
-        return [found[0][0] if found else None for found in rows]
+        answers = [self.database.read(query, (self.key_t(key), time())) for key in keys]
+        return [rows[0][0] if rows else None for rows in answers]
 
     def set(self, key: str, value: Any) -> None:
         """Keep a value for `result_expires` seconds."""

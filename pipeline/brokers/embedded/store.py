@@ -283,11 +283,10 @@ class Store:
             self._refresh(db)
             row = db.execute(
                 "SELECT queue, priority, meta, body FROM messages WHERE id=? AND owner=?", (id, self._owner)
-            )
-            found = row.fetchone()
-            if found is None:
+            ).fetchone()
+            if row is None:
                 return
-            queue, priority, meta, body = found
+            queue, priority, meta, body = row
             db.execute("DELETE FROM messages WHERE id=?", (id,))
             arguments = self._queues.get(queue, {})
             exchange = arguments.get("x-dead-letter-exchange")

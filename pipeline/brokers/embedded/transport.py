@@ -171,7 +171,7 @@ class Channel(virtual.Channel):  # type: ignore[misc]  # kombu's classes are unt
         self, messages: list[tuple[dict[str, Any], str, str]], timeout: float = BUSY_TIMEOUT, *, confirm: bool = True
     ) -> None:
         """Publish (message, exchange, routing key) several times in one transaction, within `timeout` seconds."""
-        self.store.publish((self._outgoing(*each) for each in messages), timeout)
+        self.store.publish((self._outgoing(*message) for message in messages), timeout)
 
     @staticmethod
     def _outgoing(message: dict[str, Any], exchange: str, routing_key: str) -> Outgoing:
@@ -215,10 +215,10 @@ class Channel(virtual.Channel):  # type: ignore[misc]  # kombu's classes are unt
         # The queue that was first is last next time: a busy queue does not starve its neighbours.
         self._active_queues.append(self._active_queues.pop(0))
         claimed = self.store.claim(self._active_queues, min(room, BATCH))
-        for one in claimed:
-            if self._no_ack.get(one.queue):
-                self.store.ack(one.id)
-            self.connection._deliver(self._raw(one), one.queue)
+        for message in claimed:
+            if self._no_ack.get(message.queue):
+                self.store.ack(message.id)
+            self.connection._deliver(self._raw(message), message.queue)
         return bool(claimed)
 
     @staticmethod
@@ -252,7 +252,6 @@ class Transport(virtual.Transport):  # type: ignore[misc]  # kombu's classes are
     )
 
     def __init__(self, client: Any, **kwargs: Any) -> None:
-        """Take the address from the connection; the file is opened by establish_connection()."""
         super().__init__(client, **kwargs)
         self.store: Store = None  # type: ignore[assignment]  # set by establish_connection
         self._timer: Any = None

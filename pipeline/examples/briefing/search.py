@@ -146,8 +146,8 @@ def words_of(question: str) -> list[str]:
         keyword.iskeyword(word) and following in _SYNTAX
         for word, following in zip(words, [*words[1:], ""], strict=True)
     ]
-    wanted = [word for word, kept in zip(words, is_syntax, strict=True) if kept or word not in _STOP]
-    return list(dict.fromkeys(wanted))[:20]
+    terms = [word for word, kept in zip(words, is_syntax, strict=True) if kept or word not in _STOP]
+    return list(dict.fromkeys(terms))[:20]
 
 
 def _write(path: Path, passages: Iterable[Passage]) -> None:
@@ -183,7 +183,7 @@ def _quoted(term: str) -> str:
 
 
 def _candidates(db: sqlite3.Connection, terms: list[str]) -> list[Row]:
-    phrases = [f"{one} {two}" for one, two in pairwise(terms)]
+    phrases = [f"{term} {following}" for term, following in pairwise(terms)]
     rows = db.execute(
         "SELECT rowid, title, highlight(passages, 1, :start, :end), highlight(passages, 2, :start, :end), "
         "highlight(passages, 3, :start, :end), -bm25(passages, 0.0, :names, :terms, :body) AS score "

@@ -262,12 +262,12 @@ def _parse(url: str) -> tuple[URL, dict[str, Any]]:
         raise ConfigError(f"ledger_url: the ledger does not work on {backend!r}; use sqlite:///FILE or postgresql://")
     if "@" in (parsed.host or ""):  # and what is before it would be shown as part of the host
         raise ConfigError("ledger_url: write an @ in the user's name or password as %40")
-    found = parsed.set(drivername=_DRIVERS[backend])
+    address = parsed.set(drivername=_DRIVERS[backend])
     if backend != "sqlite":
-        return found, {}
+        return address, {}
     if not parsed.database or parsed.database == ":memory:":
         raise ConfigError("ledger_url: the ledger is shared by processes and needs a file; use sqlite:///FILE")
-    return found.set(query={}), _sqlite_options(dict(parsed.query))
+    return address.set(query={}), _sqlite_options(dict(parsed.query))
 
 
 def _sqlite_options(options: dict[str, Any]) -> dict[str, Any]:

@@ -46,7 +46,6 @@ class Hot:
     """An open transaction, used as SQLAlchemy's connection is; what execute() returns has fetchone() and rows."""
 
     def __init__(self, driver: Any, engine: Engine, prepared: dict[Any, Prepared]) -> None:
-        """Take the driver's connection, and the statements that were translated before."""
         self._driver = driver
         self._engine = engine
         self._prepared = prepared
@@ -176,10 +175,10 @@ class Fast:
         if file is None:
             return self._database.opened > 0 and not self._database.is_sqlite
         try:
-            found = os.stat(self._database.path)
+            status = os.stat(self._database.path)
         except OSError:
             return False
-        return (found.st_dev, found.st_ino) == file
+        return (status.st_dev, status.st_ino) == file
 
     def _transact(self, driver: Any, work: Callable[[Hot], T], alone: bool) -> T:
         """Commit what is done, or let the pool roll it back."""

@@ -28,23 +28,23 @@ def prepare(database: Database) -> None:
     Raises LedgerError that says what to do.
     """
     with database.reader.begin() as connection:  # the caller may hold the write lock with a connection of his own
-        found = version(connection)
-    if found is None and database.is_sqlite:
+        schema = version(connection)
+    if schema is None and database.is_sqlite:
         with database.engine.begin() as connection:
             _upgrade(connection)  # does nothing where another process has been faster
-    elif found != HEAD:
-        raise LedgerError(_mismatch(database, found))
+    elif schema != HEAD:
+        raise LedgerError(_mismatch(database, schema))
 
 
-def _mismatch(database: Database, found: str | None) -> str:
-    if found is None:
+def _mismatch(database: Database, schema: str | None) -> str:
+    if schema is None:
         return f"the ledger {database} has no tables yet: run `pipeline ledger upgrade`"
-    if found > HEAD:
+    if schema > HEAD:
         return (
-            f"the ledger {database} has schema {found}, newer than {HEAD}, which this version of pipeline knows: "
+            f"the ledger {database} has schema {schema}, newer than {HEAD}, which this version of pipeline knows: "
             "upgrade pipeline; the ledger was left as it is"
         )
-    return f"the ledger {database} has schema {found}, older than {HEAD}: run `pipeline ledger upgrade`"
+    return f"the ledger {database} has schema {schema}, older than {HEAD}: run `pipeline ledger upgrade`"
 
 
 def version(connection: Connection) -> str | None:
@@ -60,11 +60,11 @@ def upgrade(database: Database) -> tuple[str | None, str]:
     Raises LedgerError when the schema is newer than this code.
     """
     with database.errors(), database.engine.begin() as connection:
-        found = version(connection)
-        if found is not None and found > HEAD:
-            raise LedgerError(_mismatch(database, found))
+        schema = version(connection)
+        if schema is not None and schema > HEAD:
+            raise LedgerError(_mismatch(database, schema))
         _upgrade(connection)
-        return found, HEAD
+        return schema, HEAD
 
 
 @contextmanager
@@ -89,6 +89,6 @@ def _upgrade(connection: Connection) -> None:
         config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
-    known = connection.execute(select(tables.meta.c.value).where(tables.meta.c.name == "id")).scalar()
-    if known is None:
+    ledger_id = connection.execute(select(tables.meta.c.value).where(tables.meta.c.name == "id")).scalar()
+    if ledger_id is None:
         connection.execute(tables.meta.insert().values(name="id", value=new_id()))
