@@ -11,12 +11,12 @@ from ..brokers.topology import EMIT_FAILED_TASK, EMIT_TASK
 from ..core.errors import BrokerUnavailable, LedgerUnavailable
 from ..core.event import Event, new_event
 from ..core.ids import caused_id
+from ..ledger.database.rows import Write, join_ended
 
 if TYPE_CHECKING:
     from celery import Celery
 
     from ..bus import Bus
-    from ..ledger.database.rows import Write
 
 
 class EmitTask(Task):  # type: ignore[misc]  # celery's classes are untyped
@@ -103,8 +103,4 @@ def emit(event_type: str, *, cause: Event | None = None, app: Celery | None = No
 
 def ended(join: str | None, event: Event) -> list[Write]:
     """Return the row that says that a join is complete with an event; none for what is no join in the ledger."""
-    if join is None:
-        return []
-    from ..ledger.database.rows import join_ended
-
-    return [join_ended(join, event.causation_id or "", event.correlation_id)]
+    return [] if join is None else [join_ended(join, event.causation_id or "", event.correlation_id)]

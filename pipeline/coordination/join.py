@@ -14,6 +14,7 @@ from ..core.errors import InvalidAgent
 from ..core.event import Event, Payload
 from ..core.ids import caused_id, delivery_id, derived_id
 from ..core.topics import check_type
+from ..ledger.database.rows import join_started
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -39,13 +40,10 @@ def starter(
     def start(event: Event, ctx: Context) -> None:
         cause = event.__json__()
         tasks = celery.tasks
-        join = {"join": ctx.delivery_id} if ctx.has_ledger else {}
-        body = tasks[EMIT_TASK].s(event_type=done, cause=cause, names=names, **join)
-        body.link_error(tasks[EMIT_FAILED_TASK].s(event_type=failed, cause=cause, **join))
-        if ctx.has_ledger:  # for those who wait until everything has settled
-            from ..ledger.database.rows import join_started
-
-            ctx.write(join_started(ctx.delivery_id, name, event.id, event.correlation_id))
+        body = tasks[EMIT_TASK].s(event_type=done, cause=cause, names=names, join=ctx.delivery_id)
+        body.link_error(tasks[EMIT_FAILED_TASK].s(event_type=failed, cause=cause, join=ctx.delivery_id))
+        # For those who wait until everything has settled.
+        ctx.write(join_started(ctx.delivery_id, name, event.id, event.correlation_id))
         # All ids follow from the event's: a join that is started twice is still one join.
         header = group(
             [agent.s(event).set(task_id=delivery_id(event.id, agent.name)) for agent in members],

@@ -1,4 +1,4 @@
-"""Room 2: what a worker takes from an agent's queue becomes that agent's own Celery task, without another hop."""
+"""(2) What a worker takes from an agent's queue becomes that agent's own Celery task, without another hop."""
 
 from __future__ import annotations
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from ..core.event import Encoded
     from ..ledger.deliveries import Claim, Delivery
+    from ..ledger.ledger import Ledger
 
 logger = get_task_logger(__name__)
 
@@ -42,6 +43,10 @@ class NotRecordedError(Exception):
 
 class Bookkeeping(Protocol):
     """What is known about deliveries, and what is written down. Everything may raise NotRecordedError."""
+
+    @property
+    def ledger(self) -> Ledger | None:
+        """What the books are kept in, if they are kept."""
 
     def claim(self, delivery: Delivery) -> Claim:
         """Return the attempt to make now, or say why there is none; raise WorkerDied when none is left."""

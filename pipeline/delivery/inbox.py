@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from ..bus import Bus
+    from ..ledger.ledger import Ledger
 
 logger = get_task_logger(__name__)
 
@@ -41,6 +42,11 @@ class Inbox:
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
+
+    @property
+    def ledger(self) -> Ledger:
+        """Where the books are kept."""
+        return self._bus.ledger
 
     def claim(self, delivery: Delivery) -> Claim:
         """Count an attempt, or learn that there is none to make.

@@ -1,4 +1,4 @@
-"""Room 3: one delivery of one event to one agent, as a Celery task. Celery's exceptions are raised here, and only here.
+"""(3) One delivery of one event to one agent, as a Celery task. Celery's exceptions are raised here, and only here.
 
 claim -> decode -> steps around the handler -> record with the effects -> send them -> acknowledge
 """
@@ -125,7 +125,7 @@ class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
     def delivery(self, message: str | dict[str, Any], request: Any) -> Delivery:
         """Return what a message says about its delivery; raise NotAnEventError when it holds no event."""
         event = decode(message)
-        bus = getattr(request, "bus", None) or {}
+        bus, ledger = getattr(request, "bus", None) or {}, self.books.ledger
         return Delivery(
             # Canvases may choose the task's id, the consumer derived it.
             id=request.id if request.ignore_result else delivery_id(event.id, self.agent.name),
@@ -137,7 +137,7 @@ class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
             expected=bus.get("attempt") or (request.retries + 1 if request.retries else None),
             replay=bus.get("replay"),
             broadcast=bus.get("broadcast", "replay" not in bus),
-            logged=self.bus.has_ledger and bus.get("ledger") == self.bus.ledger.id,
+            logged=ledger is not None and bus.get("ledger") == ledger.id,
             redelivered=bool((request.delivery_info or {}).get("redelivered")),
             in_canvas=not request.ignore_result,
             retries=request.retries,
@@ -152,7 +152,7 @@ class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
             source=self.source,
             priority=self.agent.priority,
             replay=delivery.replay is not None,
-            ledger=self.bus.ledger if self.bus.has_ledger else None,
+            ledger=self.books.ledger,
         )
 
 

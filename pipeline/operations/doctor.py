@@ -38,7 +38,8 @@ OLDEST = {"celery": (5, 7), "kombu": (5, 7)}
 OLDEST_SQLITE = (3, 35)
 #: Pools that cannot interrupt a task that takes too long.
 POOLS_WITHOUT_LIMITS = ("threads", "solo", "gevent", "eventlet")
-EMBEDDED = ("sqlite", "memory")
+#: What lies on this machine, of results and ledgers.
+LOCAL = ("sqlite", "memory")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,7 @@ def examine(bus: Bus, *, options: tuple[str, ...] = ()) -> Iterator[Check]:
     yield from settings(bus.settings, options)
     broker = _guarded("broker", lambda: broker_check(celery, bus.publisher), "see the message")
     yield broker
-    if _scheme(_broker_url(celery)) == "sqlite" and broker.status == "ok":
+    if _is_embedded(_broker_url(celery)) and broker.status == "ok":
         mend = "stop the workers, move the file away and start again"
         yield _guarded("broker file", lambda: broker_file(celery), mend)
     yield _guarded("results", lambda: results(celery), "correct PIPELINE_RESULT_BACKEND, or start the server it names")
@@ -173,6 +174,15 @@ def _scheme(url: str) -> str:
     return url.partition("://")[0].partition("+")[0]
 
 
+def _is_embedded(url: str) -> bool:
+    kind = kind_of_url(url)
+    return kind is not None and kind.is_embedded
+
+
+def _is_local(url: str) -> bool:
+    return _is_embedded(url) or _scheme(url) == "memory"  # Kombu's own, within one process
+
+
 def broker_check(celery: Celery, publisher: Publisher) -> Check:
     """Connect as publishing does, which declares the exchanges and publishes nothing."""
     start = monotonic()
@@ -233,8 +243,8 @@ def results(celery: Celery) -> Check:
 
 def shared_results(celery: Celery) -> Iterator[Check]:
     """Warn when several machines may share the broker, but not the results."""
-    broker, backend = _scheme(_broker_url(celery)), _scheme(str(celery.conf.result_backend or ""))
-    if broker not in EMBEDDED and backend in EMBEDDED:
+    backend = _scheme(str(celery.conf.result_backend or ""))
+    if not _is_local(_broker_url(celery)) and backend in LOCAL:
         yield warn(
             "joins",
             "the broker may serve many machines, but results lie in a file on this one: a join ends only when all "
@@ -259,8 +269,7 @@ def ledger(bus: Bus) -> Check:
 
 def shared_ledger(celery: Celery, used: Settings) -> Iterator[Check]:
     """Warn when several machines may share the broker, but not the ledger."""
-    broker, where = _scheme(_broker_url(celery)), _scheme(used.effective_ledger_url)
-    if broker not in EMBEDDED and where == "sqlite":
+    if not _is_local(_broker_url(celery)) and _scheme(used.effective_ledger_url) in LOCAL:
         yield warn(
             "ledger",
             "the broker may serve many machines, but the ledger lies in a file on this one: another machine's workers "

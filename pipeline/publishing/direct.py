@@ -1,4 +1,4 @@
-"""Room 1 without a ledger: an event goes to the broker, or publishing fails."""
+"""(1) Without a ledger: an event goes to the broker, or publishing fails."""
 
 from __future__ import annotations
 

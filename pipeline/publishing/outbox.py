@@ -1,4 +1,4 @@
-"""Room 1 with a ledger: an event is in the log before the broker gets it, and in the outbox until the broker has it."""
+"""(1) With a ledger: an event is in the log before the broker gets it, and in the outbox until the broker has it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Room 1: publish an event. One message to the topic exchange, whoever listens; confirmed, and bounded in time."""
+"""(1) Publish an event. One message to the topic exchange, whoever listens; confirmed, and bounded in time."""
 
 from __future__ import annotations
 

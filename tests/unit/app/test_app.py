@@ -54,6 +54,10 @@ def test_what_is_not_the_buss_own_is_the_celery_apps(app: Pipeline) -> None:
     assert app.tasks is app.celery.tasks
     with pytest.raises(AttributeError, match="nothing_like_it"):
         _ = app.nothing_like_it
+    with pytest.raises(
+        AttributeError, match="neither Pipeline nor its Celery app has 'publsh'; did you mean 'publish'"
+    ):
+        _ = app.publsh
 
 
 def test_an_app_that_is_half_made_has_no_attributes_instead_of_endless_ones(app: Pipeline) -> None:
