@@ -54,9 +54,7 @@ def test_what_is_not_the_buss_own_is_the_celery_apps(app: Pipeline) -> None:
     assert app.tasks is app.celery.tasks
     with pytest.raises(AttributeError, match="nothing_like_it"):
         _ = app.nothing_like_it
-    with pytest.raises(
-        AttributeError, match="neither Pipeline nor its Celery app has 'publsh'; did you mean 'publish'"
-    ):
+    with pytest.raises(AttributeError, match="has 'publsh'; did you mean 'publish'"):
         _ = app.publsh
 
 
