@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
-from functools import cached_property
-from typing import TYPE_CHECKING
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from .agents.agent import Agents
 from .brokers.topology import topology_of
+from .core import forks
 from .core.errors import LedgerOff
 from .core.ids import new_id
 from .core.observe import Spans
@@ -24,6 +26,27 @@ if TYPE_CHECKING:
     from .settings import Settings
 
 
+T = TypeVar("T")
+
+
+class MadeOnce(Generic[T]):
+    """An attribute that is made when it is first asked for, once, whichever threads ask; then it is a plain one."""
+
+    def __init__(self, make: Callable[[Any], T]) -> None:
+        self._make = make
+        self._name = make.__name__
+        self.__doc__ = make.__doc__
+
+    def __get__(self, bus: Bus, owner: type[Bus]) -> T:
+        """Make it; no fork happens meanwhile, so that no child inherits the lock."""
+        made = vars(bus)
+        with forks.held_off(), bus.making:
+            if self._name not in made:
+                made[self._name] = self._make(bus)
+            value: T = made[self._name]
+            return value
+
+
 class Bus:
     """What the rooms of one app share.
 
@@ -37,6 +60,7 @@ class Bus:
         publisher: the way to the broker.
         spans: for those who measure what the bus does.
         has_ledger: whether the setting `ledger_url` names a ledger, or leaves the default.
+        making: held while something of the rest is made.
 
     """
 
@@ -51,10 +75,11 @@ class Bus:
         self.spans = Spans()
         self.publisher = Publisher(celery, settings, self.names)
         self.has_ledger = bool(settings.effective_ledger_url)
+        self.making = threading.RLock()
 
     # The rest is heavy, and not needed by everybody.
 
-    @cached_property
+    @MadeOnce
     def ledger(self) -> Ledger:
         """The ledger; raises LedgerOff when there is none."""
         if not self.has_ledger:
@@ -63,7 +88,7 @@ class Bus:
 
         return Ledger(self.settings.effective_ledger_url, timeout=self.settings.ledger_timeout)
 
-    @cached_property
+    @MadeOnce
     def outbox(self) -> Outgoing:
         """The way of events to the broker: through the ledger if there is one."""
         if self.has_ledger:
@@ -74,14 +99,19 @@ class Bus:
 
         return Direct(self.publisher)
 
-    @cached_property
+    @MadeOnce
     def projections(self) -> Projections:
         """The read models, by name."""
         from .history.projections import Projections
 
         return Projections()
 
-    @cached_property
+    @property
+    def has_projections(self) -> bool:
+        """Whether anybody has asked for read models."""
+        return "projections" in vars(self)
+
+    @MadeOnce
     def loop(self) -> EventLoop:
         """The event loop on which this process runs async handlers."""
         from .agents.runner import EventLoop

@@ -34,8 +34,5 @@ class Effects:
     later: tuple[Later, ...] = ()
     rows: tuple[Write, ...] = ()
 
-    def __bool__(self) -> bool:
-        return bool(self.events or self.later or self.rows)
-
 
 NOTHING = Effects()

@@ -88,7 +88,7 @@ class Pipeline(Publishing, Reading):
 
         Arguments:
             on: what it listens to: a topic pattern, a Payload class, or several; none for agents that joins call.
-            name: its name, also its queue's (`agent.<name>`); default the function's.
+            name: its name, also its queue's (`agent.<name>`, behind the namespace); default the function's.
             retry: a Retry, or the number of retries; default 3, after 1, 2 and 4 seconds.
             rate_limit: attempts per second, minute or hour in each worker process, such as "30/m".
             timeout: seconds an attempt may take; async handlers are cancelled, sync ones stopped by the prefork pool.

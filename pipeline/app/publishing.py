@@ -138,7 +138,8 @@ class Publishing:
             options: priority, correlation_id, subject and targets, as for publish().
 
         A crash between commit and callback loses the event; where that matters, use publish(session=...), which
-        writes it in the transaction itself. What publish() raises about the event is raised at once.
+        writes it in the transaction itself. What publish() raises about the event is raised at once. The `sent` of the
+        event that is returned is False: it is accepted only later.
 
         """
         if on_commit is None:
@@ -152,7 +153,7 @@ class Publishing:
             self.bus.outbox.check_delay()
         self.bus.outbox.encode([event])
         on_commit(lambda: self.publish(event, delay=delay, at=at, timeout=timeout))
-        return event
+        return event.marked(sent=False)
 
     def cancel(self, event_id: str) -> bool:
         """Take back an event that was published with delay= or at=; say whether it was still to come."""

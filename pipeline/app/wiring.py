@@ -76,9 +76,8 @@ class Wiring:
         if self._celery.configured:
             self._configure()
         self._celery.steps["worker"].add(STEP)
-        for task in (Emit, EmitFailed, PublishScheduled):
-            attributes = {"bus": bus, "schedules": schedules, "__module__": task.__module__}
-            self._add_task(type(task.__name__, (task,), attributes))
+        for task, more in ((Emit, {}), (EmitFailed, {}), (PublishScheduled, {"schedules": schedules})):
+            self._add_task(type(task.__name__, (task,), {"bus": bus, "__module__": task.__module__, **more}))
 
     def add(self, agent: Agent) -> None:
         """Give an agent its queue and its task."""
@@ -109,7 +108,7 @@ class Wiring:
         )
 
     def _bookkeeping(self) -> Mapping[str, Any]:
-        """Return who keeps the books of deliveries: the one place that asks whether there is a ledger."""
+        """Return who keeps the books of deliveries, with a ledger or without, and how Celery treats their tasks."""
         if self._bus.has_ledger:
             from ..delivery.inbox import Inbox
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from kombu import transport as kombu_transports
 
-from ..core.errors import ConfigError, nearest
+from ..core.errors import ConfigError
 
 #: The socket option of that name, where the system has it.
 TCP_USER_TIMEOUT: int | None = getattr(socket, "TCP_USER_TIMEOUT", None)
@@ -122,10 +122,17 @@ def kind_of_driver(driver: str) -> Kind:
     try:
         return _BY_DRIVER[driver]
     except KeyError:
-        raise ConfigError(
-            f"the bus does not work on {driver!r} brokers; use sqlite://, amqp:// or redis:// "
-            f"({nearest(driver, _BY_DRIVER)})"
-        ) from None
+        raise unsupported(driver) from None
+
+
+def unsupported(driver: str) -> ConfigError:
+    """Return the error of a broker that events cannot be published to."""
+    return ConfigError(f"the bus does not work on {driver!r} brokers; use sqlite://, amqp:// or redis://")
+
+
+def has_exclusive_queues(driver: str) -> bool:
+    """Say whether a worker's name is taken as long as its mailbox is locked; also for brokers of other programs."""
+    return driver not in _BY_DRIVER or _BY_DRIVER[driver].has_exclusive_queues
 
 
 def register() -> None:

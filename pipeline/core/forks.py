@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from time import monotonic
 from typing import Any, Protocol
@@ -33,7 +32,6 @@ class Own(threading.local):
     """Each thread's own lock: taking it costs next to nothing, as nobody but a fork ever wants it too."""
 
     def __init__(self) -> None:
-        _hook()
         self.lock: Any = threading.RLock()
         with _roster:
             _locks.add(self.lock)
@@ -70,7 +68,6 @@ _roster = threading.RLock()
 _locks: weakref.WeakSet[Any] = weakref.WeakSet()
 _holds: set[Hold] = set()
 _watched: weakref.WeakSet[Watched] = weakref.WeakSet()
-_hooked: list[bool] = []
 #: What a fork has taken, and those that are watched, from before it until after it.
 _taken: list[Any] = []
 _forking: list[Watched] = []
@@ -88,15 +85,6 @@ def watch(watched: Watched) -> None:
     """Tell something about every fork from now on, for as long as it exists."""
     with _registry:
         _watched.add(watched)
-    _hook()
-
-
-def _hook() -> None:
-    if not _hooked:
-        with _registry:
-            if not _hooked:
-                os.register_at_fork(before=_before, after_in_parent=_after_in_parent, after_in_child=_after_in_child)
-                _hooked.append(True)
 
 
 def _before() -> None:
@@ -113,14 +101,12 @@ def _take_locks(deadline: float) -> None:
     while True:
         seen = tuple(_holds)
         over = [hold.wait(deadline) for hold in seen]
-        _taken.extend(_acquired(tuple(_locks), deadline))
+        for lock in tuple(_locks):
+            if lock.acquire(timeout=max(0, deadline - monotonic())):
+                _taken.append(lock)  # noqa: PERF401 - at once: whatever interrupts the next one, it is given back
         if not all(over) or not {*_holds} - {*seen} or monotonic() > deadline:
             return
         _give_back()
-
-
-def _acquired(locks: Iterable[Any], deadline: float) -> list[Any]:
-    return [lock for lock in locks if lock.acquire(timeout=max(0, deadline - monotonic()))]
 
 
 def _give_back() -> None:
@@ -151,4 +137,5 @@ def _after(*, child: bool) -> None:
     _registry.release()
 
 
+os.register_at_fork(before=_before, after_in_parent=_after_in_parent, after_in_child=_after_in_child)
 OWN = Own()

@@ -36,7 +36,7 @@ class Spans:
         """Return a context that is the span: an exception that leaves it is what the span ended with."""
         if not self._listeners:
             return _SILENCE
-        stack = ExitStack()
-        for listener in self._listeners:
-            stack.enter_context(listener(name, attributes))
-        return stack
+        with ExitStack() as stack:  # left at once for those who have begun when a later one fails
+            for listener in self._listeners:
+                stack.enter_context(listener(name, attributes))
+            return stack.pop_all()

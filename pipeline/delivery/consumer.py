@@ -11,7 +11,7 @@ from celery.utils.log import get_logger
 from celery.worker.consumer import Consumer
 
 from ..agents.agent import Agent
-from ..brokers.kinds import kind_of_driver
+from ..brokers.kinds import has_exclusive_queues
 from ..core.ids import delivery_id, derived_id
 from ..core.routing import reaches
 from ..limits.gate import Gate
@@ -46,6 +46,9 @@ class AgentConsumer(Consumer):  # type: ignore[misc]  # celery's classes are unt
             agent = self.bus.names.agent_of(name)
             if agent is not None and agent not in self.bus.agents:
                 raise SystemExit(f"-Q {name}: {self.bus.agents.unknown(agent)}")
+            lacking = agent is None and self.bus.agents.of_task(name)
+            if lacking:  # a queue of that name would be another one than the agent's
+                raise SystemExit(f"-Q {name}: with the namespace it is -Q {self.bus.names.queue_of(lacking.name)}")
         queues.select_add(self.bus.names.emit_queue())
         self._run_request: Callable[[Any], None] = vars(self)["on_task_request"]
         self.on_task_request = self._admit
@@ -82,7 +85,7 @@ class AgentConsumer(Consumer):  # type: ignore[misc]  # celery's classes are unt
         super().start()
 
     def _name_is_taken(self, connection: Any) -> bool:
-        if not kind_of_driver(connection.transport.driver_type).has_exclusive_queues:
+        if not has_exclusive_queues(connection.transport.driver_type):
             # So the name's owner is asked: on a connection that is closed afterwards. A pooled one would stay open
             # beside the worker's event loop, which then misses what new pool processes say.
             return bool(self.app.control.ping(destination=[self.hostname], timeout=1.0, connection=connection))

@@ -48,6 +48,9 @@ class Bookkeeping(Protocol):
     def ledger(self) -> Ledger | None:
         """What the books are kept in, if they are kept."""
 
+    def has_logged(self, ledger: str) -> bool:
+        """Say whether that is the id of the ledger in which the books are kept: then it has the message's event."""
+
     def claim(self, delivery: Delivery) -> Claim:
         """Return the attempt to make now, or say why there is none; raise WorkerDied when none is left."""
 
@@ -77,11 +80,14 @@ class Bookkeeping(Protocol):
     def fail(self, delivery: Delivery, attempt: int, error: BaseException) -> Verdict:
         """Record a failed attempt and say what follows it."""
 
-    def died(self, delivery: Delivery, error: BaseException) -> Verdict:
-        """Record, in the worker's main process, an attempt whose process died before it could."""
 
-    def revoke(self, delivery: Delivery, reason: str) -> None:
-        """Record that an operator has revoked a delivery, whether it had begun or not."""
+#: Characters of an error that are kept beside its traceback.
+LONGEST_ERROR = 2000
+
+
+def shortened(error: BaseException) -> str:
+    """Return an error as one line that fits a table."""
+    return f"{type(error).__name__}: {error}"[:LONGEST_ERROR]
 
 
 def decided(delivery: Delivery, attempt: int, error: BaseException) -> Again | Dead:

@@ -22,7 +22,7 @@ from ..core.outcome import Outcome
 from ..core.retry import Again, Dead
 from ..ledger.deliveries import AlreadyRecordedError, Claim, Delivery
 from ..publishing.outbox import GRACE, timer_of
-from .delivery import NotRecordedError, Scheduled, Verdict, decided
+from .delivery import NotRecordedError, Scheduled, Verdict, decided, shortened
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -32,8 +32,7 @@ if TYPE_CHECKING:
 
 logger = get_task_logger(__name__)
 
-#: Characters of an error that are kept beside its traceback.
-LONGEST_ERROR = 2000
+#: Characters of a traceback that are kept, its last ones.
 LONGEST_TRACEBACK = 20_000
 
 
@@ -48,6 +47,13 @@ class Inbox:
         """Where the books are kept."""
         return self._bus.ledger
 
+    def has_logged(self, ledger: str) -> bool:
+        """Say whether that is the id of the ledger, so it has the event; raise NotRecordedError when away."""
+        try:
+            return ledger == self._bus.ledger.id
+        except LedgerError as exc:
+            raise NotRecordedError(str(exc)) from exc
+
     def claim(self, delivery: Delivery) -> Claim:
         """Count an attempt, or learn that there is none to make.
 
@@ -61,14 +67,14 @@ class Inbox:
             error = WorkerDied(f"attempt {claim.attempt - 1} did not end, its worker died, and no further one is left")
             self._die(delivery, None, error)
         except LedgerError as exc:
-            raise NotRecordedError from exc
+            raise NotRecordedError(str(exc)) from exc
         raise error
 
     def done_before(self, delivery: Delivery, claim: Claim) -> Any:
         """Finish a delivery that is in the inbox: send what may not have been sent; return a chord member's result."""
         if delivery.in_canvas and claim.outcome in (Outcome.RUNNING, Outcome.RETRYING):
             raise Ignore(f"this delivery is {claim.outcome}")  # whoever runs it tells the chord
-        if delivery.in_canvas and claim.outcome is not Outcome.SUCCEEDED:
+        if delivery.in_canvas and claim.outcome not in (Outcome.SUCCEEDED, Outcome.FILTERED):
             raise WorkerDied(f"this delivery is {claim.outcome}")
         if claim.emitted:
             ids = [caused_id(delivery.id, position) for position in range(claim.emitted)]
@@ -106,7 +112,7 @@ class Inbox:
             logger.warning("another run of delivery %s was recorded first; this one takes no effect", delivery.id)
             return []
         except LedgerError as exc:
-            raise NotRecordedError from exc
+            raise NotRecordedError(str(exc)) from exc
         return [] if silent else emitted
 
     def send(self, emitted: Sequence[Encoded]) -> None:
@@ -123,15 +129,16 @@ class Inbox:
         try:
             self._bus.ledger.filter(delivery.id, attempt)
         except LedgerError as exc:
-            raise NotRecordedError from exc
+            raise NotRecordedError(str(exc)) from exc
 
     def paused(self, delivery: Delivery, attempt: int, delay: float) -> Verdict:
         """Record that the handler is to be called later, and that this attempt does not count."""
+        by_timer = not delivery.in_canvas
         try:
-            self._bus.ledger.pause(delivery.id, delivery.event, attempt, delay=delay)
+            self._bus.ledger.pause(delivery.id, delivery.event, attempt, delay=delay, timer=by_timer)
         except LedgerError as exc:
-            raise NotRecordedError from exc
-        return Scheduled(delay)
+            raise NotRecordedError(str(exc)) from exc
+        return Scheduled(delay) if by_timer else Again(delay)
 
     def fail(self, delivery: Delivery, attempt: int, error: BaseException) -> Verdict:
         """Record a failed attempt and say what follows: a timer is set, Celery tries a canvas again, or it is over."""
@@ -143,7 +150,7 @@ class Inbox:
                 case Dead():
                     self._die(delivery, attempt, error)
         except LedgerError as exc:
-            raise NotRecordedError from exc
+            raise NotRecordedError(str(exc)) from exc
         return decision
 
     def died(self, delivery: Delivery, error: BaseException) -> Verdict:
@@ -154,7 +161,7 @@ class Inbox:
         """
         outcome, attempts = self._bus.ledger.deliveries.state(delivery.id)
         if outcome is not Outcome.RUNNING:
-            raise NotRecordedError from error
+            raise NotRecordedError(f"this delivery is {outcome}") from error
         return self.fail(delivery, attempts, error)
 
     def revoke(self, delivery: Delivery, reason: str) -> None:
@@ -185,8 +192,3 @@ class Inbox:
         text = "".join(tracebacks.format_exception(error))[-LONGEST_TRACEBACK:]
         if self._bus.ledger.die(delivery.id, attempt, encoded, error=shortened(error), traceback=text, due_in=GRACE):
             self._bus.outbox.send(encoded)
-
-
-def shortened(error: BaseException) -> str:
-    """Return an error as one line that fits a table."""
-    return f"{type(error).__name__}: {error}"[:LONGEST_ERROR]

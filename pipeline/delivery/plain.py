@@ -28,6 +28,10 @@ class Plain:
     #: The broker keeps what there is to keep.
     ledger = None
 
+    def has_logged(self, ledger: str) -> bool:
+        """Say no."""
+        return False
+
     def claim(self, delivery: Delivery) -> Claim:
         """Return the attempt that Celery counted."""
         return Claim(delivery.retries + 1, Outcome.RUNNING)
@@ -47,22 +51,15 @@ class Plain:
             self._bus.outbox.send(emitted)
         except BrokerUnavailable as exc:
             # The event goes back to its queue: its own events have fixed ids, so sending them again is harmless.
-            raise NotRecordedError from exc
+            raise NotRecordedError(str(exc)) from exc
 
     def filtered(self, delivery: Delivery, attempt: int) -> None:
         """Leave it at that: nobody keeps outcomes."""
 
     def paused(self, delivery: Delivery, attempt: int, delay: float) -> Verdict:
-        """Let Celery call the task again."""
+        """Let Celery call the task again; it counts that as a retry."""
         return Again(delay)
 
     def fail(self, delivery: Delivery, attempt: int, error: BaseException) -> Verdict:
         """Let Celery send the event to this queue again, or the broker keep it as a dead letter."""
         return decided(delivery, attempt, error)
-
-    def died(self, delivery: Delivery, error: BaseException) -> Verdict:
-        """Count the attempt as Celery counts."""
-        return decided(delivery, delivery.retries + 1, error)
-
-    def revoke(self, delivery: Delivery, reason: str) -> None:
-        """Leave it at that: Celery logs what was revoked."""

@@ -13,8 +13,9 @@ from celery.worker.request import Request
 from celery.worker.state import task_ready
 
 from ..core.errors import NotAnEventError
+from ..core.retry import Again, Dead
 from ..limits.gate import Gate
-from .delivery import NotRecordedError
+from .delivery import NotRecordedError, shortened
 
 logger = get_logger(__name__)
 
@@ -109,7 +110,9 @@ class RecordedRequest(DeliveryRequest):
     def _is_recorded_as_another(self, error: BaseException) -> bool:
         """Record an attempt whose process died; say whether it goes on: tried again, or back in its queue."""
         try:
-            outcome = self.task.died(self.args[0], self._context, error)
+            verdict = self.task.books.died(self._delivery, error)
+            if isinstance(verdict, Again):
+                self._send_again(verdict.delay)
         except NotRecordedError:
             task_ready(self)
             self.reject(requeue=True)
@@ -118,16 +121,25 @@ class RecordedRequest(DeliveryRequest):
             logger.error("%s[%s]: %r could not be recorded: %s", self.name, self.id, error, exc)
             self.reject(requeue=not isinstance(exc, NotAnEventError))
             return True
-        if isinstance(outcome, Retry):
-            task_ready(self)
-            self.on_retry(raised(outcome))
-            return True
-        return False
+        if isinstance(verdict, Dead):
+            return False
+        task_ready(self)
+        self.on_retry(raised(Retry(shortened(error), error, verdict.delay)))
+        return True
+
+    @property
+    def _delivery(self) -> Any:
+        return self.task.delivery(self.args[0], self._context)
+
+    def _send_again(self, delay: float) -> None:
+        """Send a member of a canvas again: only Celery knows what waits for it."""
+        retries = self._context.retries + 1
+        self.task.signature_from_request(self._context, countdown=delay, retries=retries).apply_async()
 
     def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:
         """Record that an operator has revoked the delivery, before Celery acks it."""
         try:
-            self.task.revoked(self.args[0], self._context, reason)
+            self.task.books.revoke(self._delivery, reason)
         except Exception as exc:
             logger.error("%s[%s]: that it was revoked could not be recorded: %s", self.name, self.id, exc)
         super()._announce_revoked(reason, terminated, signum, expired)

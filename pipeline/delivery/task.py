@@ -1,6 +1,6 @@
 """(3) One delivery of one event to one agent, as a Celery task. Celery's exceptions are raised here, and only here.
 
-claim -> decode -> steps around the handler -> record with the effects -> send them -> acknowledge
+decode -> claim -> steps around the handler -> record with the effects -> send them -> acknowledge
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import orjson
 from celery import Task
 from celery.exceptions import Reject
 from celery.exceptions import Retry as CeleryRetry
+from celery.utils.log import get_task_logger
 
 from ..agents.context import Context
 from ..agents.payloads import plain, returned_payloads
@@ -19,13 +20,15 @@ from ..core.event import Event
 from ..core.ids import delivery_id
 from ..core.retry import Again, Dead
 from ..ledger.deliveries import Delivery
-from .delivery import NotRecordedError, Scheduled, Verdict
+from .delivery import NotRecordedError, Scheduled, Verdict, shortened
 from .steps import Attempt, Done, Filtered, Paused, run
 
 if TYPE_CHECKING:
     from ..agents.agent import Agent
     from ..bus import Bus
     from .delivery import Bookkeeping
+
+logger = get_task_logger(__name__)
 
 #: Seconds between the soft time limit, which a handler may clean up after, and the kill.
 HARD_LIMIT_GRACE = 10.0
@@ -47,8 +50,8 @@ class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
 
     def run(self, message: str | dict[str, Any]) -> Any:
         """Deliver one event: as JSON text from the bus, or decoded when Celery's canvas calls the agent."""
-        delivery = self.delivery(message, self.request)
         try:
+            delivery = self.delivery(message, self.request)
             claim = self.books.claim(delivery)
             if not claim.attempt:
                 return self.books.done_before(delivery, claim)
@@ -69,7 +72,8 @@ class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
                         context.close()  # a session holds SQLite's write lock, which noting what was sent waits for
                         self.books.send(emitted)
                     return answer
-                case Filtered():
+                case Filtered(reason):
+                    logger.debug("agent %s does not want %s: %s", delivery.agent, delivery.event.id, reason)
                     return self.books.filtered(delivery, attempt)
                 case Paused(delay):
                     verdict = self.books.paused(delivery, attempt, delay)
@@ -94,7 +98,7 @@ class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
         """Return what to raise for what follows a failed attempt."""
         match verdict:
             case Scheduled(delay):
-                return CeleryRetry(f"{type(error).__name__}: {error}"[:2000], error, delay)  # type: ignore[no-any-return]
+                return CeleryRetry(shortened(error), error, delay)  # type: ignore[no-any-return]
             case Again(delay):
                 return self._again(delay, error)
             case Dead():
@@ -109,23 +113,13 @@ class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
             outcome = Reject(exc.reason, requeue=True)
         return outcome
 
-    # -- in the worker's main process
-
-    def died(self, message: str | dict[str, Any], request: Any, error: BaseException) -> BaseException:
-        """Record an attempt whose pool process died, and return what Celery is to make of it: its Retry, or the error.
-
-        Raises NotAnEventError, or NotRecordedError when the ledger is away.
-        """
-        return self._verdict(self.books.died(self.delivery(message, request), error), error)
-
-    def revoked(self, message: str | dict[str, Any], request: Any, reason: str) -> None:
-        """Record that an operator has revoked a delivery: it is a dead letter, which can be requeued."""
-        self.books.revoke(self.delivery(message, request), reason)
-
     def delivery(self, message: str | dict[str, Any], request: Any) -> Delivery:
-        """Return what a message says about its delivery; raise NotAnEventError when it holds no event."""
+        """Return what a message says about its delivery.
+
+        Raises NotAnEventError when it holds no event, and NotRecordedError when the ledger is away.
+        """
         event = decode(message)
-        bus, ledger = getattr(request, "bus", None) or {}, self.books.ledger
+        bus: dict[str, Any] = getattr(request, "bus", None) or {}
         return Delivery(
             # Canvases may choose the task's id, the consumer derived it.
             id=request.id if request.ignore_result else delivery_id(event.id, self.agent.name),
@@ -137,7 +131,7 @@ class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
             expected=bus.get("attempt") or (request.retries + 1 if request.retries else None),
             replay=bus.get("replay"),
             broadcast=bus.get("broadcast", "replay" not in bus),
-            logged=ledger is not None and bus.get("ledger") == ledger.id,
+            logged="ledger" in bus and self.books.has_logged(bus["ledger"]),
             redelivered=bool((request.delivery_info or {}).get("redelivered")),
             in_canvas=not request.ignore_result,
             retries=request.retries,

@@ -62,8 +62,9 @@ class Ledger:
     @property
     def id(self) -> str:
         """The ledger's own id: messages carry it, so that a worker knows whether its ledger has the event."""
-        if not self.database.opened or self._id[0] != self.database.opened:
+        if not self.database.fast.is_checked():
             self.database.check()
+        if self._id[0] != self.database.opened:
             self._id = (self.database.opened, self.database.read(self.id_in))
         return self._id[1]
 
@@ -94,7 +95,7 @@ class Ledger:
             connection: the caller's own transaction, which is neither committed nor rolled back here.
 
         """
-        statements = self._appending(records, now(), due_in, rows)
+        statements = self._appending(records, now(), due_in, rows, connection)
         if not statements:
             return
         if connection is None:
@@ -103,13 +104,18 @@ class Ledger:
             run_all(connection, statements)
 
     def _appending(
-        self, records: Sequence[Encoded], at: int, due_in: float | None, rows: Sequence[Write] = ()
+        self,
+        records: Sequence[Encoded],
+        at: int,
+        due_in: float | None,
+        rows: Sequence[Write] = (),
+        connection: Connection | None = None,
     ) -> list[Statement]:
         statements: list[Statement] = [(getattr(self._statements, name), [row]) for name, row in rows]
         if records:
             due = None if due_in is None else at + round(due_in * SECOND)
             statements += self.events.appended(records, at, due)
-            missed = [r.event.id for r in records if r.replay is None and self.subscribers.miss(r.event)]
+            missed = [r.event.id for r in records if r.replay is None and self.subscribers.miss(r.event, connection)]
             if missed:
                 statements.append(self.deliveries.unrouted(missed, at))
         return statements
@@ -182,7 +188,7 @@ class Ledger:
         success = self.deliveries.success(delivery, at, emitted=len(emitted), result=result)
         others: list[Statement] = []
         if emitted or rows:
-            others = self._appending(emitted, at, due_in, rows)
+            others = self._appending(emitted, at, due_in, rows, connection)
         if later or not first:
             others += self.timers.statements(later, over=None if first else delivery)
         if connection is None:
@@ -213,13 +219,18 @@ class Ledger:
 
         return self.database.run(work)
 
-    def pause(self, delivery: str, event: Event, attempt: int, *, delay: float) -> bool:
-        """Record that the handler is to be called in some seconds; say whether the attempt was the last one."""
+    def pause(self, delivery: str, event: Event, attempt: int, *, delay: float, timer: bool) -> bool:
+        """Record that the handler is to be called in some seconds; say whether the attempt was the last one.
+
+        Arguments:
+            timer: whether it is to be sent from here.
+
+        """
         due = now() + round(delay * SECOND)
 
         def work(connection: Connection) -> bool:
             recorded = self.deliveries.pause(connection, delivery, attempt, due=due)
-            if recorded:
+            if recorded and timer:
                 self.timers.add([timer_row(delivery, RETRY, due, event.correlation_id)], connection)
             return recorded
 

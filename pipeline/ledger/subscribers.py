@@ -74,17 +74,22 @@ class Subscribers:
         with self._database.reading() as connection:
             return self.read(connection)
 
-    def known(self, *, fresh: bool = False) -> dict[str, Patterns]:
-        """Return every agent's patterns, as the ledger knew them at most FRESH seconds ago."""
+    def known(self, connection: Connection | None = None, *, fresh: bool = False) -> dict[str, Patterns]:
+        """Return every agent's patterns, as the ledger knew them at most FRESH seconds ago.
+
+        Arguments:
+            connection: somebody's open transaction, which is read in instead of another one.
+
+        """
         if fresh or time.monotonic() - self._asked > FRESH:
-            self._patterns = self._database.read(self.read)
+            self._patterns = self._database.read(self.read) if connection is None else self.read(connection)
             self._routes = {}
             self._asked = time.monotonic()
         return self._patterns
 
-    def miss(self, event: Event) -> bool:
+    def miss(self, event: Event, connection: Connection | None = None) -> bool:
         """Say whether no known agent gets an event that needs somebody who does."""
-        listeners = self.known()
+        listeners = self.known(connection)
         if event.targets:
             return not any(name in listeners for name in event.targets)
         missed = self._routes.get(event.type)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
-from ..core.errors import LedgerOff, UnknownAgent
+from ..core.errors import LedgerOff
 from ..core.event import Encoded, Event
 
 if TYPE_CHECKING:
@@ -54,24 +54,20 @@ class Direct:
         self._publisher = publisher
 
     def encode(self, events: Sequence[Event]) -> list[Encoded]:
-        """Return events ready for the wire; raise UnknownAgent when nobody has declared a target's queue."""
-        encoded = [self._publisher.encode(event) for event in events]
-        targets = [target for event in events for target in event.targets]
-        if targets and (unknown := self._publisher.unknown(list(dict.fromkeys(targets)))):
-            names = ", ".join(map(repr, unknown))
-            raise UnknownAgent(f"targets: no agent is called {names}: no worker on this broker has ever run it")
-        return encoded
+        """Return events ready for the wire; who their targets are, the broker is asked when they are sent."""
+        return [self._publisher.encode(event) for event in events]
 
     def publish(
         self, events: Sequence[Event], *, timeout: float | None = None, rows: Sequence[Write] = ()
     ) -> list[Event]:
-        """Send events; raise BrokerUnavailable when the broker does not take them in time."""
-        self._publisher.send_encoded(self.encode(events), timeout=timeout)
+        """Send events; raise UnknownAgent, or BrokerUnavailable when the broker does not take them in time."""
+        self.send(self.encode(events), timeout=timeout)
         return [event.marked(sent=True) for event in events]
 
     def send(self, batch: Sequence[Encoded], *, timeout: float | None = None) -> bool:
-        """Send what is encoded; raise BrokerUnavailable when the broker does not take it in time."""
-        self._publisher.send_encoded(batch, timeout=timeout)
+        """Send what is encoded; raises as publish() does."""
+        targets = [target for each in batch for target in each.event.targets]
+        self._publisher.send_encoded(batch, timeout=timeout, known=list(dict.fromkeys(targets)))
         return True
 
     def append(self, transaction: Any, events: Sequence[Event]) -> list[Event]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from kombu import Connection
 
-from ..brokers.kinds import kind_of_driver
+from ..brokers.kinds import kind_of_driver, unsupported
 from ..brokers.topology import Topology
 from ..core.event import CONTENT_TYPE, Encoded, Event
 
@@ -30,6 +30,8 @@ class Link:
         self._declared: set[str] = set()
         self.connection = connection
         self.channel = connection.channel()
+        if not hasattr(self.channel, "publish_many"):  # a transport of another program's, on a broker that we know
+            raise unsupported(connection.transport.driver_type)
         names.declare_events(self.channel)
 
     def send(self, batch: Sequence[Encoded], *, confirm: bool, deadline: float) -> None:
@@ -70,9 +72,8 @@ class Link:
     def knows(self, agent: str) -> bool:
         """Say whether anybody has declared an agent's queue."""
         queue = self._names.queue_of(agent)
-        if queue not in self._declared and self._kind.has_queue(self.connection, self._names.agents.name, queue):
-            self._declared.add(queue)
-        return queue in self._declared
+        is_agents = self._names.agent_of(queue) == agent  # and no queue of dead letters
+        return is_agents and self._kind.has_queue(self.connection, self._names.agents.name, queue)
 
     def close(self) -> None:
         """Close the connection, whatever state it is in: the broker's answer says that it has read everything."""

@@ -36,9 +36,6 @@ class Outbox:
         self.ledger = ledger
         self._publisher = publisher
         self._away_until = 0.0
-        #: What workers are told with each message, since the database was opened for the last time.
-        self._bus: dict[str, Any] = {}
-        self._opened = 0
         self._known: WeakKeyDictionary[Engine, bool] = WeakKeyDictionary()
 
     def publish(
@@ -54,7 +51,7 @@ class Outbox:
         sent = self.send(batch, timeout=timeout)
         if not sent:
             self._hurry(events)
-        return [event.marked(sent=sent) if event.sent is not sent else event for event in events]
+        return [event.marked(sent=sent) for event in events]
 
     def _hurry(self, events: Sequence[Event]) -> None:
         """Let the relay try at once: nobody else is sending these events any more."""
@@ -94,10 +91,8 @@ class Outbox:
 
     def encode(self, events: Sequence[Event]) -> list[Encoded]:
         """Return events ready for the log and the wire; raise InvalidEvent, EventTooLarge or UnknownAgent."""
-        if self._opened != self.ledger.database.opened or not self._opened:
-            self._bus = {"ledger": self.ledger.id}
-            self._opened = self.ledger.database.opened
-        batch = [event.encoded(self._publisher.max_bytes, self._bus) for event in events]
+        bus = {"ledger": self.ledger.id}
+        batch = [event.encoded(self._publisher.max_bytes, bus) for event in events]
         targets = [target for event in events for target in event.targets]
         if targets and (unknown := self.ledger.subscribers.unknown(list(dict.fromkeys(targets)))):
             raise UnknownAgent(f"targets: {unknown}")

@@ -1,4 +1,4 @@
-"""(1) Publish an event. One message to the topic exchange, whoever listens; confirmed, and bounded in time."""
+"""(1) Publish an event: one message to the topic exchange, whoever listens, or one to each target; bounded in time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kombu.exceptions import KombuError, OperationalError
 
 from ..brokers.kinds import kind_of_driver
 from ..brokers.topology import Topology
-from ..core.errors import BrokerUnavailable, EmbeddedBrokerBusy, EmbeddedBrokerError
+from ..core.errors import BrokerUnavailable, EmbeddedBrokerBusy, EmbeddedBrokerError, UnknownAgent
 from ..core.event import Encoded, Event
 from .link import Link
 
@@ -49,19 +49,6 @@ class Publisher:
             atexit.register(self.close)
         self._idle: deque[Link] = deque()
 
-    def send(self, events: Sequence[Event], *, timeout: float | None = None) -> None:
-        """Publish events in order.
-
-        Arguments:
-            timeout: seconds until BrokerUnavailable is raised; default the setting `publish_timeout`.
-
-        Raises EventTooLarge or InvalidEvent before anything is sent, and BrokerUnavailable when the broker does not
-        take the events in time. After that some of them may have been taken all the same; publishing the same
-        events again is safe, because their ids stay.
-
-        """
-        self.send_encoded([self.encode(event) for event in events], timeout=timeout)
-
     def deliver(
         self, agent: str, items: Sequence[tuple[Event, dict[str, Any]]], *, timeout: float | None = None
     ) -> None:
@@ -70,14 +57,32 @@ class Publisher:
         Arguments:
             items: events, each with what the worker has to know: {"attempt": n}, or {"replay": id, "broadcast": bool}.
 
-        Raises as send() does.
+        Raises as send_encoded() does, and EventTooLarge or InvalidEvent before anything is sent.
 
         """
         batch = [self.encode(event, {**bus, "direct": True})._replace(agent=agent) for event, bus in items]
         self.send_encoded(batch, timeout=timeout)
 
-    def send_encoded(self, batch: Sequence[Encoded], *, timeout: float | None = None, patient: bool = True) -> None:
-        """Send what is encoded; with `patient` a broker that refuses is tried until `timeout`, else once more."""
+    def send_encoded(
+        self,
+        batch: Sequence[Encoded],
+        *,
+        timeout: float | None = None,
+        patient: bool = True,
+        known: Sequence[str] = (),
+    ) -> None:
+        """Send what is encoded, in order.
+
+        Arguments:
+            timeout: seconds until BrokerUnavailable is raised; default the setting `publish_timeout`.
+            patient: whether a broker that refuses is tried until then, instead of once more.
+            known: agents whose queues somebody must have declared.
+
+        Raises UnknownAgent before anything is sent, and BrokerUnavailable when the broker does not take the events in
+        time. After that some of them may have been taken all the same; publishing the same events again is safe,
+        because their ids stay.
+
+        """
         limit = self._settings.publish_timeout if timeout is None else timeout
         deadline = monotonic() + limit
         tries = 0
@@ -85,14 +90,20 @@ class Publisher:
             tries += 1
             try:
                 with self._link(deadline) as link:
-                    link.send(batch, confirm=self._settings.confirm, deadline=deadline)
-                return
+                    unknown = [agent for agent in known if not link.knows(agent)]
+                    if not unknown:
+                        link.send(batch, confirm=self._settings.confirm, deadline=deadline)
             except self.recoverable as exc:
                 hopeless = isinstance(exc, EmbeddedBrokerError) and not isinstance(exc, EmbeddedBrokerBusy)
                 hopeless = hopeless or (tries > 1 and not patient)
                 if hopeless or monotonic() + RECONNECT_INTERVAL >= deadline:
                     raise self._unavailable("" if hopeless else f" within {limit:g} s", exc) from exc
                 sleep(RECONNECT_INTERVAL)
+            else:
+                if unknown:
+                    names = ", ".join(map(repr, unknown))
+                    raise UnknownAgent(f"targets: no agent is called {names}: no worker on this broker has ever run it")
+                return
 
     def encode(self, event: Event, bus: dict[str, Any] | None = None) -> Encoded:
         """Return the event ready for the wire; raise EventTooLarge or InvalidEvent.
@@ -102,12 +113,6 @@ class Publisher:
 
         """
         return event.encoded(self.max_bytes, bus)
-
-    def unknown(self, agents: Sequence[str], *, timeout: float | None = None) -> list[str]:
-        """Return those of some agents whose queue nobody has ever declared."""
-        limit = self._settings.publish_timeout if timeout is None else timeout
-        with self._link(monotonic() + limit) as link:
-            return [agent for agent in agents if not link.knows(agent)]
 
     @contextlib.contextmanager
     def channel(self) -> Iterator[Any]:

@@ -1,6 +1,6 @@
 """What each worker does beside its deliveries. Any number of workers may: what one has taken, the others leave alone.
 
-A new chore is a method, and its line in chores().
+A new chore is a method, and its line in Chores.all().
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ class Chore:
     Attributes:
         every: seconds between two times; 0 for each sweep.
         run: does what there is to do now, and returns how many things that were.
+        sends: whether it uses the connection to the broker, beside which no fork may happen.
         has_more: whether it is to be run with the next sweep already, so that other chores come in between.
 
     """
@@ -41,6 +42,7 @@ class Chore:
     name: str
     every: float
     run: Callable[[], int]
+    sends: bool = True
     has_more: Callable[[], bool] = lambda: False
 
 
@@ -63,7 +65,7 @@ class Chores:
             Chore("send what is due", 0, self.send_due),
             Chore("declare queues", look, self.declare),
             Chore("reconcile", look, self.reconcile, has_more=lambda: self._has_more),
-            Chore("project", 0, self.project),
+            Chore("project", 0, self.project, sends=False),
         )
 
     def send_due(self) -> int:
@@ -125,7 +127,7 @@ class Chores:
 
     def project(self) -> int:
         """Keep read models up to date; one that fails does not stop the others."""
-        if "projections" not in vars(self._bus):  # none was declared
+        if not self._bus.has_projections:
             return 0
         from ..history.projections import catch_up
 

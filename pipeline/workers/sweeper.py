@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -28,9 +28,13 @@ class Sweeper:
         """Do all that is due now; return how many things were done."""
         with forks.held_off():  # what this thread has locked, a module that it imports too, a child could never unlock
             try:
-                return sum(chore.run() for chore in self._list if self._is_time(chore))
+                done = self._run(chore for chore in self._list if chore.sends)
             finally:
                 self.chores.close()  # an idle connection beside the worker's own would be in the way of forks
+        return done + self._run(chore for chore in self._list if not chore.sends)
+
+    def _run(self, chores: Iterable[Chore]) -> int:
+        return sum(chore.run() for chore in chores if self._is_time(chore))
 
     def _is_time(self, chore: Chore) -> bool:
         if chore.every == 0 or chore.has_more():

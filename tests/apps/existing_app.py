@@ -13,7 +13,7 @@ from pipeline import Context, Pipeline
 
 celery = Celery("existing")
 celery.conf.update(
-    broker_url=os.environ["PIPELINE_BROKER_URL"],
+    broker_url=os.environ.get("EXISTING_BROKER_URL", os.environ["PIPELINE_BROKER_URL"]),
     result_backend="sqlite:///" + os.environ["PIPELINE_DIRECTORY"] + "/results.db",
     task_queues=[Queue("mine")],
     task_default_queue="mine",

@@ -222,6 +222,17 @@ def test_a_member_that_is_retried_still_completes_its_join(bus: Pipeline, broker
     assert complete["data"]["results"] == {"left": {"left": 5}, "right": {"n": 5}}
 
 
+@pytest.mark.bare
+def test_a_member_whose_process_dies_is_tried_again_and_still_completes_its_join(
+    bus: Pipeline, broker: Broker, worker: StartWorker
+) -> None:
+    worker(pool="prefork")
+    bus.publish("pair.started", {"n": 5, "left": "die"})
+    (complete,) = broker.journal.wait(1, agent="outcome", type="pair.complete")
+    assert complete["data"]["results"] == {"left": {"left": 5}, "right": {"n": 5}}
+    assert [line["attempt"] for line in broker.journal.lines(agent="left")] == [1, 2]
+
+
 def test_any_chord_can_end_in_an_event(broker: Broker, worker: StartWorker, bus: Pipeline) -> None:
     worker()
     cause = new_event("order.placed", {"n": 3}, source="/test")

@@ -98,6 +98,17 @@ def test_a_driver_that_is_missing_is_named(fresh: Callable[..., Pipeline], monke
     refused(fresh("postgresql://localhost/x"), ConfigError, "psycopg", "pip install 'pipeline[postgres]'")
 
 
+def test_a_file_that_another_has_taken_the_place_of_is_another_ledger(
+    fresh: Callable[..., Pipeline], tmp_path: Path
+) -> None:
+    app = fresh(f"sqlite:///{tmp_path / 'ledger.db'}")
+    first = app.ledger.id
+    for file in tmp_path.glob("ledger.db*"):
+        file.unlink()
+    assert app.ledger.id != first
+    assert app.ledger.id == fresh(f"sqlite:///{tmp_path / 'ledger.db'}").ledger.id
+
+
 @pytest.mark.parametrize("error", [ConfigError, LedgerError, LedgerUnavailable])
 def test_a_worker_whose_ledger_is_wrong_ends_with_one_line(
     fresh: Callable[..., Pipeline], tmp_path: Path, error: type[Exception], monkeypatch: pytest.MonkeyPatch

@@ -178,6 +178,7 @@ def test_an_event_on_commit_is_published_by_the_callback(app: Pipeline) -> None:
     event = app.publish_on_commit(order(), priority=1, subject="A1", on_commit=callbacks.append)
     later = app.publish_on_commit("order.late", {"n": 1}, delay=60, on_commit=callbacks.append)
     assert event_ids(app) == []
+    assert (event.sent, later.sent) == (False, False)
     for callback in callbacks:
         callback()
     assert (event_ids(app), [row["id"] for row in rows(app, timers)]) == ([event.id], [later.id])

@@ -63,6 +63,14 @@ def test_a_wrong_queue_name_ends_the_worker_and_names_the_nearest_agent(broker: 
     assert "Traceback" not in done.stderr
 
 
+def test_an_agents_queue_without_its_namespace_ends_the_worker_and_names_the_right_one(broker: Broker) -> None:
+    command = [*CELERY, "-A", "contract_app", "worker", "-P", "solo", "-Q", "agent.alpha"]
+    done = run(command, broker, PIPELINE_NAMESPACE="shop")
+    assert done.returncode == 1
+    assert "with the namespace it is -Q shop.agent.alpha" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_with_nothing_configured_the_example_agents_run(broker: Broker) -> None:
     process = Worker(broker, app="pipeline", name="default").start()
     try:
@@ -101,6 +109,14 @@ def test_an_existing_celery_app_gets_the_bus_in_five_lines(bus: Pipeline, broker
     bus.publish("order.placed", {"n": 1})
     broker.journal.wait(1, agent="added")
     assert bus.celery.send_task("existing.double", (21,), queue="mine").get(timeout=20) == 42
+
+
+def test_a_worker_on_a_broker_that_the_bus_does_not_know_starts_and_says_so(broker: Broker) -> None:
+    process = Worker(broker, "existing_app", options=("-Q", "mine"), environment={"EXISTING_BROKER_URL": "memory://"})
+    process.start().stop()
+    assert "the bus does not work on 'memory' brokers; use sqlite://, amqp:// or redis://" in process.output()
+    assert process.process is not None
+    assert process.process.returncode == 0
 
 
 @pytest.mark.parametrize(("name", "value"), [("task_compression", "gzip"), ("task_protocol", "1")])

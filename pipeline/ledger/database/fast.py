@@ -154,7 +154,7 @@ class Fast:
 
     def _once(self, work: Callable[[Hot], T], alone: bool) -> T:
         database = self._database
-        if not self._is_checked():
+        if not self.is_checked():
             database.check()
         with OWN.lock:
             writer = database.writer  # a child that is forked inside gets another one
@@ -169,7 +169,7 @@ class Fast:
                 if writer is not None:
                     writer.release()
 
-    def _is_checked(self) -> bool:
+    def is_checked(self) -> bool:
         """Say whether the database is open, and its file still the one that was opened."""
         file = self._database.file
         if file is None:

@@ -12,6 +12,7 @@ import pytest
 from pipeline import Context, Event, InvalidAgent, InvalidEvent, InvalidPattern, Payload, Pipeline, Retry
 from pipeline.agents.agent import Agent, Agents
 from pipeline.agents.declare import declare
+from pipeline.agents.effects import NOTHING
 from pipeline.agents.payloads import returned_payloads
 from pipeline.core.event import new_event
 from pipeline.core.ids import caused_id, delivery_id
@@ -298,7 +299,7 @@ def test_a_context_refuses_a_wrong_event_at_once(emit: Callable[[Context], Event
     ctx = context()
     with pytest.raises(InvalidEvent):
         emit(ctx)
-    assert not ctx.effects()
+    assert ctx.effects() == NOTHING
 
 
 # -- what handlers return

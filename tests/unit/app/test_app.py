@@ -34,7 +34,6 @@ def sent(app: Pipeline, monkeypatch: pytest.MonkeyPatch) -> list[Event]:
     monkeypatch.setattr(
         app.bus.publisher, "send_encoded", lambda batch, **_: found.extend(each.event for each in batch)
     )
-    monkeypatch.setattr(app.bus.publisher, "unknown", lambda agents: [])
     return found
 
 
@@ -177,7 +176,7 @@ def test_apublish_leaves_the_event_loop_free_while_the_broker_makes_it_wait(
 ) -> None:
     opened, sent = threading.Event(), []
 
-    def wait(batch: Any, *, timeout: float | None) -> None:
+    def wait(batch: Any, *, timeout: float | None, known: Any) -> None:
         assert opened.wait(20), "the event loop was blocked"
         sent.extend([(event.type, event.priority, timeout) for event, *_ in batch])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -102,6 +103,45 @@ def test_a_fork_whose_preparation_fails_leaves_the_gate_open() -> None:
     thread = threading.Thread(target=enter, daemon=True)
     thread.start()
     assert entered.wait(10)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_fork_that_a_signal_interrupts_keeps_no_thread_from_its_own_lock() -> None:
+    class Interrupted(Exception):
+        pass
+
+    def interrupt(*_: object) -> None:
+        raise Interrupted
+
+    leave, regained = threading.Event(), []
+
+    def stay() -> None:
+        with forks.held_off():
+            ready.wait()
+            leave.wait(20)
+
+    def come_back() -> None:
+        with forks.held_off():
+            pass
+        ready.wait()
+        leave.wait(20)
+        regained.append(forks.OWN.lock.acquire(timeout=5))
+
+    ready = threading.Barrier(9)
+    threads = [threading.Thread(target=stay), *(threading.Thread(target=come_back) for _ in range(7))]
+    for thread in threads:
+        thread.start()
+    ready.wait(20)
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.2)  # while the fork waits for the thread that stays
+    try:
+        is_free_in_a_child(threading.Lock())
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    leave.set()
+    for thread in threads:
+        thread.join()
+    assert regained == [True] * 7
 
 
 def test_no_fork_happens_in_the_middle_of_a_sweep(

@@ -245,6 +245,13 @@ def test_a_broker_that_is_not_there_is_reported_in_time(scheme: str, tmp_path: P
     assert isinstance(caught.value, ConnectionError)
 
 
+def test_targets_are_looked_up_within_the_same_bounds(tmp_path: Path) -> None:
+    url = f"amqp://127.0.0.1:{free_port()}/"
+    app = Pipeline("test", directory=tmp_path, broker_url=url, publish_timeout=0.4, ledger_url="")
+    with pytest.raises(BrokerUnavailable, match=r"within 0\.4 s"):
+        app.publish("a.b", targets=("alpha",))
+
+
 def test_a_timeout_given_with_the_event_wins_over_the_setting(tmp_path: Path) -> None:
     app = Pipeline(
         "test", directory=tmp_path, broker_url=f"redis://127.0.0.1:{free_port()}/0", publish_timeout=600, ledger_url=""
@@ -291,6 +298,13 @@ def test_a_broker_that_comes_back_in_time_gets_the_event(app: Pipeline, monkeypa
 def test_a_broker_that_the_bus_does_not_know_is_refused(tmp_path: Path) -> None:
     app = Pipeline(Celery("test", broker="memory://", set_as_current=False), directory=tmp_path, ledger_url="")
     with pytest.raises(ConfigError, match="does not work on 'memory' brokers; use sqlite://, amqp:// or redis://"):
+        app.publish("a.b")
+
+
+def test_another_transport_on_a_broker_that_the_bus_knows_is_refused(tmp_path: Path) -> None:
+    app = Pipeline("test", directory=tmp_path, ledger_url="")
+    app.celery.conf.broker_url = f"sqlalchemy+sqlite:///{tmp_path / 'other.db'}"
+    with pytest.raises(ConfigError, match="the bus does not work on 'sql' brokers"):
         app.publish("a.b")
 
 
