@@ -85,7 +85,8 @@ def _empty(broker: Broker) -> None:
     sys.modules["contract_app"] = contract_app  # the workers' apps import each other by their bare names
     from tests.apps import durable_app
 
-    queues = {*contract_app.app.celery.amqp.queues, *durable_app.app.celery.amqp.queues, "events.unrouted"}
+    odd = ("agent.plain", "agent.asynchronous")
+    queues = {*contract_app.app.celery.amqp.queues, *durable_app.app.celery.amqp.queues, *odd, "events.unrouted"}
     delete_queues(broker, queues)
 
 

@@ -177,7 +177,7 @@ def dead_letters(bus: Pipeline, agent: str) -> list[str]:
             found.append(message)
         for message in found:
             message.requeue()
-    return [str(message.body) for message in found]
+    return [body if isinstance(body, str) else bytes(body).decode() for body in (message.body for message in found)]
 
 
 def backlog(bus: Pipeline, queue: str) -> int:

@@ -57,6 +57,10 @@ class WorkerDied(PipelineError):
     """The worker died in each attempt of a delivery, which is therefore set aside."""
 
 
+class HandlerError(PipelineError):
+    """A handler raised what cannot be passed on as it is; the message says what it was."""
+
+
 class Revoked(PipelineError):
     """Somebody has revoked a delivery, which is therefore set aside."""
 

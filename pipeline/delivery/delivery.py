@@ -15,6 +15,7 @@ from celery.utils.log import get_task_logger
 
 from ..agents.effects import Effects
 from ..core.retry import Again, Dead, decide
+from .raised import line_of
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -81,15 +82,6 @@ class Bookkeeping(Protocol):
         """Record a failed attempt and say what follows it."""
 
 
-#: Characters of an error that are kept beside its traceback.
-LONGEST_ERROR = 2000
-
-
-def shortened(error: BaseException) -> str:
-    """Return an error as one line that fits a table."""
-    return f"{type(error).__name__}: {error}"[:LONGEST_ERROR]
-
-
 def decided(delivery: Delivery, attempt: int, error: BaseException) -> Again | Dead:
     """Decide what follows a failed attempt, and write both into the worker's log."""
     decision = decide(attempt - 1, error, delivery.retry, random.random())
@@ -97,9 +89,10 @@ def decided(delivery: Delivery, attempt: int, error: BaseException) -> Again | D
     match decision:
         case Again(delay):
             logger.warning(
-                "agent %s failed on %s %s (attempt %d), trying again in %.1f s: %r",
-                delivery.agent, event.type, event.id, attempt, delay, error,
+                "agent %s failed on %s %s (attempt %d), trying again in %.1f s: %s",
+                delivery.agent, event.type, event.id, attempt, delay, line_of(error),
             )  # fmt: skip
         case Dead(reason):
-            logger.error("agent %s: %s %s is dead (%s): %r", delivery.agent, event.type, event.id, reason, error)
+            told = line_of(error)
+            logger.error("agent %s: %s %s is dead (%s): %s", delivery.agent, event.type, event.id, reason, told)
     return decision

@@ -5,7 +5,6 @@ Attempts are counted durably, and the outcome is written in one transaction with
 
 from __future__ import annotations
 
-import traceback as tracebacks
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,8 @@ from ..core.outcome import Outcome
 from ..core.retry import Again, Dead
 from ..ledger.deliveries import AlreadyRecordedError, Claim, Delivery
 from ..publishing.outbox import GRACE, timer_of
-from .delivery import NotRecordedError, Scheduled, Verdict, decided, shortened
+from .delivery import NotRecordedError, Scheduled, Verdict, decided
+from .raised import line_of, traceback_of
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     from ..ledger.ledger import Ledger
 
 logger = get_task_logger(__name__)
-
-#: Characters of a traceback that are kept, its last ones.
-LONGEST_TRACEBACK = 20_000
 
 
 class Inbox:
@@ -171,8 +168,8 @@ class Inbox:
 
     def _retry(self, delivery: Delivery, attempt: int, delay: float, error: BaseException) -> Verdict:
         by_timer = not delivery.in_canvas
-        text = shortened(error)
-        self._bus.ledger.again(delivery.id, delivery.event, attempt, delay=delay, error=text, timer=by_timer)
+        told = line_of(error)
+        self._bus.ledger.again(delivery.id, delivery.event, attempt, delay=delay, error=told, timer=by_timer)
         return Scheduled(delay) if by_timer else Again(delay)
 
     def _die(self, delivery: Delivery, attempt: int | None, error: BaseException) -> None:
@@ -184,11 +181,11 @@ class Inbox:
                 event_id=event.id,
                 original_type=event.type,
                 agent=delivery.agent,
-                error=shortened(error),
+                error=line_of(error),
                 attempts=attempt or delivery.retry.max + 1,
             )
             announced = [new_event(payload, source=delivery.source, cause=event)]
         encoded = self._emitted(delivery, announced, None)
-        text = "".join(tracebacks.format_exception(error))[-LONGEST_TRACEBACK:]
-        if self._bus.ledger.die(delivery.id, attempt, encoded, error=shortened(error), traceback=text, due_in=GRACE):
+        told, traceback = line_of(error), traceback_of(error)
+        if self._bus.ledger.die(delivery.id, attempt, encoded, error=told, traceback=traceback, due_in=GRACE):
             self._bus.outbox.send(encoded)

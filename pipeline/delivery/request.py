@@ -15,7 +15,8 @@ from celery.worker.state import task_ready
 from ..core.errors import NotAnEventError
 from ..core.retry import Again, Dead
 from ..limits.gate import Gate
-from .delivery import NotRecordedError, shortened
+from .delivery import NotRecordedError
+from .raised import line_of
 
 logger = get_logger(__name__)
 
@@ -124,7 +125,7 @@ class RecordedRequest(DeliveryRequest):
         if isinstance(verdict, Dead):
             return False
         task_ready(self)
-        self.on_retry(raised(Retry(shortened(error), error, verdict.delay)))
+        self.on_retry(raised(Retry(line_of(error), error, verdict.delay)))
         return True
 
     @property

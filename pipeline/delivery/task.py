@@ -20,7 +20,8 @@ from ..core.event import Event
 from ..core.ids import delivery_id
 from ..core.retry import Again, Dead
 from ..ledger.deliveries import Delivery
-from .delivery import NotRecordedError, Scheduled, Verdict, shortened
+from .delivery import NotRecordedError, Scheduled, Verdict
+from .raised import is_order, line_of, presentable
 from .steps import Attempt, Done, Filtered, Paused, run
 
 if TYPE_CHECKING:
@@ -79,12 +80,24 @@ class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
                     verdict = self.books.paused(delivery, attempt, delay)
         except NotRecordedError:
             raise
-        except Exception as exc:
-            context.close()  # rolls back, so that the failure can be recorded
-            raise self._verdict(self.books.fail(delivery, attempt, exc), exc) from exc
+        except BaseException as exc:
+            if is_order(exc):
+                raise
+            raise self._failed(context, delivery, attempt, exc) from exc
         finally:
             context.close()
         raise self._verdict(verdict, TimeoutError(f"agent {delivery.agent} goes on in {delay:g} s"))
+
+    def _failed(self, context: Context, delivery: Delivery, attempt: int, error: BaseException) -> BaseException:
+        """Record a failed attempt, and return what to raise."""
+        try:
+            context.close()  # rolls back, so that the failure can be recorded
+            return self._verdict(self.books.fail(delivery, attempt, error), presentable(error))
+        except NotRecordedError:
+            raise
+        except Exception as exc:  # whatever it is: nothing is acknowledged without a row
+            logger.exception("agent %s: that %s failed could not be recorded", delivery.agent, delivery.event.id)
+            raise NotRecordedError(line_of(exc)) from exc
 
     def _collect(self, context: Context, value: Any, *, in_canvas: bool) -> Any:
         """Take what the handler returned: the next events, or for a canvas the result that its chord waits for."""
@@ -98,7 +111,7 @@ class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
         """Return what to raise for what follows a failed attempt."""
         match verdict:
             case Scheduled(delay):
-                return CeleryRetry(shortened(error), error, delay)  # type: ignore[no-any-return]
+                return CeleryRetry(line_of(error), error, delay)  # type: ignore[no-any-return]
             case Again(delay):
                 return self._again(delay, error)
             case Dead():
