@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..brokers.topology import AGENT_PREFIX
 from ..core.errors import InvalidAgent, nearest
 from ..core.event import Event, Payload
+from ..core.ids import Place, place_of
 from ..core.retry import Retry
 from ..core.routing import wants
 
@@ -52,6 +53,8 @@ class Agent:
     app: Celery | None = field(default=None, repr=False)
     #: The name of the Celery task that runs it.
     task_name: str = field(init=False, repr=False)
+    #: Where it is declared, if its handler does not tell.
+    declared: Place | None = field(default=None, repr=False)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the handler itself, without the bus (for tests and other handlers)."""
@@ -67,6 +70,20 @@ class Agent:
             raise InvalidAgent(f"agent {self.name!r} belongs to no app; declare it with @app.agent(...)")
         return self.app.tasks[self.task_name].s(event.__json__())
 
+    @property
+    def place(self) -> Place:
+        """Where it is declared, and with which options."""
+        options = (
+            self.payload,
+            self.retry,
+            self.rate_limit,
+            self.timeout,
+            self.max_concurrent,
+            self.priority,
+            self.since,
+        )
+        return self.declared or place_of(self.handler, *options)
+
     def __post_init__(self) -> None:
         self.task_name = AGENT_PREFIX + self.name
 
@@ -78,11 +95,11 @@ class Agents:
         self._by_name: dict[str, Agent] = {}
 
     def add(self, agent: Agent) -> None:
-        """Keep `agent`; raise InvalidAgent when its name is taken by another handler."""
+        """Keep `agent`; raise InvalidAgent when its name is taken, unless by itself: its module was imported again."""
         taken = self._by_name.get(agent.name)
-        if taken is not None and not _same(taken, agent):
+        if taken is not None and not (taken.patterns == agent.patterns and taken.place.is_again(agent.place)):
             raise InvalidAgent(
-                f"agent name {agent.name!r} is used twice: by {_where(taken.handler)} and by {_where(agent.handler)}; "
+                f"agent name {agent.name!r} is used twice: by {taken.place} and by {agent.place}; "
                 "pass name='...' to one of them"
             )
         self._by_name[agent.name] = agent
@@ -111,15 +128,3 @@ class Agents:
 
     def __contains__(self, name: object) -> bool:
         return name in self._by_name
-
-
-def _same(agent: Agent, other: Agent) -> bool:
-    # A module that is imported again (autoreload, `python -m`) declares the same agents anew.
-    place = _where(agent.handler)
-    return "?" not in place and place == _where(other.handler) and agent.patterns == other.patterns
-
-
-def _where(handler: Handler) -> str:
-    code = getattr(handler, "__code__", None)
-    place = f"{code.co_filename}:{code.co_firstlineno}" if code else "?"
-    return f"{getattr(handler, '__qualname__', repr(handler))} ({place})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Any, Never
@@ -17,6 +18,7 @@ from ..coordination.chords import emit
 from ..coordination.schedule import SCHEDULED, Scheduled, as_schedule
 from ..core.errors import InvalidAgent, nearest
 from ..core.event import Event, Payload, new_event
+from ..core.ids import Place, place_of_call
 from ..core.retry import Retry
 from ..settings import Settings
 from .publishing import Publishing
@@ -47,6 +49,7 @@ class Pipeline(Publishing, Reading):
         self.celery.pipeline = self
         self.bus = Bus(self.settings, self.celery)
         self.schedules: dict[str, Scheduled] = {}
+        self._declared: dict[str, Place] = {}
         self._wiring = Wiring(self.bus, self.schedules)
 
     @property
@@ -143,7 +146,11 @@ class Pipeline(Publishing, Reading):
         """
         from ..coordination.join import starter
 
-        return self._add(declare(starter(self.celery, name, agents, emits, fails), on=on, name=name))
+        members = list(agents)
+        agent = declare(starter(self.celery, name, members, emits, fails), on=on, name=name)
+        type_ = emits if isinstance(emits, str) else emits.event_type
+        agent.declared = place_of_call(sys._getframe(1), tuple(member.name for member in members), type_, fails)
+        return self._add(agent)
 
     def schedule(self, name: str, when: Any, what: Payload | str, data: Any = None) -> None:
         """Let `celery beat` publish an event on a crontab or interval.
@@ -156,10 +163,13 @@ class Pipeline(Publishing, Reading):
         Raises InvalidAgent or InvalidEvent that says what is wrong.
 
         """
-        if name in self.schedules:
-            raise InvalidAgent(f"schedule {name!r} is declared twice")
         new_event(what, data, source=self.bus.source)  # so that a wrong one fails here, not at seven in the morning
-        self.schedules[name] = (as_schedule(name, when), what, data)
+        scheduled = (as_schedule(name, when), what, data)
+        place = place_of_call(sys._getframe(1), *scheduled)
+        taken = self._declared.get(name, place)
+        if not taken.is_again(place):
+            raise InvalidAgent(f"schedule {name!r} is declared twice: by {taken} and by {place}")
+        self._declared[name], self.schedules[name] = place, scheduled
         self.celery.add_periodic_task(self.schedules[name][0], Signature(SCHEDULED, args=(name,)), name=name)
 
     def autodiscover(self, *packages: str) -> None:

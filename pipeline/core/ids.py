@@ -1,9 +1,19 @@
-"""The ids of events and deliveries: UUIDs, made without the UUID class, which takes most of the time of a delivery."""
+"""What tells one thing from another: ids of events and deliveries, and where in a program something is declared.
+
+The ids are UUIDs, made without the UUID class, which takes most of the time of a delivery.
+"""
 
 from __future__ import annotations
 
+import functools
+import inspect
 import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from hashlib import sha1
+from pathlib import Path
+from types import CellType, CodeType, FrameType, FunctionType
+from typing import Any
 from uuid import UUID, uuid5
 
 #: Namespace of the ids that are derived from event ids which are not UUIDs themselves.
@@ -49,3 +59,112 @@ def _format(raw: bytes, version: int) -> str:
     octets[8] = octets[8] & 0x3F | 0x80
     text = octets.hex()
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+# -- declarations
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in a program something is declared, and what with.
+
+    Attributes:
+        names: of the code that it consists of, a decorator's included: module, qualified name, file and line of each.
+        codes: that code itself; a module that is imported again has made it anew.
+        facts: whatever else it consists of.
+
+    """
+
+    names: tuple[tuple[str, str, str, int, int], ...]
+    codes: tuple[CodeType, ...] = ()
+    facts: tuple[Any, ...] = ()
+
+    def is_again(self, other: Place) -> bool:
+        """Say whether both are one declaration: the same one in a module that was imported again, or said twice."""
+        if self.names != other.names:
+            return False
+        imported_again = any(one is not two for one, two in zip(self.codes, other.codes, strict=True))
+        return imported_again or _equal(self.facts, other.facts)
+
+    def __str__(self) -> str:
+        module, name, file, line, _ = self.names[0]
+        return f"{module}.{name} ({file}:{line})" if file else f"{module}.{name}"
+
+
+def place_of(function: Callable[..., Any], *facts: Any) -> Place:
+    """Return where a function is written, whatever it is wrapped in, and the facts that it was declared with."""
+    layers = list(_layers(function))
+    functions: list[FunctionType] = []
+    held: list[Any] = []
+    later = layers[::-1]  # the innermost function first: that is the one people know
+    while later:
+        part = later.pop(0)
+        if type(part) is not FunctionType:
+            held.append(part)
+        elif not any(part is one for one in functions):
+            functions.append(part)
+            later += _held(part)
+    names = [_name_of(one.__code__, one.__globals__) for one in functions]
+    if not names:  # written in C
+        named = getattr(function, "__module__", None) or "", getattr(function, "__qualname__", repr(function))
+        names = [(*named, "", 0, 0)]
+    return Place(tuple(names), tuple(one.__code__ for one in functions), (*held, *facts))
+
+
+def place_of_call(frame: FrameType, *facts: Any) -> Place:
+    """Return where a declaration is made that is a call, by the frame of its caller, and the facts that it gives."""
+    module, name, file, _, _ = _name_of(frame.f_code, frame.f_globals)
+    return Place(((module, name, file, frame.f_lineno, 0),), (frame.f_code,), facts)
+
+
+def _layers(function: Any) -> Iterator[Any]:
+    """Yield what a callable consists of: what it wraps, the innermost function last, and what it is bound to."""
+    seen: list[Any] = []
+    while function is not None and not any(function is one for one in seen):
+        seen.append(function)
+        if isinstance(function, functools.partial):
+            yield from (*function.args, *function.keywords.items())
+            function = function.func
+            continue
+        if inspect.ismethod(function):
+            yield function.__self__
+            function = function.__func__
+            continue
+        yield function
+        if getattr(function, "__wrapped__", None) is not None:
+            function = function.__wrapped__
+        elif not inspect.isroutine(function):
+            function = getattr(type(function), "__call__", None)  # noqa: B004  # what runs, not whether it can
+
+
+def _held(function: FunctionType) -> list[Any]:
+    """Return what a function carries with it: its defaults, and what it has from the function around it."""
+    cells = [cell.cell_contents for cell in function.__closure__ or () if not _is_empty(cell)]
+    return [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values(), *cells]
+
+
+def _is_empty(cell: CellType) -> bool:
+    try:
+        return cell.cell_contents is None
+    except ValueError:
+        return True
+
+
+def _name_of(code: CodeType, space: dict[str, Any]) -> tuple[str, str, str, int, int]:
+    module = str(space.get("__name__", ""))
+    if module == "__main__":  # `python -m` and whoever imports it then run one module under two names
+        spec = space.get("__spec__")
+        module = spec.name if spec is not None else Path(code.co_filename).stem
+    columns = (column for _, _, column, _ in code.co_positions() if column)
+    # Of the lambdas of one line only the column differs.
+    column = min(columns, default=0) if code.co_name == "<lambda>" else 0
+    return module, code.co_qualname, code.co_filename, code.co_firstlineno, column
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if isinstance(one, tuple) and isinstance(other, tuple):
+        return len(one) == len(other) and all(map(_equal, one, other))
+    try:
+        return one is other or bool(one == other)
+    except Exception:  # whatever a stranger's == does
+        return False

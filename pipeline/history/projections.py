@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from ..core.errors import InvalidAgent, ProjectionFailed, nearest
 from ..core.event import Event, Payload
+from ..core.ids import Place, place_of
 from ..core.routing import pattern_of, wants
 from ..ledger.database.tables import events, positions
 from ..ledger.ledger import Ledger
@@ -74,6 +75,11 @@ class Projection:
         """Say whether one of the patterns matches `event_type`."""
         return wants(self.patterns, event_type)
 
+    @property
+    def place(self) -> Place:
+        """Where it is declared."""
+        return place_of(self.handler, self.patterns)
+
     def reset(self, function: Function) -> Function:
         """Let the decorated `function(session)` empty the read model before it is rebuilt."""
         self.clear = function
@@ -87,11 +93,12 @@ class Projections:
         self._by_name: dict[str, Projection] = {}
 
     def add(self, projection: Projection) -> None:
-        """Keep a projection; raise InvalidAgent when another function has its name."""
+        """Keep a projection; raise InvalidAgent when another one has its name, or this one with other patterns."""
         taken = self._by_name.get(projection.name)
-        if taken is not None and _place(taken) != _place(projection):
+        if taken is not None and not taken.place.is_again(projection.place):
             raise InvalidAgent(
-                f"projection name {projection.name!r} is used twice: by {_place(taken)} and by {_place(projection)}"
+                f"projection name {projection.name!r} is used twice: by {taken.place} and by {projection.place}; "
+                "pass name='...' to one of them"
             )
         self._by_name[projection.name] = projection
 
@@ -111,14 +118,6 @@ class Projections:
 
     def __contains__(self, name: object) -> bool:
         return name in self._by_name
-
-
-def _place(projection: Projection) -> tuple[str, str, int]:
-    # A module that is imported again declares the same projections anew.
-    handler = projection.handler
-    code = getattr(handler, "__code__", None)
-    name = getattr(handler, "__qualname__", repr(handler))
-    return (name, code.co_filename, code.co_firstlineno) if code else (name, "", id(handler))
 
 
 def catch_up(ledger: Ledger, projection: Projection, limit: int = 1000) -> int:
