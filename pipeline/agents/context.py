@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import ExitStack
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from ..core.errors import LedgerOff
+from ..core.errors import LedgerOff, PipelineError
 from ..core.event import Event, Payload, new_event
 from ..core.ids import caused_id
 from ..core.times import due_time
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 class Context:
     """What a handler knows about its delivery, and how it emits further events.
 
+    Threads of one handler may share it, until the delivery ends: what comes later is refused.
+
     Attributes:
         event: the event that is delivered.
         agent: the agent's name.
@@ -33,9 +36,11 @@ class Context:
 
     __slots__ = (
         "_closing",
+        "_ended",
         "_events",
         "_later",
         "_ledger",
+        "_mutex",
         "_priority",
         "_rows",
         "_source",
@@ -69,6 +74,9 @@ class Context:
         self._later: list[Later] = []
         self._rows: list[Write] = []
         self._closing: ExitStack | None = None
+        self._ended = False
+        #: What is emitted gets its id from its position: only one thread at a time may take one.
+        self._mutex = threading.Lock()
         self._source = source
         self._priority = priority
         self._ledger = ledger
@@ -85,14 +93,17 @@ class Context:
         What the handler writes in it takes effect exactly once. It is rolled back when the attempt fails. On SQLite
         it holds the database's one write lock from its first use: open it when the slow work is done.
 
-        Raises LedgerOff when there is no ledger, LedgerUnavailable when it is locked or away.
+        Raises LedgerOff when there is no ledger, LedgerUnavailable when it is locked or away, PipelineError when the
+        delivery has ended.
         """
-        if self.opened_session is None:
-            if self._ledger is None:
-                raise LedgerOff("ctx.session needs a ledger, and the setting ledger_url is empty")
-            self._closing = ExitStack()
-            self.opened_session = self._closing.enter_context(self._ledger.database.session())
-        return self.opened_session
+        with self._mutex:
+            self._check_open("ctx.session")
+            if self.opened_session is None:
+                if self._ledger is None:
+                    raise LedgerOff("ctx.session needs a ledger, and the setting ledger_url is empty")
+                self._closing = ExitStack()
+                self.opened_session = self._closing.enter_context(self._ledger.database.session())
+            return self.opened_session
 
     def publish(
         self,
@@ -114,33 +125,44 @@ class Context:
             delay: seconds (or a timedelta) until it is published; needs a ledger.
             at: the time at which it is published, as an aware datetime; needs a ledger.
 
-        Raises InvalidEvent at once when the event does not validate.
+        Raises InvalidEvent at once when the event does not validate, and PipelineError when the delivery has ended.
 
         """
         due = None if delay is None and at is None else due_time(delay, at)
         if due is not None and self._ledger is None:
             raise LedgerOff("delay= and at= need a ledger, and the setting ledger_url is empty")
-        event = new_event(
-            what,
-            data,
-            source=self._source,
-            cause=self.event,
-            id=caused_id(self.delivery_id, len(self._events) + len(self._later)),
-            priority=self._priority if priority is None else priority,
-            subject=subject,
-            targets=targets,
-        )
-        if due is None:
-            self._events.append(event)
-        else:
-            event = event.evolve(time=due)
-            self._later.append(Later(event, due))
-        return event
+        with self._mutex:
+            self._check_open("ctx.publish()")
+            event = new_event(
+                what,
+                data,
+                source=self._source,
+                cause=self.event,
+                id=caused_id(self.delivery_id, len(self._events) + len(self._later)),
+                priority=self._priority if priority is None else priority,
+                subject=subject,
+                targets=targets,
+            )
+            if due is None:
+                self._events.append(event)
+            else:
+                event = event.evolve(time=due)
+                self._later.append(Later(event, due))
+            return event
 
     def write(self, row: Write) -> None:
         """Let a row be written together with the delivery's success; without a ledger there is nowhere to."""
-        if self._ledger is not None:
-            self._rows.append(row)
+        with self._mutex:
+            self._check_open("ctx.write()")
+            if self._ledger is not None:
+                self._rows.append(row)
+
+    def _check_open(self, what: str) -> None:
+        if self._ended:
+            raise PipelineError(
+                f"{what} comes too late: delivery {self.delivery_id} of agent {self.agent!r} has ended; "
+                "let the handler wait for the threads and tasks that it starts"
+            )
 
     def effects(self) -> Effects:
         """Return what the delivery leaves behind so far."""
@@ -148,7 +170,16 @@ class Context:
             return NOTHING
         return Effects(tuple(self._events), tuple(self._later), tuple(self._rows))
 
+    def end(self) -> Effects:
+        """Return what the delivery leaves behind, once and for all; what comes later is refused."""
+        with self._mutex:
+            self._ended = True
+            return self.effects()
+
     def close(self) -> None:
-        """Close the session, if one was opened; what is not committed is rolled back."""
-        if self._closing is not None:
-            self._closing.close()
+        """End the delivery and close the session, if one was opened; what is not committed is rolled back."""
+        with self._mutex:
+            self._ended = True
+            closing, self._closing = self._closing, None
+        if closing is not None:
+            closing.close()

@@ -67,7 +67,7 @@ class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
             match run(Attempt(self.bus, self.agent, context)):
                 case Done(value):
                     answer = self._collect(context, value, in_canvas=delivery.in_canvas)
-                    effects, session = context.effects(), context.opened_session
+                    effects, session = context.end(), context.opened_session
                     emitted = self.books.succeed(delivery, attempt, effects, answer, session)
                     if emitted:
                         context.close()  # a session holds SQLite's write lock, which noting what was sent waits for

@@ -123,7 +123,7 @@ class Database:
     def session(self) -> Iterator[Session]:
         """Lend a session in an open write transaction; the borrower commits, or it is rolled back."""
         self.check()
-        with forks.Hold(), self._turn(), Session(self.engine) as session:
+        with forks.Hold(), self._turn(), Session(self.engine, close_resets_only=False) as session:
             with self.errors():
                 session.connection()  # begins, and on SQLite takes the write lock
             yield session

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import InvalidRequestError
 
 from pipeline import Context
 from pipeline.agents.effects import NOTHING
-from pipeline.core.errors import InvalidEvent, LedgerOff, LedgerUnavailable
+from pipeline.core.errors import InvalidEvent, LedgerOff, LedgerUnavailable, PipelineError
 from pipeline.core.event import new_event
 from pipeline.core.ids import caused_id, delivery_id
+from pipeline.ledger.database.rows import join_started
 from pipeline.ledger.ledger import Ledger
 
 CAUSE = new_event("order.placed", {"n": 1}, source="/test", priority=2)
@@ -130,3 +134,70 @@ def test_a_session_on_a_locked_ledger_fails_in_time_and_can_be_asked_for_again(l
     first.close()
     assert second.session is not None
     second.close()
+
+
+# -- threads of one handler, and the end
+
+
+@pytest.fixture
+def busy() -> Iterator[None]:
+    """Threads that take turns as often as on a busy machine."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+def test_threads_of_one_handler_emit_events_with_ids_of_their_own(busy: None, ledger: Ledger) -> None:
+    ctx = context(ledger)
+
+    def emit(number: int) -> str:
+        return ctx.publish("part.ready", {"n": number}, delay=60 if number % 3 == 0 else None).id
+
+    with ThreadPoolExecutor(8) as pool:
+        ids = list(pool.map(emit, range(600)))
+    assert sorted(ids) == sorted(caused_id(DELIVERY, position) for position in range(600))
+    effects = ctx.end()
+    assert (len(effects.events), len(effects.later)) == (400, 200)
+
+
+def test_threads_of_one_handler_share_one_session(busy: None, ledger: Ledger) -> None:
+    ctx = context(ledger)
+    with ThreadPoolExecutor(4) as pool:
+        sessions = {id(session) for session in pool.map(lambda _: ctx.session, range(8))}
+    assert len(sessions) == 1
+    ctx.close()
+
+
+@pytest.mark.parametrize("end", [Context.end, Context.close])
+@pytest.mark.parametrize(
+    ("use", "what"),
+    [
+        (lambda ctx: ctx.publish("order.paid", {}), r"ctx\.publish\(\)"),
+        (lambda ctx: ctx.publish("order.paid", {}, delay=5), r"ctx\.publish\(\)"),
+        (lambda ctx: ctx.session, r"ctx\.session"),
+        (lambda ctx: ctx.write(join_started("j", "pair", CAUSE.id, CAUSE.id)), r"ctx\.write\(\)"),
+    ],
+)
+def test_what_comes_after_the_end_of_a_delivery_is_refused(
+    ledger: Ledger, end: Callable[[Context], object], use: Callable[[Context], object], what: str
+) -> None:
+    ctx = context(ledger)
+    kept = ctx.publish("order.sent", {})
+    end(ctx)
+    with pytest.raises(
+        PipelineError, match=rf"^{what} comes too late: delivery {DELIVERY} of agent 'billing' has ended"
+    ):
+        use(ctx)
+    assert ctx.effects().events == (kept,)
+    ctx.close()
+
+
+def test_a_session_that_a_thread_has_kept_is_of_no_use_after_the_end(ledger: Ledger) -> None:
+    ctx = context(ledger)
+    session = ctx.session
+    ctx.close()
+    with pytest.raises(InvalidRequestError, match="closed"):
+        session.execute(text("INSERT INTO accounts VALUES ('late')"))
+    with ledger.database.transaction():
+        assert accounts(ledger) == []
