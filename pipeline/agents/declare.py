@@ -81,7 +81,9 @@ def declare(
 
 
 def _is_async(handler: Handler) -> bool:
-    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(type(handler).__call__)
+    """Say whether the handler is async, in so far as one can see it: its call shows it in any case."""
+    inner = inspect.unwrap(handler)
+    return any(inspect.iscoroutinefunction(each) for each in (handler, inner, type(inner).__call__))
 
 
 def _payload(name: str, annotation: Any) -> Any:

@@ -1,9 +1,10 @@
-"""Calling a handler: sync ones in place, async ones on the one event loop that each worker process has."""
+"""Calling a handler: in place; what async ones return is awaited on the one event loop that each process has."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import os
 import threading
 from collections.abc import Coroutine
@@ -71,7 +72,13 @@ def settle(answer: Future[Any], task: asyncio.Task[Any]) -> None:
 
 
 def call(agent: Agent, arguments: tuple[Any, ...], loop: EventLoop) -> Any:
-    """Run the agent's handler and return what it returns."""
-    if agent.is_async:
-        return loop.run(agent.handler(*arguments), agent.timeout)
-    return agent.handler(*arguments)
+    """Run the agent's handler and return what it comes to; whatever it looks like, what it returns decides."""
+    answer = agent.handler(*arguments)
+    return loop.run(awaited(answer), agent.timeout) if inspect.isawaitable(answer) else answer
+
+
+async def awaited(answer: Any) -> Any:
+    """Return what an awaitable comes to: a decorator may wrap one in another."""
+    while inspect.isawaitable(answer):
+        answer = await answer
+    return answer

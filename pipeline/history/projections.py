@@ -54,7 +54,7 @@ class Projection:
         """
         if not isinstance(name, str) or not 0 < len(name) <= _MAX_NAME:
             raise InvalidAgent(f"projection: {name!r} is no name of 1 to {_MAX_NAME} characters")
-        if not callable(handler) or inspect.iscoroutinefunction(handler):
+        if not callable(handler) or _is_no_plain(handler):
             raise InvalidAgent(f"projection {name!r}: {handler!r} is no plain function of an event and a session")
         several = [patterns] if isinstance(patterns, (str, type)) else list(patterns)
         if not several:
@@ -82,6 +82,8 @@ class Projection:
 
     def reset(self, function: Function) -> Function:
         """Let the decorated `function(session)` empty the read model before it is rebuilt."""
+        if _is_no_plain(function):
+            raise InvalidAgent(f"projection {self.name!r}: {function!r} is no plain function of a session")
         self.clear = function
         return function
 
@@ -152,7 +154,7 @@ def rebuild(ledger: Ledger, projection: Projection, progress: Callable[[int, int
     with ledger.database.transaction() as connection:
         _move(connection, projection, BEGIN)  # waits for a process that is at it
         with _session(connection) as session, _named(projection, session, "its reset function"):
-            projection.clear(session)
+            _call(projection.clear, session)
     total = _remaining(ledger)
     done = 0
     while (number := _advance(ledger, projection)) != 0:
@@ -238,7 +240,7 @@ def _handle(connection: Connection, projection: Projection, rows: Sequence[Row[A
             if row.replay is not None or not projection.matches(row.type):
                 continue
             with _named(projection, session, f"event {row.id} ({row.type}, number {row.seq})"):
-                projection.handler(Event.decode(row.body), session)
+                _call(projection.handler, Event.decode(row.body), session)
             if time.monotonic() > until:
                 return number
     return len(rows)
@@ -247,6 +249,20 @@ def _handle(connection: Connection, projection: Projection, rows: Sequence[Row[A
 def _session(connection: Connection) -> Session:
     """Return a session in a transaction that is ours to commit, whatever is called on the session."""
     return Session(bind=connection, join_transaction_mode="rollback_only")
+
+
+def _is_no_plain(function: Any) -> bool:
+    kinds = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+    return any(is_kind(each) for is_kind in kinds for each in (function, type(function).__call__))
+
+
+def _call(function: Callable[..., Any], *arguments: Any) -> None:
+    """Call the user's function; raise TypeError when it has done nothing yet, which a decorator may hide until then."""
+    answer = function(*arguments)
+    if inspect.iscoroutine(answer) or inspect.isgenerator(answer):
+        answer.close()
+    if inspect.isawaitable(answer) or inspect.isgenerator(answer) or inspect.isasyncgen(answer):
+        raise TypeError(f"it returned a {type(answer).__name__}, so nothing has run; make it a plain function")
 
 
 @contextlib.contextmanager

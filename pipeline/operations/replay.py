@@ -11,6 +11,7 @@ from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..agents.agent import Agent
+from ..agents.runner import awaited
 from ..core.errors import BrokerUnavailable, InvalidAgent, InvalidSelection, LedgerUnavailable, nearest
 from ..core.event import Event
 from ..core.ids import new_id
@@ -138,8 +139,8 @@ class _ToFunction:
         for event in batch:
             try:
                 result = self._function(event)
-                if inspect.iscoroutine(result):
-                    self._await(result)
+                if inspect.isawaitable(result):
+                    self._await(awaited(result))
             except Exception as exc:
                 exc.add_note(f"while {event.type} {event.id} was replayed")
                 raise

@@ -85,9 +85,14 @@ def test_async_handlers_are_recognised_however_they_are_written() -> None:
     class Callable_:  # noqa: N801
         async def __call__(self, data: Any) -> None: ...
 
+    @functools.wraps(function)
+    def decorated(data: Any) -> Any:
+        return function(data)
+
     handlers = {"function": function, "partial": functools.partial(function), "object": Callable_(), "sync": sync}
+    handlers["decorated"] = decorated
     found = {name: declare(handler, on="#", name=name).is_async for name, handler in handlers.items()}
-    assert found == {"function": True, "partial": True, "object": True, "sync": False}
+    assert found == {"function": True, "partial": True, "object": True, "sync": False, "decorated": True}
 
 
 def test_patterns_come_from_text_and_payload_classes_each_once() -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import pytest
 
 from pipeline.agents.agent import Agent
+from pipeline.agents.declare import declare
 from pipeline.agents.runner import EventLoop, call
 from tests.servers import wait_for
 
@@ -76,6 +78,74 @@ def test_an_async_handler_gets_its_arguments_and_its_result_comes_back(loop: Eve
         return one + two
 
     assert call(Agent("a", add, is_async=True), (1, 2), loop) == 3
+
+
+def later(function: Any) -> Any:
+    @functools.wraps(function)
+    def wrapper(*arguments: Any) -> Any:
+        return function(*arguments)
+
+    return wrapper
+
+
+def on_a_loop_of_its_own(function: Any) -> Any:
+    @functools.wraps(function)
+    def wrapper(*arguments: Any) -> Any:
+        return asyncio.run(function(*arguments))
+
+    return wrapper
+
+
+def unawaited(function: Any) -> Any:
+    async def wrapper(data: Any) -> Any:
+        return function(data)
+
+    return wrapper
+
+
+class Awaitable:
+    def __init__(self, data: Any) -> None:
+        self.data = data
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return answer(self.data).__await__()
+
+
+async def answer(data: Any) -> str:
+    await asyncio.sleep(0)
+    return f"{data} on {threading.current_thread().name}"
+
+
+HANDLERS = {
+    "a decorator": later(answer),
+    "two decorators": later(later(answer)),
+    "a decorator that looks async and does not await": unawaited(answer),
+    "a function that returns a coroutine": lambda data: answer(data) if data else None,
+    "a function that returns something to await": Awaitable,
+    "a partial of a decorated one": functools.partial(later(answer)),
+}
+
+
+@pytest.mark.parametrize("looks_async", [True, False])
+@pytest.mark.parametrize("handler", HANDLERS.values(), ids=HANDLERS)
+def test_what_has_to_be_awaited_is_awaited_however_it_is_wrapped(
+    loop: EventLoop, handler: Any, looks_async: bool
+) -> None:
+    assert call(Agent("a", handler, is_async=looks_async), ("this",), loop) == "this on pipeline-handlers"
+
+
+def test_a_decorator_that_runs_the_handler_itself_is_left_alone(loop: EventLoop) -> None:
+    agent = declare(on_a_loop_of_its_own(answer), on="a.b")
+    assert call(agent, ("this",), loop) == f"this on {threading.current_thread().name}"
+
+
+def test_an_async_handler_behind_a_decorator_is_cancelled_when_it_takes_too_long(loop: EventLoop) -> None:
+    @later
+    async def endless(data: Any) -> None:
+        await asyncio.Event().wait()
+
+    with pytest.raises(TimeoutError):
+        call(declare(endless, on="a.b", timeout=0.05), ("this",), loop)
 
 
 def test_an_async_handlers_error_comes_back(loop: EventLoop) -> None:

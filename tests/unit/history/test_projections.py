@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy.orm import Session
 
-from pipeline.core.errors import InvalidAgent, InvalidPattern, InvalidSelection, PipelineError
-from pipeline.core.event import Event, Payload
-from pipeline.history.projections import Projection, Projections
-from tests.readmodels import note, projection
+from pipeline.core.errors import InvalidAgent, InvalidPattern, InvalidSelection, PipelineError, ProjectionFailed
+from pipeline.core.event import Event, Payload, new_event
+from pipeline.history.projections import Projection, Projections, catch_up
+from pipeline.ledger.ledger import Ledger
+from pipeline.ledger.log import BEGIN
+from tests.readmodels import note, position, projection
 
 
 class OrderPaid(Payload, type="order.paid"):
@@ -45,6 +50,17 @@ async def asynchronous(event: Event, session: Session) -> None:
     """Do what no projection can do."""
 
 
+def generator(event: Event, session: Session) -> Iterator[None]:
+    """Do nothing when it is called."""
+    yield
+
+
+class Asynchronous:
+    """The same as an object."""
+
+    async def __call__(self, event: Event, session: Session) -> None: ...
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "says"),
     [
@@ -55,8 +71,33 @@ async def asynchronous(event: Event, session: Session) -> None:
         (("x", [7], note), InvalidSelection, "7 is neither a topic pattern"),
         (("x", "a", None), InvalidAgent, "no plain function"),
         (("x", "a", asynchronous), InvalidAgent, "no plain function"),
+        (("x", "a", generator), InvalidAgent, "no plain function"),
+        (("x", "a", Asynchronous()), InvalidAgent, "no plain function"),
     ],
 )
 def test_a_wrong_declaration_is_refused(arguments: Any, error: type[PipelineError], says: str) -> None:
     with pytest.raises(error, match=says):
         Projection(*arguments)
+
+
+async def forgetful(session: Session) -> None:
+    """Empty nothing."""
+
+
+def test_a_reset_function_that_would_not_run_is_refused() -> None:
+    with pytest.raises(InvalidAgent, match=r"projection 'orders': .*forgetful.* is no plain function of a session"):
+        projection().reset(forgetful)
+
+
+@pytest.mark.parametrize("hidden", [asynchronous, generator, Asynchronous()])
+def test_a_handler_that_does_not_run_is_no_success(hidden: Any, tmp_path: Path) -> None:
+    with closing(Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")) as ledger:
+        ledger.append([new_event("order.made", {"n": 1}, source="/t").encoded(10_000)], due_in=None)
+        with pytest.raises(ProjectionFailed, match=r"TypeError: it returned a .*, so nothing has run"):
+            catch_up(
+                ledger,
+                projection(
+                    handler=lambda *both: hidden(*both)  # noqa: PLW0108  # it hides what it calls
+                ),
+            )
+        assert position(ledger) == BEGIN
