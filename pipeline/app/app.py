@@ -165,6 +165,7 @@ class Pipeline(Publishing, Reading):
         """
         new_event(what, data, source=self.bus.source)  # so that a wrong one fails here, not at seven in the morning
         scheduled = (as_schedule(name, when), what, data)
+        scheduled[0].app = self.celery  # whose time zone a crontab is in, as beat takes it
         place = place_of_call(sys._getframe(1), *scheduled)
         taken = self._declared.get(name, place)
         if not taken.is_again(place):

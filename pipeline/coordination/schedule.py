@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterator, Mapping
+from datetime import UTC, date, datetime, time, timedelta
+from itertools import product
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid5
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 SCHEDULED = "pipeline.publish_scheduled"
 #: When, and what: a payload, or an event type and its data.
 Scheduled = tuple[BaseSchedule, Payload | str, Any]
+#: Days after which every crontab has matched, the 29th of February on a certain weekday too.
+LONGEST_GAP = 40 * 366
 SCHEDULE_IDS = uuid5(UUID(int=0), "pipeline/schedules")
 
 
@@ -37,7 +40,8 @@ class PublishScheduled(Task):  # type: ignore[misc]  # celery's classes are unty
 
     def run(self, name: str) -> str:
         """Publish what schedule `name` says is due now, and return the event's id."""
-        event = due_event(self.schedules, self.bus.source, name, self.app.now())
+        namespace = self.bus.settings.namespace
+        event = due_event(self.schedules, self.bus.source, name, self.app.now(), namespace=namespace)
         self.bus.outbox.publish([event])
         return event.id
 
@@ -46,18 +50,22 @@ class PublishScheduled(Task):  # type: ignore[misc]  # celery's classes are unty
         self.run(*(args or ()), **(kwargs or {}))
 
 
-def due_event(schedules: Mapping[str, Scheduled], source: str, name: str, now: datetime) -> Event:
-    """Return the event that schedule `name` is due to publish at `now`; two beats get the same one.
+def due_event(
+    schedules: Mapping[str, Scheduled], source: str, name: str, now: datetime, *, namespace: str = ""
+) -> Event:
+    """Return the event that schedule `name` is due to publish at `now`; two beats of one app get the same one.
 
     Arguments:
         source: the CloudEvents source of the app.
+        namespace: the app's, which tells it from others of its name.
 
     """
     if name not in schedules:
         raise InvalidAgent(f"no schedule is called {name!r}; declare it with app.schedule({name!r}, ...)")
     when, what, data = schedules[name]
     due = due_time(when, now)
-    event = new_event(what, data, source=f"{source}/schedule/{name}", id=scheduled_id(name, due))
+    source = f"{source}/schedule/{name}"
+    event = new_event(what, data, source=source, id=scheduled_id(source, due, namespace=namespace))
     return event.evolve(time=due)
 
 
@@ -73,18 +81,44 @@ def as_schedule(name: str, when: Any) -> BaseSchedule:
 
 
 def due_time(when: BaseSchedule, now: datetime) -> datetime:
-    """Return the due time that `now` belongs to: a crontab's minute, or a multiple of the interval since 1970.
+    """Return the due time that `now` belongs to: a crontab's last minute, or a multiple of the interval since 1970.
 
-    Two beats that fire for the same occasion compute the same time, whenever each of them was started.
+    Two beats that fire for the same occasion compute the same time, whenever each of them was started, and however
+    late one of them looks at a crontab.
     """
     now = now.astimezone(UTC)
     if isinstance(when, crontab):
-        return now.replace(second=0, microsecond=0)
+        return _last_match(when, now)
     interval = max(1, int(when.run_every.total_seconds())) if isinstance(when, schedule) else 1
     seconds = int(now.timestamp())
     return datetime.fromtimestamp(seconds - seconds % interval, UTC)
 
 
-def scheduled_id(name: str, due: datetime) -> str:
-    """Return the id of the event that schedule `name` publishes for the due time."""
-    return str(uuid5(SCHEDULE_IDS, f"{name}@{due.isoformat()}"))
+def _last_match(when: crontab, now: datetime) -> datetime:
+    """Return the last minute at or before `now` that a crontab matches, in the time zone of its app."""
+    local = now.astimezone(when.tz)
+    for age in range(LONGEST_GAP):
+        day = local.date() - timedelta(days=age)
+        if (
+            day.month in when.month_of_year
+            and day.day in when.day_of_month
+            and day.isoweekday() % 7 in when.day_of_week
+            and (moments := [each for each in _moments(when, day) if each <= now])
+        ):
+            return max(moments)
+    return now.replace(second=0, microsecond=0)  # Celery does not fire one that never matches
+
+
+def _moments(when: crontab, day: date) -> Iterator[datetime]:
+    """Yield the minutes of a day that a crontab matches; none is left out when the clock is put forward."""
+    for hour, minute, fold in product(when.hour, when.minute, (0, 1)):
+        wall = datetime.combine(day, time(hour, minute, fold=fold), when.tz)
+        moment = wall.astimezone(UTC)
+        # A time that the clock skips is one moment, one that comes twice is two.
+        if fold == 1 or moment.astimezone(when.tz).replace(tzinfo=None) == wall.replace(tzinfo=None):
+            yield moment
+
+
+def scheduled_id(source: str, due: datetime, *, namespace: str = "") -> str:
+    """Return the id of the event that the schedule with that CloudEvents source publishes for the due time."""
+    return str(uuid5(SCHEDULE_IDS, f"{namespace}:{source}@{due.isoformat()}"))

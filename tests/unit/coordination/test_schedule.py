@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from celery import Celery
 from celery.schedules import BaseSchedule, crontab, schedule
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,6 +16,7 @@ from pipeline import InvalidAgent, InvalidEvent, Payload, Pipeline
 from pipeline.coordination.schedule import as_schedule, due_event, due_time, scheduled_id
 from pipeline.core.event import Event
 
+IN_UTC = Celery("utc", set_as_current=False)
 NOON = datetime(2026, 5, 4, 12, 0, 0, tzinfo=UTC)
 
 
@@ -32,6 +34,7 @@ def app(tmp_path: Path) -> Pipeline:
     [
         (crontab(), NOON, NOON),
         (crontab(hour=12, minute=0), NOON + timedelta(seconds=59, milliseconds=900), NOON),
+        (crontab(hour=12, minute=0), NOON + timedelta(minutes=3), NOON),
         (crontab(), NOON + timedelta(seconds=60), NOON + timedelta(minutes=1)),
         (schedule(timedelta(seconds=10)), NOON + timedelta(seconds=9, milliseconds=999), NOON),
         (schedule(timedelta(seconds=10)), NOON + timedelta(seconds=10), NOON + timedelta(seconds=10)),
@@ -41,6 +44,7 @@ def app(tmp_path: Path) -> Pipeline:
     ],
 )
 def test_a_moment_belongs_to_one_due_time(when: Any, now: datetime, expected: datetime) -> None:
+    when.app = IN_UTC
     assert due_time(when, now) == expected
 
 
@@ -67,9 +71,81 @@ def test_two_beats_publish_one_and_the_same_event(app: Pipeline, tmp_path: Path)
     first = due_event(app.schedules, app.source, "digest", NOON + timedelta(seconds=1))
     second = due_event(other.schedules, other.source, "digest", NOON + timedelta(seconds=58))
     assert first == second
-    assert (first.id, first.time) == (scheduled_id("digest", NOON), NOON)
+    assert (first.id, first.time) == (scheduled_id("/test/schedule/digest", NOON), NOON)
     assert (first.type, first.schema_version, first.data) == ("digest.due", "2.0.0", {"n": 3})
     assert first.source == "/test/schedule/digest"
+
+
+@pytest.mark.parametrize(
+    ("when", "late", "due"),
+    [
+        (crontab(hour=7, minute=0), "2026-03-02 07:03:10", "2026-03-02 07:00"),
+        (crontab(hour=7, minute=0), "2026-03-02 06:59:59", "2026-03-01 07:00"),
+        (crontab(hour="*/6", minute=30), "2026-03-02 00:29", "2026-03-01 18:30"),
+        (crontab(minute="*/15"), "2026-03-02 10:44:59", "2026-03-02 10:30"),
+        (crontab(minute=0, hour=9, day_of_week="mon-fri"), "2026-03-01 12:00", "2026-02-27 09:00"),
+        (crontab(minute=0, hour=0, day_of_week="sun"), "2026-03-07 23:59", "2026-03-01 00:00"),
+        (crontab(minute=0, hour=0, day_of_month=31), "2026-05-30 12:00", "2026-03-31 00:00"),
+        (crontab(minute=0, hour=0, day_of_month=29, month_of_year=2), "2027-03-01 12:00", "2024-02-29 00:00"),
+    ],
+)
+def test_a_crontab_is_due_at_its_last_minute_however_late_one_looks(when: crontab, late: str, due: str) -> None:
+    when.app = IN_UTC
+    assert due_time(when, datetime.fromisoformat(late).replace(tzinfo=UTC)) == datetime.fromisoformat(due + "+00:00")
+
+
+def test_a_crontab_is_in_the_time_zone_of_its_app(app: Pipeline) -> None:
+    app.celery.conf.timezone = "Europe/Berlin"
+    app.schedule("digest", crontab(hour=7, minute=0), "digest.due", {})
+    event = due_event(app.schedules, app.source, "digest", datetime(2026, 7, 1, 5, 40, tzinfo=UTC))
+    assert event.time == datetime(2026, 7, 1, 5, 0, tzinfo=UTC)
+
+
+def in_berlin(**fields: Any) -> crontab:
+    berlin = Celery("berlin", set_as_current=False)
+    berlin.conf.timezone = "Europe/Berlin"
+    return crontab(**fields, app=berlin)
+
+
+def test_no_due_time_is_lost_or_comes_back_when_the_clock_is_changed() -> None:
+    for when in (in_berlin(hour=2, minute=30), in_berlin(minute="*/20")):
+        for begin in (datetime(2026, 3, 28, 12, tzinfo=UTC), datetime(2026, 10, 24, 12, tzinfo=UTC)):
+            found = [due_time(when, begin + timedelta(minutes=each)) for each in range(36 * 60)]
+            assert found == sorted(found)
+            assert all(begin + timedelta(minutes=each) - due < timedelta(hours=26) for each, due in enumerate(found))
+    skipped = datetime(2026, 3, 29, 1, 0, tzinfo=UTC)  # 02:00 in Berlin is 03:00
+    assert due_time(in_berlin(hour=2, minute=30), skipped) > skipped - timedelta(hours=2), "it is not yesterday's"
+
+
+@given(MOMENTS, st.integers(0, 23), st.integers(0, 59), st.integers(0, 6))
+def test_all_moments_between_two_due_times_belong_to_the_first(now: datetime, hour: int, minute: int, day: int) -> None:
+    when = crontab(hour=hour, minute=minute, day_of_week=day, app=IN_UTC)
+    due = due_time(when, now)
+    assert (due.hour, due.minute, due.isoweekday() % 7) == (hour, minute, day)
+    assert timedelta(0) <= now - due < timedelta(days=7)
+    assert due_time(when, due) == due
+
+
+def test_schedules_of_one_name_in_two_apps_publish_events_of_their_own(app: Pipeline, tmp_path: Path) -> None:
+    other = Pipeline("other", directory=tmp_path, ledger_url="")
+    for one in (app, other):
+        one.schedule("digest", 60, "digest.due", {})
+    ids = [
+        due_event(one.schedules, one.source, "digest", NOON, namespace=namespace).id
+        for one in (app, other)
+        for namespace in ("", "blue")
+    ]
+    assert len(set(ids)) == 4
+
+
+def test_what_beat_publishes_has_the_namespace_in_its_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for namespace in ("", "blue"):
+        app = Pipeline("test", directory=tmp_path, ledger_url="", namespace=namespace)
+        monkeypatch.setattr(app.bus.publisher, "send_encoded", lambda batch, **_: None)
+        app.schedule("digest", crontab(hour=7, minute=0, day_of_month=1), "digest.due", {})
+        found.append(app.celery.tasks["pipeline.publish_scheduled"].run("digest"))
+    assert found[0] != found[1]
 
 
 def test_the_next_due_time_and_another_schedule_give_other_events(app: Pipeline) -> None:
