@@ -74,7 +74,7 @@ class Bus:
         self.agents = Agents()
         self.spans = Spans()
         self.publisher = Publisher(celery, settings, self.names)
-        self.has_ledger = bool(settings.effective_ledger_url)
+        self.has_ledger = settings.has_ledger
         self.making = threading.RLock()
 
     # The rest is heavy, and not needed by everybody.

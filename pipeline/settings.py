@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import re
 import tomllib
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Self
@@ -12,12 +12,13 @@ from typing import Any, Self
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from .brokers.kinds import SCHEMES
-from .core.errors import ConfigError, nearest
+from .brokers.urls import check_broker, check_results, file_url, scheme_of
+from .core.errors import ConfigError, nearest, without_passwords
 
 PREFIX = "PIPELINE_"
 #: Where settings are looked for, in the working directory, unless PIPELINE_CONFIG names a file.
 FILES = ("pipeline.toml", "config/pipeline.toml")
+URLS = ("broker_url", "result_backend", "ledger_url")
 LEDGERS = ("sqlite", "postgresql", "postgres")
 
 
@@ -41,7 +42,9 @@ class Settings(BaseSettings):
 
     """
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True, validate_default=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, extra="forbid", frozen=True, validate_default=True, hide_input_in_errors=True
+    )
 
     broker_url: str = ""
     result_backend: str = ""
@@ -58,19 +61,37 @@ class Settings(BaseSettings):
 
     @field_validator("broker_url")
     @classmethod
-    def _scheme_is_known(cls, value: str) -> str:
-        scheme = value.partition("://")[0]
-        if value and scheme not in SCHEMES:
-            raise ValueError(f"unknown broker scheme {scheme!r}; {nearest(scheme, SCHEMES)}")
+    def _broker_is_known(cls, value: str) -> str:
+        if value:
+            _with_errors_of_settings(check_broker, value)
+        return value
+
+    @field_validator("result_backend")
+    @classmethod
+    def _results_are_known(cls, value: str) -> str:
+        _with_errors_of_settings(check_results, value)
         return value
 
     @field_validator("ledger_url")
     @classmethod
     def _ledger_is_known(cls, value: str | None) -> str | None:
-        scheme = (value or "").partition("://")[0].partition("+")[0]
+        scheme = scheme_of(value or "").partition("+")[0]
         if value and scheme not in LEDGERS:
             raise ValueError(f"unknown ledger scheme {scheme!r}; {nearest(scheme, LEDGERS)}")
         return value
+
+    @field_validator("directory")
+    @classmethod
+    def _home_is_known(cls, value: Path) -> Path:
+        try:
+            return value.expanduser()
+        except RuntimeError as exc:
+            raise ValueError(f"{exc}; write the whole path") from None
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        """Show the settings without passwords."""
+        for name, value in super().__repr_args__():
+            yield name, without_passwords(value) if isinstance(value, str) else value
 
     @classmethod
     def settings_customise_sources(
@@ -104,19 +125,39 @@ class Settings(BaseSettings):
     @property
     def effective_broker_url(self) -> str:
         """The broker to use: the one that is set, else the embedded one in `directory`."""
-        return self.broker_url or f"sqlite:///{(self.directory / 'broker.db').absolute()}"
+        return self.broker_url or file_url((self.directory / "broker.db").absolute())
 
     @property
     def effective_result_backend(self) -> str:
         """The result backend to use: the one that is set, else a file in `directory`."""
-        return self.result_backend or f"sqlite:///{(self.directory / 'results.db').absolute()}"
+        return self.result_backend or file_url((self.directory / "results.db").absolute())
+
+    @property
+    def has_ledger(self) -> bool:
+        """Whether `ledger_url` names a ledger, or leaves the default."""
+        return self.ledger_url is None or bool(self.ledger_url)
 
     @property
     def effective_ledger_url(self) -> str:
-        """The ledger to use: the one that is set, else a file in `directory`; empty for none."""
-        if self.ledger_url is None:
-            return f"sqlite:///{(self.directory / 'ledger.db').absolute()}"
-        return self.ledger_url
+        """The ledger to use: the one that is set, else a file in `directory`; empty for none.
+
+        The directory of a file is made: whoever asks is about to open it, perhaps with an engine of his own.
+        """
+        if not self.has_ledger:
+            return ""
+        from .ledger.database import address  # heavy, and not needed without a ledger
+
+        url = self.ledger_url or address.file_url((self.directory / "ledger.db").absolute())
+        address.make_place(url)
+        return url
+
+
+def _with_errors_of_settings(check: Callable[[str], None], value: str) -> None:
+    """Let a check fail as pydantic expects it, so that all wrong settings are named at once."""
+    try:
+        check(value)
+    except ConfigError as exc:
+        raise ValueError(str(exc)) from None
 
 
 def config_file() -> Path | None:
@@ -153,5 +194,6 @@ def _refuse_unknown(values: dict[str, Any], fields: set[str], where: str, prefix
 
 def _explain(error: Any) -> str:
     field = ".".join(map(str, error["loc"]))
-    value = re.sub(r"://[^/]*@", "://**@", repr(error["input"]))
-    return f"{field} = {value}: {error['msg'].removeprefix('Value error, ')}"
+    said = error["msg"].removeprefix("Value error, ")
+    # What cannot be read as a URL may be a password anywhere.
+    return f"{field}: {said}" if field in URLS else f"{field} = {error['input']!r}: {said}"

@@ -6,7 +6,10 @@ import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-_PASSWORD = re.compile(r"(\w://[^\s/@:]*):[^\s/]*@")
+#: What may be a password is taken for one, up to the last @ of the word; it need not be escaped as it should.
+_PASSWORD = re.compile(r"([\w+.-]*\w://[^\s/@:]*):(\S*)@")
+_PORT = re.compile(r"\d+[/?#]")
+_IN_QUERY = re.compile(r"([?&;][\w.-]*(?:pass|pwd|secret|token|credential)[\w.-]*=)[^\s&;#'\"]+", re.IGNORECASE)
 
 
 class PipelineError(Exception):
@@ -103,5 +106,10 @@ def nearest(unknown: str, known: Iterable[str]) -> str:
 
 
 def without_passwords(text: str) -> str:
-    """Return the text with the passwords of all URLs in it hidden."""
-    return _PASSWORD.sub(r"\1:**@", text)
+    """Return the text with the passwords of all URLs in it hidden, also those in a query."""
+    return _IN_QUERY.sub(r"\1**", _PASSWORD.sub(_hidden, text))
+
+
+def _hidden(found: re.Match[str]) -> str:
+    is_page = found[1].startswith("http") and _PORT.match(found[2])  # whose path may have an @
+    return found[0] if is_page else f"{found[1]}:**@"

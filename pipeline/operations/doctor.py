@@ -22,8 +22,8 @@ from celery.utils.imports import symbol_by_name
 from ..agents.agent import Agents
 from ..agents.loading import import_agents
 from ..brokers.embedded.store import Store
-from ..brokers.embedded.transport import parse_url
 from ..brokers.kinds import kind_of_url
+from ..brokers.urls import parse_url
 from ..core.errors import ConfigError, EmbeddedBrokerError, without_passwords
 from ..delivery.consumer import AgentConsumer
 from ..publishing.publisher import Publisher
@@ -189,7 +189,7 @@ def broker_check(celery: Celery, publisher: Publisher) -> Check:
     needed = _needed_package(_broker_url(celery))
     if needed and not _is_installed(needed):
         return fail("broker", f"the {needed} package is not installed", f"pip install 'pipeline[{needed}]'")
-    url = celery.connection_for_write().as_uri()
+    url = publisher.address
     try:
         publisher.connect(start + BROKER_TIMEOUT).close()
     except Exception as exc:

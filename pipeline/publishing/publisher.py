@@ -15,7 +15,15 @@ from kombu.exceptions import KombuError, OperationalError
 
 from ..brokers.kinds import kind_of_driver
 from ..brokers.topology import Topology
-from ..core.errors import BrokerUnavailable, EmbeddedBrokerBusy, EmbeddedBrokerError, UnknownAgent
+from ..brokers.urls import ESCAPE
+from ..core.errors import (
+    BrokerUnavailable,
+    ConfigError,
+    EmbeddedBrokerBusy,
+    EmbeddedBrokerError,
+    UnknownAgent,
+    without_passwords,
+)
 from ..core.event import Encoded, Event
 from .link import Link
 
@@ -145,8 +153,8 @@ class Publisher:
     def connect(self, deadline: float) -> Link:
         """Return a new link; raise what the transport raises when there is none by the deadline (monotonic time)."""
         left = max(deadline - monotonic(), 0.05)
-        kind = kind_of_driver(self._celery.connection_for_write().transport.driver_type)
-        connection = self._celery.connection_for_write(connect_timeout=left, transport_options=kind.bounds(left))
+        kind = kind_of_driver(self._connection().transport.driver_type)
+        connection = self._connection(connect_timeout=left, transport_options=kind.bounds(left))
         try:
             connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0, interval_max=0)
             return Link(connection, self._names)
@@ -158,16 +166,30 @@ class Publisher:
     @property
     def recoverable(self) -> tuple[type[BaseException], ...]:
         """The errors of a broker that is away or refuses."""
-        connection = self._celery.connection_for_write()
+        connection = self._connection()
         own = (OperationalError, KombuError, EmbeddedBrokerError, OSError)
         return (*own, *connection.connection_errors, *connection.channel_errors)
 
     def _unavailable(self, within: str, exc: BaseException) -> BrokerUnavailable:
-        url = self._celery.connection_for_write().as_uri()
         return BrokerUnavailable(
-            f"the broker {url} did not take the event{within} ({type(exc).__name__}: {exc}); "
-            "start it or set PIPELINE_BROKER_URL, and run `pipeline doctor` to see what is wrong"
+            without_passwords(
+                f"the broker {self.address} did not take the event{within} ({type(exc).__name__}: {exc}); "
+            )
+            + "start it or set PIPELINE_BROKER_URL, and run `pipeline doctor` to see what is wrong"
         )
+
+    @property
+    def address(self) -> str:
+        """The broker's URL without its password."""
+        return without_passwords(str(self._connection().as_uri()))
+
+    def _connection(self, **options: Any) -> Any:
+        """Return a connection that is not open yet; raise ConfigError when the Celery app's broker_url is none."""
+        try:
+            return self._celery.connection_for_write(**options)
+        except (KeyError, TypeError, ValueError):  # which may show a part of the password
+            unread = "broker_url of the Celery app cannot be read"
+            raise ConfigError(f"{unread}: use a scheme and options that Kombu knows, and {ESCAPE}") from None
 
     def _leave_inherited(self) -> None:
         """After a fork leave the parent's links alone."""

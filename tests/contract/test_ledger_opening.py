@@ -39,9 +39,11 @@ WRONG = [
     ("sqlite://", "needs a file"),
     ("sqlite:///:memory:", "needs a file"),
     ("sqlite:///x.db?synchronus=full", "there is no synchronus=full"),
+    ("sqlite:////tmp/why?/x.db", "in a path write ? as %3F"),
     ("sqlite:///x.db?synchronous=FULL", "SQLite takes synchronous=normal or =full"),
     ("postgresql://localhost:port/x", "is no database address"),
     ("postgresql://ada:s3@cret@localhost/x", "%40"),
+    ("postgresql://ada:s3cret/x", "is no database address"),
     ("mysql://ada:s3@cret@localhost/x", "ledger_url"),
 ]
 
@@ -107,6 +109,12 @@ def test_a_file_that_another_has_taken_the_place_of_is_another_ledger(
         file.unlink()
     assert app.ledger.id != first
     assert app.ledger.id == fresh(f"sqlite:///{tmp_path / 'ledger.db'}").ledger.id
+
+
+def test_a_ledger_is_named_without_its_password_wherever_that_stands() -> None:
+    shown = str(Database("postgresql://ada:s3cret@host/x?password=s3cret&sslpassword=s3cret&sslmode=require"))
+    assert "s3cret" not in shown
+    assert "sslmode=require" in shown
 
 
 @pytest.mark.parametrize("error", [ConfigError, LedgerError, LedgerUnavailable])

@@ -1,11 +1,18 @@
 """Settings: arguments > environment > file > defaults."""
 
 import os
+import traceback
 from pathlib import Path
 
 import pytest
+import sqlalchemy
+from kombu import Connection
+from sqlalchemy import create_engine, make_url, text
 
 from pipeline import ConfigError
+from pipeline.brokers import kinds
+from pipeline.brokers.urls import parse_url
+from pipeline.ledger.database.address import parse
 from pipeline.settings import Settings, config_file
 
 
@@ -60,6 +67,61 @@ def test_a_broker_that_is_set_is_the_one_in_use() -> None:
 
 def test_the_embedded_files_lie_in_the_directory(place: Path) -> None:
     assert Settings.load(directory=place / "x").effective_broker_url == f"sqlite:///{place}/x/broker.db"
+
+
+ODD = [
+    "feature%2Flogin",
+    "C# projects",
+    "why?",
+    "50%25 off",
+    "a;b",
+    "a+b",
+    "a&b=c",
+    "ü",
+    "x:y@z",
+    "?synchronous=full",
+    "a b",
+]
+
+
+@pytest.mark.parametrize("name", ODD)
+@pytest.mark.parametrize("is_relative", [True, False])
+def test_embedded_files_lie_in_the_directory_whatever_it_is_called(place: Path, name: str, is_relative: bool) -> None:
+    if "?" in name and sqlalchemy.__version__.startswith("2.0"):
+        pytest.skip("SQLAlchemy 2.0 has no way to write it")
+    kinds.register()
+    found = Settings.load(directory=Path(name) if is_relative else place / name)
+    assert parse_url(found.effective_broker_url) == (place / name / "broker.db", {})
+    assert parse_url(found.effective_result_backend) == (place / name / "results.db", {})
+    assert Connection(found.effective_broker_url).hostname == found.effective_broker_url, "Kombu leaves it whole"
+    assert make_url(found.effective_ledger_url).database == str(place / name / "ledger.db")
+    address, options = parse(found.effective_ledger_url)
+    assert (address.database, options) == (str(place / name / "ledger.db"), {})
+
+
+def test_a_tilde_is_the_home_directory(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(place / "ada"))
+    assert Settings.load(directory="~/state").directory == place / "ada" / "state"
+    monkeypatch.setenv("PIPELINE_DIRECTORY", "~/elsewhere")
+    assert Settings.load().effective_broker_url == f"sqlite:///{place}/ada/elsewhere/broker.db"
+    with pytest.raises(ConfigError, match=r"directory = '~nobody-at-all/x': .*; write the whole path"):
+        Settings.load(directory="~nobody-at-all/x")
+
+
+@pytest.mark.parametrize("url", [None, "sqlite:///data/of/shop/ledger.db"])
+def test_who_asks_for_the_ledgers_address_can_open_it(place: Path, url: str | None) -> None:
+    found = Settings.load(ledger_url=url)
+    assert list(place.iterdir()) == [], "reading settings makes nothing"
+    engine = create_engine(found.effective_ledger_url)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE mine (n INTEGER)"))
+    engine.dispose()
+
+
+def test_without_a_ledger_nothing_is_made(place: Path) -> None:
+    found = Settings.load(ledger_url="")
+    assert (found.effective_ledger_url, found.has_ledger) == ("", False)
+    assert list(place.iterdir()) == []
 
 
 def test_settings_cannot_be_changed() -> None:
@@ -148,3 +210,100 @@ def test_a_list_in_the_environment_that_is_not_json_says_how_to_write_it(monkeyp
     monkeypatch.setenv("PIPELINE_AGENTS", "shop.agents")
     with pytest.raises(ConfigError, match=r"agents.*write a list as JSON, such as '\[\"shop\.agents\"\]'"):
         Settings.load()
+
+
+# -- URLs and passwords
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "amqp://",
+        "amqp://shop:s3@cr:et@host:5672//",
+        "amqp://shop:a%23b%3Fc@host/vhost",
+        "amqp://one;amqp://two",
+        "amqp://one:5672;two:5672",
+        "pyamqp://me:pw@one//;pyamqp://me:pw@two//",
+        "amqp://host//?heartbeat=10",
+        "redis://:pw@[::1]:6379/0",
+        "rediss://:pw@host:6379/0?ssl_cert_reqs=CERT_REQUIRED",
+        "sqlite:////tmp/a%23b.db?synchronous=full",
+    ],
+)
+def test_a_url_that_can_be_read_is_taken_as_it_is(url: str) -> None:
+    found = Settings.load(broker_url=url, result_backend=url)
+    assert (found.broker_url, found.result_backend) == (url, url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "rpc://",
+        "redis://host/0?socket_timeout=5",
+        "cache+memcached://10.0.0.1:11211;10.0.0.2:11211/",
+        "db+postgresql://me:p#w@host/x",
+        "file:///tmp/C# x",
+        "disabled",
+        "shop.results:Backend",
+    ],
+)
+def test_celerys_other_result_backends_are_left_to_celery(url: str) -> None:
+    assert Settings.load(result_backend=url).result_backend == url
+
+
+BROKEN = [
+    "amqp://shop:zq#xv@host//",
+    "redis://:zq?xv@host/0",
+    "redis://:123?xv@host/0",
+    "amqp://shop:12/xv@host//",
+    "amqp://shop:zq/xv@host//",
+    "amqp://shop:zq[xv@host//",
+    "amqp://shop:zq;xv@host//",
+    "amqp://shop:zq\u2100xv@host//",
+    "amqp://shop:zq@host:port//",
+    "amqp://shop:zq@host:99999//",
+    "redis://:zq",
+]
+
+
+@pytest.mark.parametrize("setting", ["broker_url", "result_backend"])
+@pytest.mark.parametrize("url", BROKEN)
+def test_a_password_that_is_not_escaped_is_not_shown_and_the_way_out_is(setting: str, url: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^{setting}: what follows .*:// cannot be read; write .* as %23") as caught:
+        Settings.load(**{setting: url})
+    said = "".join(traceback.format_exception(caught.value, limit=0))
+    assert not any(piece in said for piece in ("zq", "xv", "123", "99999"))
+
+
+@pytest.mark.parametrize(
+    ("setting", "url", "message"),
+    [
+        ("broker_url", "shop:zq@host", "unknown broker scheme ''"),
+        ("broker_url", "amqp:/shop:zq@host", "unknown broker scheme ''"),
+        ("broker_url", "redis://host/0?password=zq", r"what follows \? has an option that Kombu does not know"),
+        ("broker_url", "sqlite://me:zq@host/x", r"'sqlite://me:\*\*@host/x' names no file"),
+        ("result_backend", "shop:zq@host", "it has no scheme"),
+        ("result_backend", "db+postgresql://me:zq/x", "no address of a database"),
+        ("ledger_url", "shop:zq@host", "unknown ledger scheme ''"),
+        ("ledger_url", "mysql://me:zq@host/x", "unknown ledger scheme 'mysql'"),
+    ],
+)
+def test_what_is_no_url_of_ours_shows_no_password_either(setting: str, url: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^{setting}: .*{message}") as caught:
+        Settings.load(**{setting: url})
+    assert "zq" not in "".join(traceback.format_exception(caught.value, limit=0))
+
+
+@pytest.mark.parametrize("url", ["sqlite:////tmp/C# x/b.db", "sqlite:////tmp/a;b.db", "sqlite:////tmp/why?/b.db"])
+def test_a_path_in_a_url_has_to_be_escaped(url: str) -> None:
+    for setting in ("broker_url", "result_backend"):
+        with pytest.raises(ConfigError, match=rf"{setting}: .*in a path write .* as %"):
+            Settings.load(**{setting: url})
+
+
+def test_settings_that_are_printed_show_no_password() -> None:
+    found = Settings.load(
+        broker_url="amqp://me:zq@host//", ledger_url="postgresql://host/x?user=me&password=zq", result_backend="rpc://"
+    )
+    assert "zq" not in f"{found} {found!r}"
+    assert "amqp://me:**@host//" in repr(found)

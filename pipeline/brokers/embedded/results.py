@@ -12,8 +12,8 @@ from celery.canvas import maybe_signature
 from celery.exceptions import ChordError
 from celery.utils.log import get_logger
 
+from ..urls import parse_url
 from .file import File
-from .transport import parse_url
 
 logger = get_logger(__name__)
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections import OrderedDict
-from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
 
 import orjson
 from amqp.exceptions import ResourceLocked
@@ -17,8 +15,9 @@ from kombu.exceptions import ChannelError
 from kombu.transport import virtual
 from kombu.utils.uuid import uuid
 
-from ...core.errors import ConfigError, EmbeddedBrokerBusy
+from ...core.errors import EmbeddedBrokerBusy
 from ..compression import RefusesCompression
+from ..urls import parse_url
 from .file import BUSY_TIMEOUT
 from .store import Claimed, Outgoing, Store
 
@@ -357,15 +356,3 @@ class Transport(virtual.Transport):  # type: ignore[misc]  # kombu's classes are
             self.wake()  # and let the loop serve others in between
         else:
             self.store.settle()
-
-
-def parse_url(url: str) -> tuple[Path, dict[str, str]]:
-    """Return the file and the options that `sqlite:///FILE?synchronous=full` names; raise ConfigError otherwise."""
-    parts = urlsplit(url)
-    path = unquote(parts.path).removeprefix("/")
-    if parts.netloc or not path:
-        raise ConfigError(f"{url!r} names no file; write sqlite:///relative.db or sqlite:////absolute.db")
-    options = {name: values[-1] for name, values in parse_qs(parts.query).items()}
-    if set(options) - {"synchronous"} or options.get("synchronous", "normal") not in ("normal", "full"):
-        raise ConfigError(f"{url!r}: the only option is synchronous=normal or synchronous=full")
-    return Path(path), options

@@ -10,20 +10,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import URL, Connection, Engine, Insert, Table, create_engine, event, make_url
+from sqlalchemy import Connection, Engine, Insert, Table, create_engine, event
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, ProgrammingError
+from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
 from ...core import forks
-from ...core.errors import ConfigError, LedgerError, LedgerUnavailable
+from ...core.errors import ConfigError, LedgerError, LedgerUnavailable, without_passwords
 from ...core.files import file_id, make_private
+from .address import parse
 from .fast import RETRY_INTERVAL, Fast
 
 T = TypeVar("T")
 
-_DRIVERS = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
 _FULL = ("full", "disk i/o", "no space left")
 
 
@@ -43,7 +43,7 @@ class Database:
         Raises ConfigError when the address is wrong or its driver is not installed.
 
         """
-        self.url, options = _parse(url)
+        self.url, options = parse(url)
         self.timeout = timeout
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self._synchronous = "FULL" if options.get("synchronous") == "full" else "NORMAL"
@@ -64,7 +64,7 @@ class Database:
 
     def __str__(self) -> str:
         """Return the address without its password."""
-        return self.url.render_as_string(hide_password=True)
+        return without_passwords(self.url.render_as_string(hide_password=True))
 
     def _engine(self) -> Engine:
         if self.is_sqlite:
@@ -250,31 +250,6 @@ class Database:
             self.writer = threading.Lock() if self.is_sqlite else None
             self._checking = threading.Lock()
             self.engine.dispose(close=False)
-
-
-def _parse(url: str) -> tuple[URL, dict[str, Any]]:
-    try:
-        parsed = make_url(url)
-    except (ArgumentError, ValueError) as exc:  # ValueError: a port that is no number
-        raise ConfigError("ledger_url is no database address; use sqlite:///FILE or postgresql://HOST/NAME") from exc
-    backend = parsed.get_backend_name()
-    if backend not in _DRIVERS:
-        raise ConfigError(f"ledger_url: the ledger does not work on {backend!r}; use sqlite:///FILE or postgresql://")
-    if "@" in (parsed.host or ""):  # and what is before it would be shown as part of the host
-        raise ConfigError("ledger_url: write an @ in the user's name or password as %40")
-    address = parsed.set(drivername=_DRIVERS[backend])
-    if backend != "sqlite":
-        return address, {}
-    if not parsed.database or parsed.database == ":memory:":
-        raise ConfigError("ledger_url: the ledger is shared by processes and needs a file; use sqlite:///FILE")
-    return address.set(query={}), _sqlite_options(dict(parsed.query))
-
-
-def _sqlite_options(options: dict[str, Any]) -> dict[str, Any]:
-    for name, value in options.items():
-        if name != "synchronous" or value not in ("normal", "full"):
-            raise ConfigError(f"ledger_url: there is no {name}={value}; SQLite takes synchronous=normal or =full")
-    return options
 
 
 def _begin(connection: Connection) -> None:

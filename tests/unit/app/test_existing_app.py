@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ import pytest
 from celery import Celery
 from kombu import Queue
 
-from pipeline import Pipeline
+from pipeline import ConfigError, Pipeline
 
 CONSUMER = "pipeline.delivery.consumer:AgentConsumer"
 
@@ -184,3 +185,12 @@ def test_two_apps_in_one_process_share_nothing(tmp_path: Path) -> None:
     assert "agent.alpha" not in two.celery.tasks
     assert len(two.agents) == 0
     assert (one.source, two.source) == ("/one", "/two")
+
+
+@pytest.mark.parametrize("url", ["amqp://shop:zq#xv@host//", "redis://:zq?xv@host/0", "redis://host/0?password=xv"])
+def test_a_broker_url_of_theirs_that_cannot_be_read_is_an_error_without_its_password(url: str, tmp_path: Path) -> None:
+    app = Pipeline(Celery("theirs", broker=url, set_as_current=False), directory=tmp_path, ledger_url="")
+    with pytest.raises(ConfigError, match=r"broker_url of the Celery app cannot be read: .*write .* as %23") as caught:
+        app.publish("a.b")
+    said = "".join(traceback.format_exception(caught.value, limit=0))
+    assert not any(piece in said for piece in ("zq", "xv"))

@@ -51,6 +51,11 @@ def test_a_hint_names_the_nearest_known_word(unknown: str, known: list[str], hin
         ("amqp://me:secret@host//", "amqp://me:**@host//"),
         ("redis://:secret@host/0 and smtp://a:b%40c@d", "redis://:**@host/0 and smtp://a:**@d"),
         ("amqp://me:s@cr:et@host//", "amqp://me:**@host//"),
+        ("amqp://me:se/cr?e#t@host//", "amqp://me:**@host//"),
+        ("amqp://me:12/34@host//", "amqp://me:**@host//"),
+        ("postgresql+psycopg://h/x?user=me&password=secret&a=b", "postgresql+psycopg://h/x?user=me&password=**&a=b"),
+        ("redis://h/0?ssl_password=secret;", "redis://h/0?ssl_password=**;"),
+        ("https://host:8080/a@b", "https://host:8080/a@b"),
         ("http://host:80/a@b sqlite:////tmp/x.db", "http://host:80/a@b sqlite:////tmp/x.db"),
     ],
 )
