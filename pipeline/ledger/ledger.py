@@ -13,7 +13,7 @@ from ..core.outcome import Outcome
 from ..core.times import SECOND, now
 from .database.database import Database
 from .database.fast import Statement, run_all
-from .database.migrate import prepare
+from .database.migrate import prepare, prepare_in
 from .database.rows import Write, timer_row
 from .database.statements import Statements
 from .database.tables import meta
@@ -72,6 +72,13 @@ class Ledger:
     def id_in(connection: Connection) -> str:
         """Return the id of the ledger that a connection is on."""
         return str(connection.execute(select(meta.c.value).where(meta.c.name == "id")).scalar_one())
+
+    def is_begun_in(self, connection: Connection) -> bool:
+        """Say whether a transaction is the ledger's first user, on SQLite; then it gets the tables that are missing.
+
+        It holds the file's one write lock, so the ledger could not be opened beside it.
+        """
+        return not self.database.opened and self.database.is_locked_by(connection) and prepare_in(connection)
 
     def close(self) -> None:
         """Close idle connections; the next use opens new ones."""

@@ -98,9 +98,9 @@ class Subscribers:
             missed = self._routes[event.type] = needs_receiver(event.type) and not reached
         return missed
 
-    def unknown(self, names: Sequence[str]) -> str:
+    def unknown(self, names: Sequence[str], connection: Connection | None = None) -> str:
         """Return what to tell somebody who named agents that have never run; nothing when all are known."""
-        known = self.known()
+        known = self.known(connection)
         if any(name not in known for name in names):
-            known = self.known(fresh=True)
+            known = self.known(connection, fresh=True)
         return "; ".join(f"no agent is called {name!r}; {nearest(name, known)}" for name in names if name not in known)

@@ -63,22 +63,20 @@ class Outbox:
     def append(self, transaction: Any, events: Sequence[Event]) -> list[Event]:
         """Append events in the caller's own transaction; when it is committed, the relay sends them."""
         connection = _connection(transaction)
-        batch = self.encode(events)
+        batch = self._in_transaction(connection, events)
         with self.ledger.database.errors():
-            self._check_database(connection)
             # Due at once: the relay sees the events as soon as they are committed.
             self.ledger.append(batch, due_in=0, connection=connection)
         return [event.marked(sent=False) for event in events]
 
     def delay(self, event: Event, due: datetime, transaction: Any = None) -> Event:
         """Keep an event until it is due; then a worker publishes it. With a transaction, as append() does."""
-        row = timer_of(self.encode([event])[0], due)
         if transaction is None:
-            self.ledger.timers.add([row])
+            self.ledger.timers.add([timer_of(self.encode([event])[0], due)])
         else:
             connection = _connection(transaction)
+            row = timer_of(self._in_transaction(connection, [event])[0], due)
             with self.ledger.database.errors():
-                self._check_database(connection)
                 self.ledger.timers.add([row], connection)
         return event.marked(sent=False)
 
@@ -93,10 +91,21 @@ class Outbox:
         """Return events ready for the log and the wire; raise InvalidEvent, EventTooLarge or UnknownAgent."""
         bus = {"ledger": self.ledger.id}
         batch = [event.encoded(self._publisher.max_bytes, bus) for event in events]
-        targets = [target for event in events for target in event.targets]
-        if targets and (unknown := self.ledger.subscribers.unknown(list(dict.fromkeys(targets)))):
-            raise UnknownAgent(f"targets: {unknown}")
+        self._check_targets(events)
         return batch
+
+    def _in_transaction(self, connection: Connection, events: Sequence[Event]) -> list[Encoded]:
+        """Return events ready for the log, in a transaction that is found to be on the ledger's database."""
+        batch = [event.encoded(self._publisher.max_bytes) for event in events]
+        with self.ledger.database.errors():
+            self._check_database(connection)
+            self._check_targets(events, connection)
+        return batch
+
+    def _check_targets(self, events: Sequence[Event], connection: Connection | None = None) -> None:
+        targets = [target for event in events for target in event.targets]
+        if targets and (unknown := self.ledger.subscribers.unknown(list(dict.fromkeys(targets)), connection)):
+            raise UnknownAgent(f"targets: {unknown}")
 
     def send(self, batch: Sequence[Encoded], *, timeout: float | None = None) -> bool:
         """Send what is in the outbox and take it out; say whether the broker took it."""
@@ -120,8 +129,9 @@ class Outbox:
     def _check_database(self, connection: Connection) -> None:
         """Raise LedgerError when a transaction is not on the ledger's database: nobody would send its events."""
         engine = connection.engine
-        if engine in self._known:
+        if engine in self._known or self.ledger.is_begun_in(connection):
             return
+        own = self.ledger.id  # opens it, which makes its tables
         try:
             ledger_id = self.ledger.id_in(connection)
         except Exception as exc:
@@ -132,7 +142,7 @@ class Outbox:
                 f"the transaction's database has no ledger ({cause}); set PIPELINE_LEDGER_URL to that database "
                 "and run `pipeline ledger upgrade`"
             ) from exc
-        if ledger_id != self.ledger.id:
+        if ledger_id != own:
             raise LedgerError(
                 f"the transaction's database has another ledger than {self.ledger}; "
                 "set PIPELINE_LEDGER_URL to the database that your transactions are on"

@@ -235,3 +235,29 @@ def test_django_publishes_on_commit(app: Pipeline, tmp_path: Path, ledger_url: s
     done = run([sys.executable, "-c", DJANGO, str(tmp_path / "django.db")], broker, PYTHONPATH=paths)
     assert done.returncode == 0, done.stderr
     assert [Event.decode(row["body"]).data for row in rows(app, events)] == [{"n": 1}]
+
+
+# -- as the first thing that is done with a ledger
+
+
+@pytest.mark.parametrize("end", ["commit", "rollback"])
+@pytest.mark.parametrize("writes_before", [False, True])
+@pytest.mark.parametrize("delay", [None, 60])
+def test_a_transaction_may_be_the_first_user_of_a_ledger(
+    tmp_path: Path, end: str, writes_before: bool, delay: float | None
+) -> None:
+    app = Pipeline("first", directory=tmp_path / "new", ledger_timeout=0.5)
+    engine = create_engine(app.settings.effective_ledger_url)
+    with Session(engine) as session:
+        session.execute(text("CREATE TABLE accounts (name TEXT)"))
+        if writes_before:  # and so holds the file's write lock
+            session.execute(text("INSERT INTO accounts VALUES ('ada')"))
+        with pytest.raises(UnknownAgent):
+            app.publish(order(), session=session, targets=("nobody",))
+        accepted = [app.publish(order(), session=session, delay=delay).id for _ in range(2)]
+        getattr(session, end)()
+    engine.dispose()
+    found = event_ids(app) if delay is None else [row["id"] for row in rows(app, timers)]
+    assert sorted(found) == (sorted(accepted) if end == "commit" else [])
+    app.publish(order())
+    app.close()

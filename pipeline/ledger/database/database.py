@@ -189,6 +189,17 @@ class Database:
                 self.opened += 1
                 self._checked = True
 
+    def is_locked_by(self, connection: Connection) -> bool:
+        """Say whether a connection is in a transaction on this very file of SQLite."""
+        if not self.is_sqlite or connection.dialect.name != "sqlite":
+            return False
+        driver: Any = connection.connection.driver_connection
+        # Not as long as it has only read, or created tables without asking for a transaction.
+        if not getattr(driver, "in_transaction", False):
+            return False
+        files = [row[2] for row in connection.exec_driver_sql("PRAGMA database_list") if row[1] == "main"]
+        return bool(files[0]) and self.path.exists() and self.path.samefile(files[0])
+
     def close(self) -> None:
         """Close all idle connections; the next use opens new ones."""
         self.engine.dispose()

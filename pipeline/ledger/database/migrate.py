@@ -36,6 +36,14 @@ def prepare(database: Database) -> None:
         raise LedgerError(_mismatch(database, schema))
 
 
+def prepare_in(connection: Connection) -> bool:
+    """Create the tables of an empty SQLite ledger in a transaction of its user; say whether they are there."""
+    schema = version(connection)
+    if schema is None:
+        _upgrade(connection)
+    return schema in (None, HEAD)
+
+
 def _mismatch(database: Database, schema: str | None) -> str:
     if schema is None:
         return f"the ledger {database} has no tables yet: run `pipeline ledger upgrade`"
