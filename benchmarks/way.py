@@ -163,12 +163,13 @@ class Worker:
 
             return on_message
 
-        AgentConsumer.create_task_handler = create_watched  # type: ignore[method-assign,assignment]
+        # Patched, so that what is counted begins where Celery hands a message over, and not in its own loop.
+        AgentConsumer.create_task_handler = create_watched  # type: ignore[method-assign,assignment]  # as said above
         try:
             with contextlib.suppress(SystemExit):
                 self._worker.start()
         finally:
-            AgentConsumer.create_task_handler = create  # type: ignore[method-assign]
+            AgentConsumer.create_task_handler = create  # type: ignore[method-assign]  # as it was
 
     def stop(self) -> None:
         """Let the worker end when it has handled what it has in hand."""

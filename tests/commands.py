@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from pipeline import Pipeline
 from pipeline.cli.main import cli
+from tests.records import AWAY
 from tests.servers import wait_for
 
 #: Agents and read models, for the commands of the ledger.
@@ -91,6 +92,11 @@ class Shop:
 
     def __call__(self, *arguments: str, stdin: str | None = None) -> Any:
         return CliRunner().invoke(cli, ["--app", self.name, *arguments], input=stdin)
+
+    def lose_broker(self) -> None:
+        """Let nobody answer at the broker's address from now on."""
+        self.app.celery.conf.broker_url = AWAY
+        self.app.bus.publisher.close()
 
     def out(self, *arguments: str, stdin: str | None = None) -> str:
         """Run a command that must work; return what it printed on stdout."""

@@ -143,8 +143,7 @@ class Publishing:
 
         """
         if on_commit is None:
-            # Django has no types, and need not be installed.
-            from django.db.transaction import on_commit as on_commit_in_django  # type: ignore[import-not-found,import-untyped,unused-ignore]
+            from django.db.transaction import on_commit as on_commit_in_django
 
             on_commit = on_commit_in_django
         event = what if isinstance(what, Event) else new_event(what, data, source=self.bus.source, **options)

@@ -33,6 +33,19 @@ if TYPE_CHECKING:
 logger = get_task_logger(__name__)
 
 
+class Recording:
+    """Around what reads or writes the ledger: when it is away, the delivery goes back to its queue."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, LedgerError):
+            raise NotRecordedError(str(error)) from error
+
+
+RECORDING = Recording()
+
+
 class Inbox:
     """Knows which deliveries are done, and writes down what becomes of the others."""
 
@@ -46,10 +59,8 @@ class Inbox:
 
     def has_logged(self, ledger: str) -> bool:
         """Say whether that is the id of the ledger, so it has the event; raise NotRecordedError when away."""
-        try:
+        with RECORDING:
             return ledger == self._bus.ledger.id
-        except LedgerError as exc:
-            raise NotRecordedError(str(exc)) from exc
 
     def claim(self, delivery: Delivery) -> Claim:
         """Count an attempt, or learn that there is none to make.
@@ -57,14 +68,12 @@ class Inbox:
         Raises WorkerDied when the attempts are used up without any having ended, NotRecordedError when the ledger is
         away.
         """
-        try:
+        with RECORDING:
             claim = self._bus.ledger.claim(delivery, worker=self._bus.worker_id)
             if claim.attempt <= delivery.retry.max + 1:
                 return claim
             error = WorkerDied(f"attempt {claim.attempt - 1} did not end, its worker died, and no further one is left")
             self._die(delivery, None, error)
-        except LedgerError as exc:
-            raise NotRecordedError(str(exc)) from exc
         raise error
 
     def done_before(self, delivery: Delivery, claim: Claim) -> Any:
@@ -87,29 +96,28 @@ class Inbox:
         Raises NotRecordedError when the ledger is away and the delivery has to come again.
         """
         silent = delivery.replay is not None and not delivery.broadcast
-        emitted = self._emitted(delivery, effects.events, delivery.replay if silent else None)
-        outbox = self._bus.outbox
-        later = [timer_of(outbox.encode([event])[0], due) for event, due in effects.later]
-        if session is not None:
-            session.flush()
         try:
-            self._bus.ledger.succeed(
-                delivery.id,
-                emitted,
-                [] if silent else later,
-                effects.rows,
-                due_in=None if silent else GRACE,
-                result=orjson.dumps(answer).decode() if delivery.in_canvas else None,
-                first=attempt == 1,
-                connection=session.connection() if session is not None else None,
-            )
-            if session is not None:
-                session.commit()
+            with RECORDING:
+                emitted = self._emitted(delivery, effects.events, delivery.replay if silent else None)
+                outbox = self._bus.outbox
+                later = [timer_of(outbox.encode([event])[0], due) for event, due in effects.later]
+                if session is not None:
+                    session.flush()
+                self._bus.ledger.succeed(
+                    delivery.id,
+                    emitted,
+                    [] if silent else later,
+                    effects.rows,
+                    due_in=None if silent else GRACE,
+                    result=orjson.dumps(answer).decode() if delivery.in_canvas else None,
+                    first=attempt == 1,
+                    connection=session.connection() if session is not None else None,
+                )
+                if session is not None:
+                    session.commit()
         except AlreadyRecordedError:
             logger.warning("another run of delivery %s was recorded first; this one takes no effect", delivery.id)
             return []
-        except LedgerError as exc:
-            raise NotRecordedError(str(exc)) from exc
         return [] if silent else emitted
 
     def send(self, emitted: Sequence[Encoded]) -> None:
@@ -123,31 +131,25 @@ class Inbox:
 
     def filtered(self, delivery: Delivery, attempt: int) -> None:
         """Record that the agent does not want the event after all."""
-        try:
+        with RECORDING:
             self._bus.ledger.filter(delivery.id, attempt)
-        except LedgerError as exc:
-            raise NotRecordedError(str(exc)) from exc
 
     def paused(self, delivery: Delivery, attempt: int, delay: float) -> Verdict:
         """Record that the handler is to be called later, and that this attempt does not count."""
         by_timer = not delivery.in_canvas
-        try:
+        with RECORDING:
             self._bus.ledger.pause(delivery.id, delivery.event, attempt, delay=delay, timer=by_timer)
-        except LedgerError as exc:
-            raise NotRecordedError(str(exc)) from exc
         return Scheduled(delay) if by_timer else Again(delay)
 
     def fail(self, delivery: Delivery, attempt: int, error: BaseException) -> Verdict:
         """Record a failed attempt and say what follows: a timer is set, Celery tries a canvas again, or it is over."""
         decision = decided(delivery, attempt, error)
-        try:
+        with RECORDING:
             match decision:
                 case Again(delay):
                     return self._retry(delivery, attempt, delay, error)
                 case Dead():
                     self._die(delivery, attempt, error)
-        except LedgerError as exc:
-            raise NotRecordedError(str(exc)) from exc
         return decision
 
     def died(self, delivery: Delivery, error: BaseException) -> Verdict:

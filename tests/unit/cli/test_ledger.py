@@ -9,18 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 from pipeline import Event
-from pipeline.cli.main import cli
 from pipeline.ledger.database.migrate import HEAD
 from tests.commands import Shop, process, wait_until_in
 from tests.records import HOUR, age, die, lose_outbox, order, settle
-
-COMMANDS = [
-    ["ledger"],
-    *(["ledger", name] for name in ("upgrade", "status", "prune", "restore", "rebuild", "forget")),
-]
 
 
 def backdated(shop: Shop, number: int, micros: int = HOUR) -> list[Event]:
@@ -32,15 +25,6 @@ def backdated(shop: Shop, number: int, micros: int = HOUR) -> list[Event]:
     with shop.app.ledger.database.transaction() as connection:
         connection.exec_driver_sql("UPDATE pipeline_agents SET seq = 1000")
     return published
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_help_has_examples(command: list[str]) -> None:
-    result = CliRunner().invoke(cli, [*command, "--help"])
-    assert result.exit_code == 0
-    if command != ["ledger"]:
-        assert "\n    pipeline " in result.stdout
-        assert " ".join(command) in result.stdout.partition("Examples:")[2]
 
 
 # -- the ledger itself

@@ -7,15 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 from pipeline import Event
-from pipeline.cli.main import cli
 from tests.commands import Shop
-from tests.records import AWAY, HOUR, backdate, die, messages, order, rows
+from tests.records import HOUR, backdate, die, messages, order, rows
 
 UNKNOWN = "01980c5e-7d1c-7a52-9f0e-6a4e8f7f0d11"
-COMMANDS = [["dead", name] for name in ("list", "show", "count", "requeue", "drop")]
 
 
 @pytest.fixture
@@ -37,18 +34,6 @@ def outcomes(shop: Shop, ids: list[str]) -> list[str]:
 
 def audit(shop: Shop, type: str) -> list[dict[str, Any]]:
     return [line["data"] for line in shop.json_lines("events", "--type", type)]
-
-
-def without_broker(shop: Shop) -> None:
-    shop.app.celery.conf.broker_url = AWAY
-    shop.app.bus.publisher.close()
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_help_has_examples(command: list[str]) -> None:
-    result = CliRunner().invoke(cli, [*command, "--help"])
-    assert result.exit_code == 0
-    assert f"\n    pipeline {' '.join(command)}" in result.stdout
 
 
 # -- looking at them
@@ -200,7 +185,7 @@ def test_other_data_needs_the_agent(shop: Shop) -> None:
 
 
 def test_requeuing_without_a_broker_is_left_to_the_workers(shop: Shop, letters: list[str]) -> None:
-    without_broker(shop)
+    shop.lose_broker()
     result = shop("dead", "requeue", letters[0])
     assert (result.exit_code, result.stdout) == (0, "requeued 1 dead letter\n")
     assert result.stderr == "pipeline: the broker is away; the workers send what was requeued when it is back\n"

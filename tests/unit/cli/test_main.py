@@ -3,9 +3,12 @@
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from pipeline.cli.main import cli
@@ -14,17 +17,34 @@ from tests.commands import process, wait_until_in
 pytestmark = pytest.mark.usefixtures("empty_directory")
 
 
-COMMANDS = [[], ["publish"], ["agents"], ["doctor"], ["demo"]]
+def commands(command: Any, *way: str) -> Iterator[tuple[str, ...]]:
+    """Yield the words of every command there is, beginning with the whole."""
+    if not way or not hasattr(command, "commands"):
+        yield way
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from commands(inner, *way, name)
+
+
+EVERY_COMMAND = sorted(commands(get_command(cli)))
 
 
 # -- help, and how quick it is
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_help_has_examples(command: list[str]) -> None:
+@pytest.mark.parametrize("command", EVERY_COMMAND, ids=" ".join)
+def test_help_has_examples(command: tuple[str, ...]) -> None:
     result = CliRunner().invoke(cli, [*command, "--help"])
     assert result.exit_code == 0
-    assert f"\n    {' '.join(['pipeline', *command])}" in result.stdout
+    example = " ".join(("pipeline", *command))
+    assert f"\n    {example}" in result.stdout.replace("pipeline --app shop.bus:app ", "pipeline ")
+
+
+@pytest.mark.parametrize("group", sorted({command[0] for command in EVERY_COMMAND if len(command) > 1}))
+def test_a_groups_help_lists_its_commands(group: str) -> None:
+    result = CliRunner().invoke(cli, [group, "--help"])
+    assert result.exit_code == 0
+    for command in EVERY_COMMAND:
+        assert command[:1] != (group,) or f"\n  {command[1]} " in result.stdout
 
 
 def test_the_version_is_printed() -> None:

@@ -3,27 +3,12 @@
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 from pipeline import Event
-from pipeline.cli.main import cli
 from tests.commands import Shop
-from tests.records import AWAY, lose_outbox, messages, order, run_agents, settle
+from tests.records import lose_outbox, messages, order, run_agents, settle
 
 UNKNOWN = "01980c5e-7d1c-7a52-9f0e-6a4e8f7f0d11"
-COMMANDS = [["replay"], ["unrouted"]]
-
-
-def without_broker(shop: Shop) -> None:
-    shop.app.celery.conf.broker_url = AWAY
-    shop.app.bus.publisher.close()
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_help_has_examples(command: list[str]) -> None:
-    result = CliRunner().invoke(cli, [*command, "--help"])
-    assert result.exit_code == 0
-    assert f"\n    pipeline {' '.join(command)}" in result.stdout
 
 
 # -- replays
@@ -92,7 +77,7 @@ def test_ctrl_c_says_how_far_a_replay_came(shop: Shop, monkeypatch: pytest.Monke
 
 def test_a_replay_without_a_broker_is_an_error(shop: Shop) -> None:
     published(shop, 1)
-    without_broker(shop)
+    shop.lose_broker()
     shop.fails(1, "did not take", "replay", "--to", "billing", "--all")
 
 

@@ -198,6 +198,19 @@ def test_what_cannot_be_recorded_goes_back_to_the_queue(
     assert rows(app) == before
 
 
+def test_a_ledger_that_is_away_while_events_are_encoded_is_no_failed_attempt(
+    app: Pipeline, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = delivery(app)
+    inbox.claim(one)
+    ctx = context(app, one)
+    ctx.publish("order.paid", {})
+    monkeypatch.setattr(app.bus.outbox, "encode", away)  # the ledger's id is asked for there
+    with pytest.raises(NotRecordedError):
+        inbox.succeed(one, 1, ctx.effects(), None)
+    assert billing(app)["outcome"] == "running"
+
+
 def test_a_silent_replay_records_what_it_emits_and_sends_nothing(app: Pipeline, inbox: Inbox) -> None:
     one = delivery(app, replay="r1", broadcast=False)
     inbox.claim(one)
