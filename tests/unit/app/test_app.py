@@ -7,6 +7,7 @@ import copy
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -248,3 +249,23 @@ def test_a_worker_imports_the_agents_that_the_settings_and_autodiscover_name(tmp
         "app.celery.loader.import_default_modules()\nprint('shop' in sys.modules, 'mail.agents' in sys.modules)"
     )
     assert run(code, tmp_path, PIPELINE_AGENTS='["shop"]').strip() == "True True"
+
+
+def test_what_is_made_when_it_is_first_asked_for_is_made_once_for_all_threads(
+    app: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[object] = []
+
+    def slowly(*_: Any, **__: Any) -> object:
+        time.sleep(0.1)  # long enough for the other threads to ask too
+        made.append(object())
+        return made[-1]
+
+    monkeypatch.setattr("pipeline.agents.runner.EventLoop", slowly)
+    found: list[object] = []
+    threads = [threading.Thread(target=lambda: found.append(app.bus.loop)) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == made * 5

@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -162,4 +163,21 @@ def test_no_fork_happens_in_the_middle_of_a_sweep(
     assert begun.wait(10)
     assert is_free_in_a_child(lock)
     thread.join()
+    app.close()
+
+
+def test_read_models_catch_up_without_keeping_forks_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = Pipeline("forking", directory=tmp_path)
+    held: dict[str, bool] = {}
+
+    def note(name: str) -> int:
+        held[name] = forks.OWN.lock._is_owned()
+        return 0
+
+    sweeper = Sweeper(app.bus)
+    chores = [replace(each, every=0, run=lambda name=each.name: note(name)) for each in sweeper.chores.all()]
+    monkeypatch.setattr(sweeper, "_list", chores)
+    sweeper.sweep()
+    assert held.pop("project") is False
+    assert set(held.values()) == {True}
     app.close()

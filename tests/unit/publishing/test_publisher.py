@@ -107,6 +107,14 @@ def test_a_target_that_nobody_has_declared_is_an_error_and_nothing_is_sent(app: 
     assert (waiting(app, "agent.alpha"), unrouted(app)) == ([], [])
 
 
+def test_dead_letters_cannot_be_aimed_at(app: Pipeline) -> None:
+    with app.bus.publisher.channel() as channel:
+        app.bus.names.agent_queue("alpha", ("a.*",)).declare(channel=channel)
+    with pytest.raises(UnknownAgent, match=r"no agent is called 'alpha\.dead'"):
+        app.publish("a.b", {"n": 1}, targets=("alpha.dead",))
+    assert waiting(app, "agent.alpha.dead") == []
+
+
 def test_the_headers_hold_what_a_worker_needs_before_it_decodes() -> None:
     first = new_event("a.b", source="/s")
     second = new_event("c.d", source="/s", cause=first, targets=("alpha", "beta"))
