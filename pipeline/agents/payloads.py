@@ -5,8 +5,10 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
+import orjson
 from pydantic import TypeAdapter, ValidationError
 
+from ..core.door.classes import dump
 from ..core.errors import InvalidEvent
 from ..core.event import Event, Payload, explain
 from .agent import Agent
@@ -24,7 +26,8 @@ def payload_of(agent: Agent, event: Event) -> Any:
     if agent.payload is None:
         return event.data
     try:
-        return _validator(agent.payload).validate_python(event.data)
+        # As JSON, which it is: strict classes read times, UUIDs and tuples from nothing else.
+        return _validator(agent.payload).validate_json(orjson.dumps(event.data))
     except ValidationError as exc:
         raise InvalidEvent(explain(exc, f"{event.type} for agent {agent.name!r}")) from exc
 
@@ -37,7 +40,7 @@ def _validator(payload: Any) -> TypeAdapter[Any]:
 def plain(result: Any) -> Any:
     """Return a handler's result as JSON-compatible data."""
     if isinstance(result, Payload):
-        return result.model_dump(mode="json", by_alias=True, round_trip=True)
+        return dump(result)
     if isinstance(result, (list, tuple)):
         return [plain(item) for item in result]
     return result

@@ -5,11 +5,15 @@ from __future__ import annotations
 import inspect
 import re
 from datetime import UTC, datetime
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, NamedTuple, Self
 
 import orjson
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from .door.classes import dump, way_of
+from .door.data import control_in
+from .door.data import decode as decode_json
+from .door.data import encode as encode_json
 from .errors import EventTooLarge, InvalidEvent
 from .ids import new_id
 from .topics import check_type
@@ -18,6 +22,17 @@ CONTENT_TYPE = "application/cloudevents+json"
 DEFAULT_PRIORITY = 5
 
 _SEMVER = re.compile(r"\d+\.\d+\.\d+")
+
+#: As long as the ledger's columns are, and AMQP's short strings (in ASCII), on every broker and database.
+MAX_LENGTH = 255
+#: W3C Trace Context asks for at least 512 characters of `tracestate` to be passed on.
+MAX_TRACESTATE = 1024
+#: Characters of all names in `targets` together: they travel in a header, and all headers in one AMQP frame.
+MAX_TARGETS = 16_384
+#: Room for every time zone, within the years that a datetime can be in.
+_FIRST, _LAST = datetime(2, 1, 1, tzinfo=UTC), datetime(9998, 12, 31, tzinfo=UTC)
+
+_Text = Annotated[str, Field(min_length=1, max_length=MAX_LENGTH)]
 
 
 class Payload(BaseModel):
@@ -43,9 +58,19 @@ class Payload(BaseModel):
             raise InvalidEvent(f"version: {version!r} of {cls.__name__} is not a semantic version such as '1.0.0'")
         cls.schema_version = version or cls.schema_version
 
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """Refuse a class whose payloads would not arrive as they are sent, as soon as its fields are known."""
+        super().__pydantic_init_subclass__(**kwargs)
+        if cls.event_type and cls.__pydantic_complete__:
+            way_of(cls)
+
 
 class Event(BaseModel):
     """Something that happened: a CloudEvents 1.0 envelope with this bus's extension attributes.
+
+    Its attributes are texts of 1 to MAX_LENGTH characters, none of them a control character. What its data may be is
+    checked when it is encoded or decoded.
 
     Attributes:
         priority: 1 (most urgent) to 10.
@@ -60,23 +85,23 @@ class Event(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
 
     specversion: str = Field(default="1.0", pattern=r"^1\.0$")
-    id: str = Field(min_length=1, max_length=255)
+    id: _Text
     type: str
-    source: str = Field(min_length=1)
-    time: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC))
-    datacontenttype: str = "application/json"
-    subject: str | None = Field(default=None, min_length=1)
+    source: _Text
+    time: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC), ge=_FIRST, le=_LAST)
+    datacontenttype: _Text = "application/json"
+    subject: _Text | None = None
     data: Any = None
     #: CloudEvents allows binary data; this bus carries JSON only.
     data_base64: None = None
-    correlation_id: str = Field(default="", alias="correlationid")
-    causation_id: str | None = Field(default=None, alias="causationid")
-    schema_version: str = Field(default="1.0.0", alias="schemaversion")
+    correlation_id: str = Field(default="", alias="correlationid", max_length=MAX_LENGTH)
+    causation_id: _Text | None = Field(default=None, alias="causationid")
+    schema_version: _Text = Field(default="1.0.0", alias="schemaversion")
     priority: int = Field(default=DEFAULT_PRIORITY, ge=1, le=10)
-    targets: tuple[str, ...] = ()
-    hops: int = Field(default=0, ge=0)
-    traceparent: str | None = None
-    tracestate: str | None = None
+    targets: tuple[_Text, ...] = ()
+    hops: int = Field(default=0, ge=0, lt=2**31)
+    traceparent: _Text | None = None
+    tracestate: str | None = Field(default=None, max_length=MAX_TRACESTATE)
 
     sent: ClassVar[bool] = True
 
@@ -92,9 +117,22 @@ class Event(BaseModel):
         return tuple(filter(None, value.split(","))) if isinstance(value, str) else value
 
     def model_post_init(self, context: Any) -> None:
-        """Let a first event be the start of its own correlation."""
+        """Let a first event be the start of its own correlation; refuse control characters in texts."""
         if not self.correlation_id:
             object.__setattr__(self, "correlation_id", self.id)
+        texts = f"{self.id}{self.source}{self.correlation_id}{self.subject}{self.causation_id}{self.schema_version}"
+        if self.targets or self.traceparent or self.tracestate or not texts.isprintable():
+            self._check_texts()
+
+    def _check_texts(self) -> None:
+        for name in _TEXTS:
+            if character := control_in(getattr(self, name) or ""):
+                raise ValueError(f"{_WIRE_NAMES.get(name, name)}: {character!a} is no character of a text; remove it")
+        for target in self.targets:
+            if "," in target or control_in(target):
+                raise ValueError(f"targets: {target!a} cannot be the name of an agent")
+        if (total := sum(map(len, self.targets)) + len(self.targets)) > MAX_TARGETS:
+            raise ValueError(f"targets: {total:,} characters are too many; {MAX_TARGETS:,} are allowed")
 
     def evolve(self, **changes: Any) -> Self:
         """Return a validated copy with `changes`."""
@@ -115,7 +153,8 @@ class Event(BaseModel):
             "id": self.id,
             "type": self.type,
             "source": self.source,
-            "time": self.time,
+            # In UTC: encoders drop the seconds of an odd time zone.
+            "time": self.time if self.time.tzinfo is UTC else self.time.astimezone(UTC),
             "datacontenttype": self.datacontenttype,
             "subject": self.subject,
             "correlationid": self.correlation_id,
@@ -132,11 +171,8 @@ class Event(BaseModel):
         return present
 
     def encode(self) -> bytes:
-        """Return the event as CloudEvents JSON; raise InvalidEvent when the data is not JSON."""
-        try:
-            return orjson.dumps(self.attributes(), option=orjson.OPT_UTC_Z)
-        except TypeError as exc:
-            raise InvalidEvent(f"data: {exc}; event data is JSON: numbers, text, lists, objects") from exc
+        """Return the event as CloudEvents JSON; raise InvalidEvent that names the place of what not everybody reads."""
+        return encode_json(self.attributes(), self.data)
 
     def encoded(self, limit: int, bus: dict[str, Any] | None = None) -> Encoded:
         """Return the event ready for the wire; raise InvalidEvent, or EventTooLarge above so many bytes."""
@@ -152,7 +188,7 @@ class Event(BaseModel):
     def decode(cls, raw: str | bytes) -> Self:
         """Read one event from CloudEvents JSON; raise InvalidEvent that names the wrong field."""
         try:
-            return cls.model_validate_json(raw)
+            return cls.model_validate(decode_json(raw))
         except ValidationError as exc:
             raise InvalidEvent(explain(exc, "event")) from exc
 
@@ -160,6 +196,13 @@ class Event(BaseModel):
         """Let Celery's serializer carry an event as a task argument."""
         plain: dict[str, Any] = orjson.loads(self.encode())
         return plain
+
+
+_WIRE_NAMES = {name: field.alias for name, field in Event.model_fields.items() if field.alias}
+_TEXTS = (
+    "id", "source", "datacontenttype", "subject", "correlation_id", "causation_id", "schema_version", "traceparent",
+    "tracestate",
+)  # fmt: skip
 
 
 class Encoded(NamedTuple):
@@ -185,9 +228,10 @@ def explain(error: ValidationError, what: str) -> str:
     """Return one line that names the first wrong fields of `what`."""
     problems = []
     for e in error.errors(include_url=False):
-        field = ".".join(map(str, e["loc"])) or what
+        field = ".".join(map(str, e["loc"]))
         # Our own checks name the field themselves, and pydantic puts its words before theirs.
-        problems.append(f"{field}: {e['msg'].removeprefix('Value error, ').removeprefix(f'{field}: ')}")
+        message = e["msg"].removeprefix("Value error, ").removeprefix(f"{field}: ")
+        problems.append(f"{field}: {message}" if field else message)
     others = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
     return f"{what} does not validate: {'; '.join(problems[:3])}{others}"
 
@@ -240,4 +284,4 @@ def _content(what: Payload | str, data: Any) -> tuple[str, str, Any]:
         raise InvalidEvent(f"payload: {type(what).__name__} has no event type; declare it with type='...'")
     if data is not None:
         raise InvalidEvent("data: a typed payload already is the data; pass one of the two")
-    return what.event_type, what.schema_version, what.model_dump(mode="json", by_alias=True, round_trip=True)
+    return what.event_type, what.schema_version, dump(what)

@@ -1,0 +1,181 @@
+"""Payload classes that survive the way: what is sent as JSON under a class's rules is what arrives under them.
+
+Pydantic's core schema of a class says how it validates and serializes. From it follows, once for each class, whether
+everything arrives that is sent (`Way.SAFE`), nothing or something else does (then the class is refused), or that
+depends on the value, as with serializers of the user's own (`Way.BY_VALUE`): then each payload is read again before it
+is accepted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import Enum, auto
+from functools import lru_cache
+from typing import Any
+
+import orjson
+from pydantic import BaseModel, PydanticUndefinedAnnotation, PydanticUserError, Secret, SecretBytes, SecretStr
+
+from ..errors import InvalidEvent
+
+
+class Way(Enum):
+    """How a class's payloads get through JSON."""
+
+    SAFE = auto()
+    BY_VALUE = auto()
+
+
+#: Kinds of a core schema whose values are the same after JSON, when those within them are.
+_SAFE = {
+    *("model", "model-fields", "model-field", "dataclass", "dataclass-args", "dataclass-field"),
+    *("typed-dict", "typed-dict-field", "default", "nullable", "definitions", "definition-ref"),
+    *("str", "int", "float", "bool", "none", "decimal", "date", "time", "datetime", "timedelta", "uuid"),
+    *("list", "set", "frozenset", "tuple", "dict"),
+}
+_FIELDS = ("model-field", "dataclass-field", "typed-dict-field")
+_NEVER = {
+    "callable": "a function is no JSON; leave the field out",
+    "is-subclass": "a class is no JSON; send its name",
+    "is-instance": "pydantic makes no such object of JSON; use a type that it validates",
+    "generator": "an iterator is read only once; use a list",
+}
+_SECRETS = (SecretStr, SecretBytes, Secret)
+
+
+@lru_cache(maxsize=4096)
+def way_of(cls: type[BaseModel]) -> Way:
+    """Return how a class's payloads get through JSON; raise InvalidEvent that names the field which never does."""
+    try:
+        cls.model_rebuild()
+    except (PydanticUndefinedAnnotation, PydanticUserError) as exc:
+        raise InvalidEvent(f"payload {cls.__name__}: {exc}") from exc
+    parts = list(_walk(cls.__pydantic_core_schema__, cls.__name__, {}))  # all of them: each may raise
+    return Way.SAFE if all(parts) else Way.BY_VALUE
+
+
+def dump(payload: BaseModel) -> Any:
+    """Return a payload's data; raise InvalidEvent when an agent would not get what is sent."""
+    way = way_of(type(payload))
+    try:
+        data = payload.model_dump(mode="json", by_alias=True, round_trip=True, warnings="error")
+    except Exception as exc:  # pydantic's own, or whatever a user's serializer raises
+        raise InvalidEvent(f"payload {type(payload).__name__} cannot be sent: {exc}") from exc
+    if way is Way.BY_VALUE:
+        _check_arrival(payload, data)
+    return data
+
+
+def _check_arrival(payload: BaseModel, data: Any) -> None:
+    name = type(payload).__name__
+    try:
+        arrived = type(payload).model_validate_json(orjson.dumps(data))
+    except Exception as exc:  # likewise
+        raise InvalidEvent(f"payload: what {name} is sent as, {name} does not read: {exc}") from exc
+    if arrived != payload:
+        fields = (field for field in type(payload).model_fields if _differ(payload, arrived, field))
+        where = next(fields, None)
+        raise InvalidEvent(
+            f"payload: {name}{f'.{where}' if where else ''} arrives as something else than is sent; "
+            "use types and serializers that validation reads back to an equal value"
+        )
+
+
+def _differ(one: BaseModel, other: BaseModel, field: str) -> bool:
+    return bool(getattr(one, field) != getattr(other, field))
+
+
+def _walk(schema: Any, place: str, config: dict[str, Any]) -> Iterator[bool]:
+    """Yield for each part of a core schema whether it is safe; raise InvalidEvent for one that never survives."""
+    if isinstance(schema, (list, tuple)):
+        for part in schema:
+            yield from _walk(part, place, config)
+    if not isinstance(schema, dict):
+        return
+    kind = schema.get("type")
+    if isinstance(kind, str):
+        if kind in _NEVER:
+            raise InvalidEvent(f"payload field {place}: {_NEVER[kind]}")
+        if kind in ("model", "dataclass", "typed-dict"):
+            place = getattr(schema.get("cls"), "__name__", place)
+            config = schema.get("config") or {}
+        yield _is_safe(kind, schema, place)
+    for name, part in _parts(schema):
+        if isinstance(part, dict) and part.get("type") in _FIELDS:
+            field = f"{place}.{name or part.get('name')}"
+            _check_field(part, name or part["name"], field, config)
+            yield from _walk(part, field, config)
+        else:
+            yield from _walk(part, place, config)
+
+
+def _parts(schema: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield what a part of a core schema consists of, fields with their names."""
+    if schema.get("type") == "json-or-python":
+        yield "", schema["json_schema"]
+        return
+    for key, part in schema.items():
+        if key == "fields":
+            yield from part.items() if isinstance(part, dict) else (("", field) for field in part)
+        elif key not in (
+            "type",
+            "metadata",
+            "config",
+            "cls",
+            "computed_fields",
+            "serialization",
+            "default",
+            "function",
+        ):
+            yield "", part
+
+
+def _is_safe(kind: str, schema: dict[str, Any], place: str) -> bool:
+    if any(isinstance(schema.get("cls"), type) and issubclass(schema["cls"], secret) for secret in _SECRETS):
+        raise _secret(place)
+    function = (schema.get("serialization") or {}).get("function")
+    if getattr(function, "__name__", "") in ("_serialize_secret_field", "_serialize_secret"):
+        raise _secret(place)
+    if function is not None or schema.get("custom_init") or schema.get("root_model"):
+        return False
+    if kind in ("model", "dataclass"):
+        own = getattr(schema["cls"], schema.get("post_init") or "", None)
+        return own is None or own is True or getattr(own, "__name__", "") == "init_private_attributes"
+    if kind == "dict":
+        return bool(schema.get("keys_schema", {}).get("type") == "str")
+    if kind == "enum":
+        return all(type(member.value) in (str, int) for member in schema["members"])
+    if kind == "literal":
+        if any(isinstance(value, Enum) for value in schema["expected"]):
+            raise InvalidEvent(
+                f"payload field {place}: JSON has no member of an enum; use Literal['text'], or the enum"
+            )
+        return all(type(value) in (str, int, bool, type(None)) for value in schema["expected"])
+    return kind in _SAFE
+
+
+def _secret(place: str) -> InvalidEvent:
+    return InvalidEvent(f"payload field {place}: a secret is sent as asterisks; send a reference to where it is kept")
+
+
+def _check_field(field: dict[str, Any], name: str, place: str, config: dict[str, Any]) -> None:
+    """Raise InvalidEvent for a field that is not sent, or sent under a name under which it is not read."""
+    required = field["schema"].get("type") != "default" and field.get("required", True)
+    if field.get("serialization_exclude") or (field.get("serialization_exclude_if") and required):
+        raise InvalidEvent(f"payload field {place}: it is excluded, so no agent would get it; make it a PrivateAttr")
+    sent = field.get("serialization_alias") or name
+    if sent not in (read := _read_names(field, name, config)):
+        raise InvalidEvent(
+            f"payload field {place}: it is sent as {sent!r}, but read as {' or '.join(map(repr, read)) or 'a path'}; "
+            "use alias=..., or set both aliases to one name"
+        )
+
+
+def _read_names(field: dict[str, Any], name: str, config: dict[str, Any]) -> list[str]:
+    alias = field.get("validation_alias")
+    if alias is None or config.get("validate_by_alias") is False:
+        return [name]
+    paths = [[alias]] if isinstance(alias, str) else [alias] if not isinstance(alias[0], list) else alias
+    names = [path[0] for path in paths if len(path) == 1]
+    by_name = config.get("validate_by_name") or config.get("populate_by_name")
+    return [*names, name] if by_name else names
