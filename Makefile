@@ -42,7 +42,7 @@ faults: $(VENV)/.installed-dev ## Run the long fault tests: killed workers, kill
 versions: ## Run tests with the lowest versions that pyproject.toml names and the newest, on each Python that is here
 	@bash .ci/versions $(ARGS)
 
-setup-servers: ## Install RabbitMQ, Redis and PostgreSQL with the system's package manager (needs root or sudo; brew does not)
+setup-servers: ## Install RabbitMQ, Redis, PostgreSQL and PgBouncer with the system's package manager (needs root or sudo; brew does not)
 	@bash .ci/setup-servers
 
 env: .env ## Write .env with random passwords for docker-compose.yml; an existing one is kept

@@ -12,11 +12,13 @@ from kombu import pools
 
 from pipeline import Pipeline
 from tests.harness import Broker, Worker, delete_queues, flush
+from tests.pooler import PgBouncer
 from tests.servers import PostgreSQL, RabbitMQ, Redis, Server, ServerMissingError
 
 #: "bare" is the embedded broker without a ledger, for the tests that are marked so.
 BROKERS = ("embedded", "rabbitmq", "redis", "bare")
-LEDGERS = ("sqlite", "postgresql")
+#: "pgbouncer" is PostgreSQL through a pooler in transaction mode, for the tests that are marked "pooled".
+LEDGERS = ("sqlite", "postgresql", "pgbouncer")
 SERVERS: dict[str, type[Server]] = {"rabbitmq": RabbitMQ, "redis": Redis, "postgresql": PostgreSQL}
 
 
@@ -29,7 +31,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for option, fixture in (("--brokers", "broker"), ("--ledgers", "ledger_url")):
         wanted = config.getoption(option).split(",")
         items[:] = [item for item in items if _parameter(item, fixture, wanted[0]) in wanted]
-    items[:] = [item for item in items if _parameter(item, "broker", "") != "bare" or item.get_closest_marker("bare")]
+    for fixture, kind, marker in (("broker", "bare", "bare"), ("ledger_url", "pgbouncer", "pooled")):
+        items[:] = [item for item in items if _parameter(item, fixture, "") != kind or item.get_closest_marker(marker)]
     if "faults" not in (config.getoption("-m") or ""):
         items[:] = [item for item in items if not item.get_closest_marker("faults")]
 
@@ -46,7 +49,7 @@ def servers() -> Iterator[Callable[[str], Server]]:
 
     def get(name: str) -> Server:
         if name not in running:
-            server = SERVERS[name]()
+            server = PgBouncer(get("postgresql")) if name == "pgbouncer" else SERVERS[name]()  # type: ignore[arg-type]
             try:
                 running[name] = server.start()
             except ServerMissingError as exc:
@@ -57,7 +60,7 @@ def servers() -> Iterator[Callable[[str], Server]]:
         return running[name]
 
     yield get
-    for server in running.values():
+    for server in reversed(running.values()):  # what stands before another is stopped before it
         server.stop()
 
 
@@ -98,7 +101,7 @@ def ledger_url(request: pytest.FixtureRequest, tmp_path: Path, servers: Callable
         return
     server = servers("postgresql")
     url = server.database()  # type: ignore[attr-defined]
-    yield url
+    yield url if request.param == "postgresql" else servers(request.param).through(url)  # type: ignore[attr-defined]
     server.drop(url)  # type: ignore[attr-defined]
 
 

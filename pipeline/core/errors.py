@@ -73,7 +73,11 @@ class LedgerError(PipelineError):
 
 
 class LedgerUnavailable(LedgerError, ConnectionError):
-    """The ledger did not answer within `ledger_timeout` seconds (away, locked, disk full); trying again may help."""
+    """The ledger took nothing for `ledger_timeout` seconds (away, locked, full, read-only); trying again may help."""
+
+
+class LedgerRefused(LedgerError, ValueError):
+    """The database does not take what was to be written, and never will as it is; the message says why."""
 
 
 class LedgerOff(LedgerError):

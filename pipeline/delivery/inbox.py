@@ -14,7 +14,7 @@ from celery.utils.log import get_task_logger
 
 from ..agents.effects import Effects
 from ..core.announcements import DeliveryDead
-from ..core.errors import LedgerError, Revoked, WorkerDied
+from ..core.errors import LedgerError, LedgerRefused, NotAnEventError, Revoked, WorkerDied
 from ..core.event import Encoded, Event, new_event
 from ..core.ids import caused_id
 from ..core.outcome import Outcome
@@ -34,12 +34,15 @@ logger = get_task_logger(__name__)
 
 
 class Recording:
-    """Around what reads or writes the ledger: when it is away, the delivery goes back to its queue."""
+    """Around what reads or writes the ledger: when it is away, the delivery goes back to its queue.
+
+    What the database refuses it would refuse again: that is raised as it is.
+    """
 
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if isinstance(error, LedgerError):
+        if isinstance(error, LedgerError) and not isinstance(error, LedgerRefused):
             raise NotRecordedError(str(error)) from error
 
 
@@ -66,10 +69,13 @@ class Inbox:
         """Count an attempt, or learn that there is none to make.
 
         Raises WorkerDied when the attempts are used up without any having ended, NotRecordedError when the ledger is
-        away.
+        away, and NotAnEventError when the database does not take the event.
         """
         with RECORDING:
-            claim = self._bus.ledger.claim(delivery, worker=self._bus.worker_id)
+            try:
+                claim = self._bus.ledger.claim(delivery, worker=self._bus.worker_id)
+            except LedgerRefused as exc:
+                raise NotAnEventError(str(exc)) from exc
             if claim.attempt <= delivery.retry.max + 1:
                 return claim
             error = WorkerDied(f"attempt {claim.attempt - 1} did not end, its worker died, and no further one is left")

@@ -24,7 +24,7 @@ from tests.ledgers import again, claim, delivery, die, new_order, record, runnin
 from tests.records import rows
 from tests.threads import in_threads
 
-pytestmark = pytest.mark.usefixtures("living_worker")
+pytestmark = [pytest.mark.usefixtures("living_worker"), pytest.mark.pooled]
 
 CONTENDERS = 4
 CLAIMS = 25

@@ -16,7 +16,7 @@ from tests.ledgers import again, claim, delivery, die, new_order, record, runnin
 from tests.records import rows
 from tests.threads import in_threads
 
-pytestmark = pytest.mark.usefixtures("living_worker")
+pytestmark = [pytest.mark.usefixtures("living_worker"), pytest.mark.pooled]
 
 
 def test_a_success_is_recorded_with_everything_that_it_emitted(app: Pipeline, ledger: Ledger) -> None:

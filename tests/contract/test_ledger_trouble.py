@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import Connection, delete, select, text
 
 from pipeline import Pipeline
-from pipeline.core.errors import LedgerError, LedgerUnavailable
+from pipeline.core.errors import LedgerError, LedgerRefused, LedgerUnavailable
 from pipeline.ledger.database.tables import deliveries, events
 from tests.harness import Broker, fill_disk
 from tests.ledgers import ON_POSTGRESQL, ON_SQLITE, append, claim, engine_on, refused
@@ -118,6 +118,29 @@ def test_after_a_refused_statement_transactions_are_whole(ready: Pipeline, ledge
     assert event.id in [row["id"] for row in rows(ready, events)]
 
 
+# -- refused
+
+
+@pytest.mark.parametrize("wrong", [{"id": None}, {"id": "\ud800"}, {"recorded": 2**70}])
+def test_what_the_database_cannot_hold_is_refused_at_once_and_nothing_of_it_is_kept(
+    ready: Pipeline, wrong: dict[str, object]
+) -> None:
+    ledger = ready.ledger
+    (known,) = rows(ready, events)
+    new = {**known, "seq": known["seq"] + 1, "id": "new"}
+    fine, bad = ({**new, "seq": known["seq"] + n, "id": f"new-{n}", **more} for n, more in ((1, {}), (2, wrong)))
+    insert = ledger.database.insert(events)
+    for write in (
+        lambda: ledger.database.fast.all([(insert, fine), (insert, bad)]),
+        lambda: ledger.database.run(lambda connection: connection.execute(insert, [fine, bad])),
+    ):
+        with pytest.raises(LedgerRefused, match="does not take what was to be written") as caught:
+            write()
+        assert "\n" not in str(caught.value)
+    assert rows(ready, events) == [known]
+    assert ready.publish(order()).sent
+
+
 # -- locked, full, read-only, damaged
 
 
@@ -190,7 +213,7 @@ def test_a_file_that_cannot_be_written_is_named(ready: Pipeline, ledger_url: str
         for one in opened:
             one.chmod(0o755)
         os.seteuid(NOBODY)
-        message = refused(ready, LedgerError, "check its directory's permissions")
+        message = refused(ready, LedgerUnavailable, "is read-only", "check the permissions")
     finally:
         os.seteuid(0)
         for one, mode in modes.items():

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, Insert, Table, create_engine, event
+from sqlalchemy import Connection, Engine, ExceptionContext, Insert, Table, create_engine, event
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
@@ -21,10 +21,10 @@ from ...core.errors import ConfigError, LedgerError, LedgerUnavailable, without_
 from ...core.files import file_id, make_private
 from .address import parse
 from .fast import RETRY_INTERVAL, Fast
+from .postgresql import engine_to
+from .trouble import UNSENDABLE, Trouble, is_stale, trouble_in
 
 T = TypeVar("T")
-
-_FULL = ("full", "disk i/o", "no space left")
 
 
 class Database:
@@ -48,6 +48,7 @@ class Database:
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self._synchronous = "FULL" if options.get("synchronous") == "full" else "NORMAL"
         self.engine = self._engine()
+        event.listen(self.engine, "handle_error", _replace_stale)
         #: Reads that take no write lock.
         self.reader = self.engine.execution_options(reading=True)
         self.fast = Fast(self)
@@ -76,24 +77,8 @@ class Database:
             event.listen(engine, "connect", self._prepare)
             event.listen(engine, "begin", _begin)
             return engine
-        milliseconds = int(self.timeout * 1000)
-        options = f"-c lock_timeout={milliseconds} -c idle_in_transaction_session_timeout=0"
-        own = self.url.query.get("options", "")
-        bounds = {
-            "connect_timeout": max(2, int(self.timeout)),
-            # Without these a database behind a network that is gone would hold the caller for a quarter of an hour.
-            "tcp_user_timeout": milliseconds,
-            "keepalives_idle": max(1, int(self.timeout)),
-            "keepalives_interval": 1,
-        }
         try:
-            return create_engine(
-                self.url,
-                pool_size=10,
-                max_overflow=20,
-                pool_timeout=self.timeout,
-                connect_args={**bounds, "options": f"{own} {options}" if own else options},
-            )
+            return engine_to(self.url, self.timeout)
         except ImportError as exc:
             raise ConfigError(f"ledger_url: {exc}; pip install 'pipeline[postgres]'") from exc
 
@@ -107,7 +92,7 @@ class Database:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[Connection]:
-        """Write in one transaction; raises LedgerUnavailable or LedgerError when the database does not take it."""
+        """Write in one transaction; raises LedgerUnavailable, LedgerRefused or another LedgerError (see trouble.py)."""
         self.check()
         with self.errors(), forks.held_off(), self._turn(), self.engine.begin() as connection:
             yield connection
@@ -211,42 +196,23 @@ class Database:
 
     @contextlib.contextmanager
     def errors(self) -> Iterator[None]:
-        """Turn the database's errors into LedgerUnavailable where trying again may help, else into LedgerError."""
+        """Turn the database's errors into what they mean: LedgerUnavailable, LedgerRefused or another LedgerError."""
         try:
             yield
-        except (DBAPIError, PoolTimeout) as exc:
+        except (DBAPIError, PoolTimeout, *UNSENDABLE) as exc:
             raise self.explained(exc) from exc
         except OSError as exc:
             if isinstance(exc, LedgerUnavailable):
                 raise
             raise LedgerError(f"the ledger {self} cannot be opened ({exc}): check its directory's permissions") from exc
 
-    def explained(self, exc: DBAPIError | PoolTimeout) -> LedgerError:
-        """Return what an error of the database means for those who use the ledger."""
+    def explained(self, exc: Exception) -> LedgerError:
+        """Return what an error of the database or of its driver means for those who use the ledger."""
         if isinstance(exc, PoolTimeout):
             return LedgerUnavailable(f"no connection to the ledger {self} was free for {self.timeout:g} s")
-        cause = " ".join(str(exc.orig).split())
-        text = cause.lower()
-        if "locked" in text or "busy" in text or "lock timeout" in text:
-            return LedgerUnavailable(f"the ledger {self} was locked for {self.timeout:g} s by another process")
-        if any(word in text for word in _FULL):
-            return LedgerUnavailable(f"the ledger {self} cannot grow ({cause}): free space on its disk")
-        if "no such table" in text or ("relation" in text and "does not exist" in text):
-            return LedgerError(f"the ledger {self} has no tables ({cause}): run `pipeline ledger upgrade`")
-        return self._sqlites(exc, cause) if self.is_sqlite else self._postgresqls(exc, cause)
-
-    def _sqlites(self, exc: DBAPIError, cause: str) -> LedgerError:
-        if isinstance(exc, OperationalError):
-            return LedgerError(f"the ledger {self} cannot be used ({cause}): check its directory's permissions")
-        return LedgerError(f"the ledger {self} is damaged or no ledger ({cause}): restore it, or move it away")
-
-    def _postgresqls(self, exc: DBAPIError, cause: str) -> LedgerError:
-        if isinstance(exc, ProgrammingError) or not (exc.connection_invalidated or isinstance(exc, OperationalError)):
-            return LedgerError(f"the ledger {self} refused a statement ({cause})")
-        return LedgerUnavailable(
-            f"the ledger {self} cannot be reached ({cause}); start it or set PIPELINE_LEDGER_URL, "
-            "and run `pipeline doctor` to see what is wrong"
-        )
+        if isinstance(exc, DBAPIError):
+            return trouble_in(exc).explained(self, exc.orig, self.timeout)
+        return Trouble.REFUSED.explained(self, exc, self.timeout)
 
     # -- forks
 
@@ -272,3 +238,9 @@ def _begin(connection: Connection) -> None:
         driver.execute("BEGIN" if reading else "BEGIN IMMEDIATE")
     except sqlite3.Error as exc:
         raise OperationalError("BEGIN", None, exc) from exc
+
+
+def _replace_stale(context: ExceptionContext) -> None:
+    """Let go of all connections where one is of no more use."""
+    if is_stale(context.original_exception):
+        context.is_disconnect = True

@@ -19,6 +19,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from ...core.errors import LedgerError, LedgerUnavailable
 from ...core.forks import OWN
+from .postgresql import bounds, shares_sessions
+from .trouble import UNSENDABLE, is_stale
 
 T = TypeVar("T")
 Row = Mapping[str, Any]
@@ -95,7 +97,7 @@ class Opened(Protocol):
     def locked_here(self) -> LedgerUnavailable:
         """Return the error of a writer whose turn did not come."""
 
-    def explained(self, exc: DBAPIError | PoolTimeout) -> LedgerError:
+    def explained(self, exc: Exception) -> LedgerError:
         """Return what an error of the driver means."""
 
 
@@ -163,7 +165,7 @@ class Fast:
             try:
                 with _driver(database.engine) as driver:
                     return self._transact(driver, work, alone)
-            except (DBAPIError, PoolTimeout) as exc:
+            except (DBAPIError, PoolTimeout, *UNSENDABLE) as exc:
                 raise database.explained(exc) from exc
             finally:
                 if writer is not None:
@@ -187,6 +189,8 @@ class Fast:
             if alone:
                 return work(connection)
             driver.execute("BEGIN IMMEDIATE")  # psycopg begins by itself
+        elif shares_sessions(driver):
+            driver.execute(bounds(self._database.timeout))
         elif alone:  # PostgreSQL is waited for once instead of three times
             driver.autocommit = True
             result = work(connection)
@@ -214,7 +218,7 @@ def _driver(engine: Engine) -> Iterator[Any]:
         driver = pooled.driver_connection
         yield driver
     except errors as exc:
-        lost = driver is None or dialect.is_disconnect(exc, driver, None)
+        lost = driver is None or is_stale(exc) or dialect.is_disconnect(exc, driver, None)
         if pooled is not None and (lost or dialect.name != "sqlite"):
             pooled.invalidate()  # it may be left without transactions: see _transact()
         if lost:

@@ -11,7 +11,7 @@ from celery.exceptions import Ignore
 
 from pipeline import Context, Event, Pipeline
 from pipeline.agents.effects import NOTHING
-from pipeline.core.errors import InvalidEvent, LedgerUnavailable, WorkerDied
+from pipeline.core.errors import InvalidEvent, LedgerRefused, LedgerUnavailable, NotAnEventError, WorkerDied
 from pipeline.core.ids import delivery_id
 from pipeline.core.outcome import Outcome
 from pipeline.core.retry import Dead
@@ -49,6 +49,35 @@ def context(app: Pipeline, one: Delivery, attempt: int = 1) -> Context:
 def billing(app: Pipeline) -> dict[str, Any]:
     (row,) = rows(app, agent="billing")
     return row
+
+
+def test_an_event_that_the_database_refuses_goes_to_the_brokers_dead_letters(
+    app: Pipeline, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = delivery(app)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise LedgerRefused("the ledger does not take it")
+
+    monkeypatch.setattr(app.ledger, "claim", refuse)
+    with pytest.raises(NotAnEventError, match="does not take it"):
+        inbox.claim(one)
+
+
+def test_a_success_that_the_database_refuses_is_a_failed_attempt_and_does_not_come_again(
+    app: Pipeline, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = delivery(app)
+    inbox.claim(one)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise LedgerRefused("the ledger does not take it")
+
+    monkeypatch.setattr(app.ledger, "succeed", refuse)
+    with pytest.raises(LedgerRefused) as caught:
+        inbox.succeed(one, 1, NOTHING, None)
+    inbox.fail(one, 1, caught.value)
+    assert "does not take it" in billing(app)["error"]
 
 
 def test_a_success_is_recorded_and_what_it_emitted_is_sent(app: Pipeline, inbox: Inbox) -> None:
