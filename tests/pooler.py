@@ -1,9 +1,10 @@
-"""A real PgBouncer before the tests' PostgreSQL server."""
+"""What stands beside the tests' PostgreSQL server: a real PgBouncer before it, a hot standby behind it."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from typing import Any
 
 from tests.servers import PostgreSQL, Server, ServerMissingError
@@ -73,3 +74,35 @@ class PgBouncer(Server):
         with psycopg.connect(url, autocommit=True, connect_timeout=10) as console:
             cursor = psycopg.ClientCursor(console).execute(command)  # the console knows the simple protocol only
             return cursor.fetchall() if cursor.description else []
+
+
+class Standby(PostgreSQL):
+    """A hot standby, which follows a server until it is promoted."""
+
+    def __init__(self, first: PostgreSQL) -> None:
+        """Take the server that it follows."""
+        super().__init__()
+        self.first = first
+
+    def instead(self, url: str) -> str:
+        """Return the address here of a database on the server that this one follows."""
+        return url.replace(f":{self.first.port}/", f":{self.port}/")
+
+    def prepare(self) -> None:
+        if os.geteuid() == 0:
+            shutil.chown(self.directory, "postgres", "postgres")
+        self._run(
+            "pg_basebackup", "--pgdata", str(self.directory / "data"), "--write-recovery-conf", "--checkpoint=fast",
+            "--no-sync", "--dbname", f"postgresql://postgres@127.0.0.1:{self.first.port}/",
+        )  # fmt: skip
+
+    def promote(self) -> None:
+        """Let it take writes."""
+        self._run("pg_ctl", "promote", "--pgdata", str(self.directory / "data"))
+
+    def _run(self, program: str, *arguments: str) -> None:
+        done = subprocess.run(
+            [self._binary(program), *arguments], env=self.environment(), capture_output=True, text=True, check=False,
+            **self.options(),
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr

@@ -343,7 +343,7 @@ class PostgreSQL(Server):
         server = shutil.which("postgres", path=os.pathsep.join([os.environ.get("PATH", ""), *newest_first]))
         if server is None:
             raise ServerMissingError("postgres is not installed; `make setup-servers` installs it where you may")
-        return str(Path(server).with_name(name))
+        return str(Path(server).resolve().with_name(name))
 
 
 def _has_ended(process: Any) -> bool:

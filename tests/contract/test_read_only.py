@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import pytest
 from sqlalchemy import text
@@ -15,6 +15,7 @@ from pipeline.core.errors import LedgerUnavailable
 from pipeline.ledger.database.tables import events
 from tests.harness import Broker, Worker
 from tests.ledgers import ON_POSTGRESQL, ON_SQLITE, claim, engine_on, refused
+from tests.pooler import Standby
 from tests.records import order, rows
 from tests.servers import PostgreSQL, Server, wait_for
 
@@ -112,3 +113,29 @@ def test_a_connection_to_a_file_that_is_read_only_is_replaced(ready: Pipeline) -
         connection.execute(text("PRAGMA query_only = on"))  # which a connection keeps, as one to such a file does
     ready.publish(order())
     assert len(rows(ready, events)) == 2
+
+
+@pytest.fixture
+def standby(server: PostgreSQL) -> Iterator[Standby]:
+    """A hot standby of the server."""
+    one = Standby(server)
+    one.start()
+    yield one
+    one.stop()
+
+
+@ON_POSTGRESQL
+def test_a_standby_can_be_read_and_takes_events_as_soon_as_it_is_promoted(
+    ready: Pipeline, fresh: Callable[..., Pipeline], ledger_url: str, standby: Standby
+) -> None:
+    (logged,) = rows(ready, events)
+    url = standby.instead(ledger_url)
+    with closing(fresh(url, ledger_timeout=0.5)) as app:
+        wait_for(lambda: rows(app, events) == [logged], "the standby to have the event")
+        refused(app, LedgerUnavailable, "is read-only", "PIPELINE_LEDGER_URL")
+        with pytest.raises(LedgerUnavailable, match="is read-only"):
+            app.ledger.events.take()
+        standby.promote()
+        wait_for(lambda: not is_read_only(app), "the standby to be the first server")
+        assert app.publish(order()).sent
+        assert len(rows(app, events)) == 2
