@@ -20,7 +20,7 @@ from pipeline.ledger.database.tables import deliveries, events
 from tests.harness import Broker, fill_disk
 from tests.ledgers import ON_POSTGRESQL, ON_SQLITE, append, claim, engine_on, refused
 from tests.records import order, rows, run_agents
-from tests.servers import AT_MOST, Server, free_port
+from tests.servers import AT_MOST, PostgreSQL, Server, free_port, wait_for
 
 pytestmark = pytest.mark.usefixtures("no_settings")
 
@@ -73,6 +73,32 @@ def test_publishing_goes_on_after_a_restart_of_the_server(ready: Pipeline, serve
     server.start()
     assert ready.ledger.deliveries.state("unknown") == (None, 0)
     assert len(rows(ready, events)) == 3, "none that was accepted is lost, though a mark that it was sent may be"
+
+
+@pytest.mark.pooled
+@pytest.mark.parametrize("ledger_url", ["postgresql", "pgbouncer"], indirect=True)
+def test_idle_connections_that_were_ended_are_noticed_before_they_are_used(
+    ready: Pipeline, ledger_url: str, servers: Callable[[str], Server]
+) -> None:
+    event, database = ready.publish(order()), ready.ledger.database
+    server = servers("postgresql")
+    assert isinstance(server, PostgreSQL)
+
+    def end_all() -> None:
+        with engine_on(server.url, isolation_level="AUTOCOMMIT") as engine, engine.connect() as connection:
+            others = f"pid <> pg_backend_pid() AND datname = '{ledger_url.rpartition('/')[2]}'"
+            connection.execute(text(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {others}"))
+            left = text(f"SELECT count(*) FROM pg_stat_activity WHERE {others}")
+            wait_for(lambda: connection.execute(left).scalar() == 0, "the connections to end")
+
+    end_all()
+    with database.session() as session:  # whoever uses it would have to begin anew
+        assert session.execute(text("SELECT 1")).scalar() == 1
+    end_all()
+    with database.transaction() as connection, database.reading() as other:
+        assert connection.execute(text("SELECT 1")).scalar() == other.execute(text("SELECT 1")).scalar() == 1
+    end_all()
+    assert claim(ready.ledger, event).attempt == 1
 
 
 @ON_POSTGRESQL

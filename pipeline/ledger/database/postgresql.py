@@ -6,6 +6,7 @@ statements) is then somebody else's, so behind a pooler nothing is kept: bounds 
 
 from __future__ import annotations
 
+from select import POLLIN, poll
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
@@ -51,8 +52,25 @@ def engine_to(url: URL, timeout: float) -> Engine:
             driver.execute(bounds(timeout))
 
     event.listen(engine, "connect", greet)
+    event.listen(engine, "engine_connect", _replace_ended)
     event.listen(engine, "begin", begin)
     return engine
+
+
+def _replace_ended(connection: Connection) -> None:
+    """Take another connection when the server, a pooler or a firewall has ended an idle one.
+
+    Nobody speaks to an idle connection but to end it, so a look at the socket tells, without asking the server. What
+    every delivery does begins anew by itself, and is spared this.
+    """
+    while _is_ended(connection.connection.driver_connection):
+        connection.invalidate()
+
+
+def _is_ended(driver: Any) -> bool:
+    look = poll()  # select() knows no file descriptors above 1023
+    look.register(driver.pgconn.socket, POLLIN)
+    return bool(look.poll(0))
 
 
 def _is_pooled(driver: Any) -> bool:
