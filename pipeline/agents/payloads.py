@@ -8,9 +8,8 @@ from typing import Any
 import orjson
 from pydantic import TypeAdapter, ValidationError
 
-from ..core.door.classes import dump
 from ..core.errors import InvalidEvent
-from ..core.event import Event, Payload, explain
+from ..core.event import Event, Payload, dump, explain
 from .agent import Agent
 from .context import Context
 

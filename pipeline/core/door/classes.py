@@ -54,19 +54,8 @@ def way_of(cls: type[BaseModel]) -> Way:
     return Way.SAFE if all(parts) else Way.BY_VALUE
 
 
-def dump(payload: BaseModel) -> Any:
-    """Return a payload's data; raise InvalidEvent when an agent would not get what is sent."""
-    way = way_of(type(payload))
-    try:
-        data = payload.model_dump(mode="json", by_alias=True, round_trip=True, warnings="error")
-    except Exception as exc:  # pydantic's own, or whatever a user's serializer raises
-        raise InvalidEvent(f"payload {type(payload).__name__} cannot be sent: {exc}") from exc
-    if way is Way.BY_VALUE:
-        _check_arrival(payload, data)
-    return data
-
-
-def _check_arrival(payload: BaseModel, data: Any) -> None:
+def check_arrival(payload: BaseModel, data: Any) -> None:
+    """Read again what a payload is sent as; raise InvalidEvent when that is not equal."""
     name = type(payload).__name__
     try:
         arrived = type(payload).model_validate_json(orjson.dumps(data))

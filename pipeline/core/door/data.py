@@ -7,7 +7,6 @@ with a sign; JSON has no NaN; PostgreSQL's text has no NUL; UTF-8 has no lone su
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from datetime import date, datetime, time
 from enum import Enum
@@ -16,53 +15,15 @@ from uuid import UUID
 
 import orjson
 
-from ..errors import InvalidEvent
-
 #: Levels of lists and objects that an event's JSON may have, its own envelope among them.
 MAX_DEPTH = 100
 MIN_INTEGER, MAX_INTEGER = -(2**63), 2**63 - 1
 
-_DIGITS = bytes(0x30 if 0x30 <= byte <= 0x39 else 0x20 for byte in range(256))
-#: As many digits as the largest integer has.
-_LONG = b"0" * len(str(MAX_INTEGER))
 _BRACKETS = bytes(set(range(256)) - set(b"{}[]"))
 _SURROGATE = re.compile("[\ud800-\udfff]")
 #: What CloudEvents forbids in its strings (1.0, section "Type System"), but for surrogates, which pydantic refuses.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ufdd0-\ufdef\ufffe\uffff]")
 _WORD = re.compile(r"\w{1,64}")
-
-
-def encode(value: Any, data: Any) -> bytes:
-    """Return a value as JSON that everybody can read.
-
-    Arguments:
-        value: what is encoded.
-        data: the part of it that comes from a user, which errors call `data`.
-
-    Raises InvalidEvent that names the place and what is wrong there.
-
-    """
-    try:
-        body = orjson.dumps(value, default=_plain, option=orjson.OPT_UTC_Z)
-    except TypeError as exc:
-        raise InvalidEvent(flaw(data) or f"data: {exc}; event data is JSON: numbers, text, lists, objects") from exc
-    # JSON has no NaN: orjson writes null.
-    if (b"null" in body or not _is_plain(body)) and (found := flaw(data)):
-        raise InvalidEvent(found)
-    return body
-
-
-def decode(raw: str | bytes) -> Any:
-    """Return what a JSON text says; raise InvalidEvent when not everybody would read the same."""
-    try:
-        value = orjson.loads(raw)
-    except orjson.JSONDecodeError as exc:
-        raise InvalidEvent(f"event does not validate: it is no JSON that everybody can read: {exc}") from exc
-    body = raw if isinstance(raw, bytes) else raw.encode()
-    # orjson makes a float of an integer beyond 64 bits, Python's own parser does not.
-    if not _is_plain(body) and (found := flaw(value, "") or flaw(json.loads(body), "")):
-        raise InvalidEvent(f"event does not validate: {found}")
-    return value
 
 
 def flaw(value: Any, place: str = "data") -> str | None:
@@ -77,15 +38,8 @@ def control_in(text: str) -> str:
     return found[0] if found else ""
 
 
-def _is_plain(body: bytes) -> bool:
-    """Say after a quick look that nothing in encoded JSON needs a closer one."""
-    if b"\\u0000" in body or _LONG in body.translate(_DIGITS):
-        return False
-    return body.count(b"{") + body.count(b"[") <= MAX_DEPTH or _is_shallow(body)
-
-
-def _is_shallow(body: bytes) -> bool:
-    """Say whether the brackets of a long text close within the limit; those within strings may make it say no."""
+def is_shallow(body: bytes) -> bool:
+    """Say whether the brackets of encoded JSON close within the limit; those within strings may make it say no."""
     brackets = body.translate(None, _BRACKETS)
     for _ in range(MAX_DEPTH):
         left = brackets.replace(b"{}", b"").replace(b"[]", b"")
@@ -95,7 +49,7 @@ def _is_shallow(body: bytes) -> bool:
     return False
 
 
-def _plain(value: Any) -> str:
+def other_class(value: Any) -> str:
     """Return a time or UUID of a class that orjson does not know: clocks that stand still have their own."""
     if isinstance(value, (datetime, date, time)):
         return value.isoformat()
@@ -154,7 +108,7 @@ def _flaw_of_text(text: str) -> str:
 def _flaw_of_stranger(value: Any) -> str:
     """Return why a value of another kind cannot be carried; nothing when orjson knows it."""
     try:
-        orjson.dumps(value, default=_plain)
+        orjson.dumps(value, default=other_class)
     except TypeError:
         return f"a {type(value).__name__} is no JSON; event data is numbers, text, lists and objects"
     return ""
