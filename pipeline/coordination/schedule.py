@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
+from copy import copy
 from datetime import UTC, date, datetime, time, timedelta
 from itertools import product
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid5
 
 from celery import Task
-from celery.schedules import BaseSchedule, crontab, schedule
+from celery.schedules import BaseSchedule, crontab, schedule, solar
 
 from ..core.errors import InvalidAgent
 from ..core.event import Event, Payload, new_event
@@ -23,13 +25,17 @@ SCHEDULED = "pipeline.publish_scheduled"
 Scheduled = tuple[BaseSchedule, Payload | str, Any]
 #: Days after which every crontab has matched, the 29th of February on a certain weekday too.
 LONGEST_GAP = 40 * 366
+#: What a schedule's two answers for one due time may lie apart.
+ROUNDING = timedelta(seconds=0.5)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 SCHEDULE_IDS = uuid5(UUID(int=0), "pipeline/schedules")
 
 
 class PublishScheduled(Task):  # type: ignore[misc]  # celery's classes are untyped
     """The task of a scheduled event: instead of being sent to a worker, it publishes where it is called, in beat.
 
-    That works with any scheduler that calls `apply_async`, such as the one of django-celery-beat.
+    That works with every scheduler of Celery's, such as the one of django-celery-beat, whose entries change while it
+    runs: what is due, and when, the entry says that fires.
     """
 
     name = SCHEDULED
@@ -38,10 +44,23 @@ class PublishScheduled(Task):  # type: ignore[misc]  # celery's classes are unty
     bus: Bus
     schedules: Mapping[str, Scheduled]
 
-    def run(self, name: str) -> str:
-        """Publish what schedule `name` says is due now, and return the event's id."""
-        namespace = self.bus.settings.namespace
-        event = due_event(self.schedules, self.bus.source, name, self.app.now(), namespace=namespace)
+    def run(self, name: str, what: str | None = None, data: Any = None) -> str:
+        """Publish the event that schedule `name` was declared with, and return its id.
+
+        Arguments:
+            name: the schedule's; with the due time it determines the event's id.
+            what: the event type, for an entry of beat that says itself what is published; then no schedule of that
+                name has to be declared.
+            data: the data that goes with it.
+
+        """
+        schedules, when = self.schedules, firing()
+        if what is not None:
+            schedules = {name: (when or BaseSchedule(app=self.app), what, data)}
+        now = when.maybe_make_aware(when.now()) if when else self.app.now()
+        if when is None and self.request.called_directly:
+            when = ByHand()
+        event = due_event(schedules, self.bus.source, name, now, when=when, namespace=self.bus.settings.namespace)
         self.bus.outbox.publish([event])
         return event.id
 
@@ -50,20 +69,50 @@ class PublishScheduled(Task):  # type: ignore[misc]  # celery's classes are unty
         self.run(*(args or ()), **(kwargs or {}))
 
 
+class ByHand(BaseSchedule):  # type: ignore[misc]  # celery's classes are untyped
+    """When somebody who is no beat says so, such as the admin of django-celery-beat: now, and again the next time."""
+
+
+def firing() -> BaseSchedule | None:
+    """Return the schedule of the entry that beat is about to publish; None when it is not beat that calls.
+
+    An entry is what its database says now, not what was declared. Celery passes it to the scheduler's methods and to
+    nobody else, so it is looked up there.
+    """
+    beat = sys.modules.get("celery.beat")
+    frame = sys._getframe(1) if beat else None
+    while frame is not None:
+        entry = frame.f_locals.get("entry")
+        if beat is not None and isinstance(entry, beat.ScheduleEntry) and isinstance(entry.schedule, BaseSchedule):
+            return entry.schedule
+        frame = frame.f_back
+    return None
+
+
 def due_event(
-    schedules: Mapping[str, Scheduled], source: str, name: str, now: datetime, *, namespace: str = ""
+    schedules: Mapping[str, Scheduled],
+    source: str,
+    name: str,
+    now: datetime,
+    *,
+    when: BaseSchedule | None = None,
+    namespace: str = "",
 ) -> Event:
     """Return the event that schedule `name` is due to publish at `now`; two beats of one app get the same one.
 
     Arguments:
         source: the CloudEvents source of the app.
+        when: the schedule of the entry that fires; default the one that was declared.
         namespace: the app's, which tells it from others of its name.
 
     """
     if name not in schedules:
-        raise InvalidAgent(f"no schedule is called {name!r}; declare it with app.schedule({name!r}, ...)")
-    when, what, data = schedules[name]
-    due = due_time(when, now)
+        raise InvalidAgent(
+            f"no schedule is called {name!r}; declare it with app.schedule({name!r}, ...), or give the entry an event "
+            f"type and data: args=[{name!r}, 'digest.due', {{}}]"
+        )
+    declared, what, data = schedules[name]
+    due = due_time(when or declared, now)
     source = f"{source}/schedule/{name}"
     event = new_event(what, data, source=source, id=scheduled_id(source, due, namespace=namespace))
     return event.evolve(time=due)
@@ -83,15 +132,44 @@ def as_schedule(name: str, when: Any) -> BaseSchedule:
 def due_time(when: BaseSchedule, now: datetime) -> datetime:
     """Return the due time that `now` belongs to: a crontab's last minute, or a multiple of the interval since 1970.
 
+    Of other schedules, a sunset's or a class of the user's, it is the last time that their `remaining_estimate` names.
     Two beats that fire for the same occasion compute the same time, whenever each of them was started, and however
     late one of them looks at a crontab.
     """
     now = now.astimezone(UTC)
     if isinstance(when, crontab):
         return _last_match(when, now)
-    interval = max(1, int(when.run_every.total_seconds())) if isinstance(when, schedule) else 1
-    seconds = int(now.timestamp())
-    return datetime.fromtimestamp(seconds - seconds % interval, UTC)
+    if isinstance(when, schedule):
+        interval = when.run_every if when.run_every > timedelta(0) else timedelta(seconds=1)
+        return now - (now - EPOCH) % interval
+    if isinstance(when, ByHand):
+        return now
+    return _last_estimate(when, now) or now.replace(microsecond=0)
+
+
+def _last_estimate(when: BaseSchedule, now: datetime) -> datetime | None:
+    """Return the last due time of a schedule that can only be asked for the next one; None when it cannot say."""
+    asked = copy(when)
+    asked.nowfun = lambda: now
+
+    def following(start: datetime) -> datetime | None:
+        try:
+            left = asked.remaining_estimate(start)
+        except NotImplementedError:
+            return None
+        return None if left is None else (now + left).astimezone(UTC)
+
+    found, age = None, timedelta(seconds=1)
+    while found is None and age.days < LONGEST_GAP:
+        due = following(now - age)
+        while due is not None and due <= now + ROUNDING and (found is None or due > found):
+            found, due = due, following(due + ROUNDING)
+        age *= 2
+    if found is None or not isinstance(when, solar):
+        return found
+    # The sun's times come out some milliseconds apart, depending on where their calculation begins.
+    again = following(found.replace(minute=0, second=0, microsecond=0) - timedelta(hours=1))
+    return (again or found).replace(second=0, microsecond=0)
 
 
 def _last_match(when: crontab, now: datetime) -> datetime:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from contract_app import journal  # type: ignore[import-not-found]
@@ -10,6 +11,8 @@ from pipeline import Context, Pipeline
 
 app = Pipeline("scheduled")
 app.schedule("every-second", 1, "tick.tock", {"n": 1})
+app.schedule("hourly", 3600, "hour.struck")
+app.celery.conf.redbeat_redis_url = os.environ["PIPELINE_BROKER_URL"]  # for those who run beat with that scheduler
 
 
 @app.agent(on="tick.*")
