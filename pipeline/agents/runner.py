@@ -11,6 +11,7 @@ from collections.abc import Coroutine
 from concurrent.futures import Future
 from typing import Any
 
+from ..core.times import monotonic
 from .agent import Agent
 
 
@@ -46,6 +47,7 @@ class EventLoop:
         with self._mutex:
             if self._loop is None or self._pid != os.getpid():
                 loop = asyncio.new_event_loop()
+                loop.time = monotonic  # type: ignore[method-assign]  # what sleeps in it wakes up, also in frozen time
                 threading.Thread(target=run_for_ever, args=(loop,), name="pipeline-handlers", daemon=True).start()
                 self._pid, self._loop = os.getpid(), loop
             return self._loop

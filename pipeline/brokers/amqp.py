@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from time import monotonic
 from typing import Any
 
 from amqp import spec
 from kombu.exceptions import OperationalError
 from kombu.transport import pyamqp
 
+from ..core.times import monotonic
 from .compression import RefusesCompression
 
 #: Bytes that are gathered before they are written.

@@ -11,8 +11,9 @@ import os
 import threading
 import weakref
 from contextlib import AbstractContextManager
-from time import monotonic
 from typing import Any, Protocol
+
+from .times import monotonic
 
 #: Seconds that a fork waits for what other threads do.
 PATIENCE = 10.0

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from .errors import InvalidEvent
 
@@ -11,6 +13,9 @@ from .errors import InvalidEvent
 SECOND = 1_000_000
 #: Seconds; a delay or an interval that is longer is a mistake, and so is infinity.
 CENTURY = 100 * 366 * 86400
+#: Seconds on the clock that deadlines are measured with. Libraries that freeze the time in tests stop `time.monotonic`
+#: too: then no deadline would ever pass.
+monotonic: Callable[[], float] = partial(time.clock_gettime, time.CLOCK_MONOTONIC)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 

@@ -15,6 +15,7 @@ from ..core.errors import InvalidAgent, ProjectionFailed, nearest
 from ..core.event import Event, Payload
 from ..core.ids import Place, place_of
 from ..core.routing import pattern_of, wants
+from ..core.times import monotonic
 from ..ledger.database.tables import events, positions
 from ..ledger.ledger import Ledger
 from ..ledger.log import BEGIN, COLUMNS, Position, after, in_order, position_of, stable
@@ -234,14 +235,14 @@ def _project(ledger: Ledger, connection: Connection, projection: Projection, pos
 
 def _handle(connection: Connection, projection: Projection, rows: Sequence[Row[Any]]) -> int:
     """Call the handler for events as long as a batch may take; return the number of events that are behind it now."""
-    until = time.monotonic() + BATCH_SECONDS
+    until = monotonic() + BATCH_SECONDS
     with _session(connection) as session:
         for number, row in enumerate(rows, start=1):
             if row.replay is not None or not projection.matches(row.type):
                 continue
             with _named(projection, session, f"event {row.id} ({row.type}, number {row.seq})"):
                 _call(projection.handler, Event.decode(row.body), session)
-            if time.monotonic() > until:
+            if monotonic() > until:
                 return number
     return len(rows)
 

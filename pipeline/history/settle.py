@@ -12,6 +12,7 @@ from sqlalchemy import Connection, select
 from ..core.errors import InvalidSelection, SettleTimeout
 from ..core.outcome import OPEN
 from ..core.routing import reaches
+from ..core.times import monotonic
 from ..ledger.database.rows import chunks
 from ..ledger.database.tables import agents, events, outbox, timers
 from ..ledger.ledger import Ledger
@@ -96,9 +97,9 @@ def settle(ledger: Ledger, event_id: str, timeout: float, interval: float = 0.05
     """
     if not (timeout >= 0 and interval > 0):
         raise InvalidSelection(f"timeout: {timeout!r} and interval {interval!r} must be seconds of 0 or more")
-    deadline = time.monotonic() + timeout
+    deadline = monotonic() + timeout
     while not (state := settled(ledger, event_id)):
-        left = deadline - time.monotonic()
+        left = deadline - monotonic()
         if left <= 0:
             raise SettleTimeout(_still_open(event_id, timeout, state.lines()))
         time.sleep(min(interval, left))  # between two looks: what settles is in other processes

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
@@ -12,7 +11,7 @@ from sqlalchemy import Connection, delete, select, update
 from ..core.errors import nearest
 from ..core.event import Event
 from ..core.routing import needs_receiver, reaches
-from ..core.times import micros, now
+from ..core.times import micros, monotonic, now
 from .database.database import Database
 from .database.tables import agents, events
 from .log import Position, end_of_log
@@ -81,10 +80,10 @@ class Subscribers:
             connection: somebody's open transaction, which is read in instead of another one.
 
         """
-        if fresh or time.monotonic() - self._asked > FRESH:
+        if fresh or monotonic() - self._asked > FRESH:
             self._patterns = self._database.read(self.read) if connection is None else self.read(connection)
             self._routes = {}
-            self._asked = time.monotonic()
+            self._asked = monotonic()
         return self._patterns
 
     def miss(self, event: Event, connection: Connection | None = None) -> bool:

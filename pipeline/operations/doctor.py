@@ -13,7 +13,6 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal
 
 from celery import Celery
@@ -25,6 +24,7 @@ from ..brokers.embedded.store import Store
 from ..brokers.kinds import kind_of_url
 from ..brokers.urls import parse_url
 from ..core.errors import ConfigError, EmbeddedBrokerError, without_passwords
+from ..core.times import monotonic
 from ..delivery.consumer import AgentConsumer
 from ..publishing.publisher import Publisher
 from ..settings import PREFIX, Settings, config_file

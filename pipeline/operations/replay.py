@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from itertools import islice
-from time import monotonic, sleep
+from time import sleep
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..agents.agent import Agent
@@ -16,6 +16,7 @@ from ..core.errors import BrokerUnavailable, InvalidAgent, InvalidSelection, Led
 from ..core.event import Event
 from ..core.ids import new_id
 from ..core.routing import reaches
+from ..core.times import monotonic
 from ..history.events import EventQuery, get_event, get_events
 from ..ledger.ledger import Ledger
 from ..publishing.publisher import Publisher

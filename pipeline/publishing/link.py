@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from time import monotonic
 from typing import Any
 
 from kombu import Connection
@@ -12,6 +11,7 @@ from kombu import Connection
 from ..brokers.kinds import kind_of_driver, unsupported
 from ..brokers.topology import Topology
 from ..core.event import CONTENT_TYPE, Encoded, Event
+from ..core.times import monotonic
 
 logger = logging.getLogger(__name__)
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from datetime import datetime
-from time import monotonic
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from ..core.errors import BrokerUnavailable, InvalidEvent, LedgerError, LedgerUnavailable, UnknownAgent
 from ..core.event import Encoded, Event
-from ..core.times import micros
+from ..core.times import micros, monotonic
 from ..ledger.database.rows import Write, timer_row
 from ..ledger.timers import PUBLISH
 

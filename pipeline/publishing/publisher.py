@@ -8,7 +8,7 @@ import logging
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
-from time import monotonic, sleep
+from time import sleep
 from typing import TYPE_CHECKING, Any
 
 from kombu.exceptions import KombuError, OperationalError
@@ -25,6 +25,7 @@ from ..core.errors import (
     without_passwords,
 )
 from ..core.event import Encoded, Event
+from ..core.times import monotonic
 from .link import Link
 
 if TYPE_CHECKING:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ..core import forks
 from ..core.errors import PipelineError
+from ..core.times import monotonic
 from .chores import Chore, Chores
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Sweeper:
     def _is_time(self, chore: Chore) -> bool:
         if chore.every == 0 or chore.has_more():
             return True
-        at = time.monotonic()
+        at = monotonic()
         if at < self._next.get(chore.name, 0.0):
             return False
         self._next[chore.name] = at + chore.every

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections import OrderedDict
-from time import monotonic, sleep
+from time import sleep
 from typing import Any
 
 import orjson
@@ -16,6 +16,7 @@ from kombu.transport import virtual
 from kombu.utils.uuid import uuid
 
 from ...core.errors import EmbeddedBrokerBusy
+from ...core.times import monotonic
 from ..compression import RefusesCompression
 from ..urls import parse_url
 from .file import BUSY_TIMEOUT

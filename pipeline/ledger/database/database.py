@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 from ...core import forks
 from ...core.errors import ConfigError, LedgerError, LedgerUnavailable, without_passwords
 from ...core.files import file_id, make_private
+from ...core.times import monotonic
 from .address import parse
 from .fast import RETRY_INTERVAL, Fast
 from .postgresql import engine_to
@@ -125,13 +126,13 @@ class Database:
         return self._until_timeout(self.reading, work)
 
     def _until_timeout(self, begin: Callable[[], Any], work: Callable[[Any], T]) -> T:
-        deadline = time.monotonic() + self.timeout
+        deadline = monotonic() + self.timeout
         while True:
             try:
                 with begin() as connection:
                     return work(connection)
             except LedgerUnavailable:
-                if time.monotonic() + RETRY_INTERVAL >= deadline:
+                if monotonic() + RETRY_INTERVAL >= deadline:
                     raise
                 time.sleep(RETRY_INTERVAL)  # the database may be back by then
 

@@ -19,6 +19,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from ...core.errors import LedgerError, LedgerUnavailable
 from ...core.forks import OWN
+from ...core.times import monotonic
 from .postgresql import bounds, shares_sessions
 from .trouble import UNSENDABLE, is_stale
 
@@ -145,12 +146,12 @@ class Fast:
             alone: each statement is a transaction of its own; what it returns has to be fetched.
 
         """
-        deadline = time.monotonic() + self._database.timeout
+        deadline = monotonic() + self._database.timeout
         while True:
             try:
                 return self._once(work, alone)
             except LedgerUnavailable:
-                if time.monotonic() + RETRY_INTERVAL >= deadline:
+                if monotonic() + RETRY_INTERVAL >= deadline:
                     raise
                 time.sleep(RETRY_INTERVAL)  # the database may be back by then
 
