@@ -47,6 +47,8 @@ class Agent:
     max_concurrent: int | None = None
     priority: int | None = None
     since: datetime | int | None = None
+    #: The agents that it joins, whose results it needs.
+    members: tuple[str, ...] = ()
     wants_event: bool = False
     wants_context: bool = False
     is_async: bool = False

@@ -149,7 +149,8 @@ class Pipeline(Publishing, Reading):
         members = list(agents)
         agent = declare(starter(self.celery, name, members, emits, fails), on=on, name=name)
         type_ = emits if isinstance(emits, str) else emits.event_type
-        agent.declared = place_of_call(sys._getframe(1), tuple(member.name for member in members), type_, fails)
+        agent.members = tuple(member.name for member in members)
+        agent.declared = place_of_call(sys._getframe(1), agent.members, type_, fails)
         return self._add(agent)
 
     def schedule(self, name: str, when: Any, what: Payload | str, data: Any = None) -> None:

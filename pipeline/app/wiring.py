@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from celery import Celery
+from celery import Celery, Task
 from celery.signals import import_modules
 
 from ..agents.agent import Agent
@@ -23,6 +24,21 @@ if TYPE_CHECKING:
 CELERYS_CONSUMER = "celery.worker.consumer:Consumer"
 CONSUMER = "pipeline.delivery.consumer:AgentConsumer"
 STEP = "pipeline.workers.step:SweeperStep"
+#: What neither an app's own Task class nor its `task_annotations` may change: the bus's tasks acknowledge, retry and
+#: keep results as what they promise needs it.
+OURS = (
+    "acks_late",
+    "acks_on_failure_or_timeout",
+    "autoretry_for",
+    "ignore_result",
+    "max_retries",
+    "reject_on_worker_lost",
+    "Request",
+    "retry_on_worker_lost",
+    "store_errors_even_if_ignored",
+)
+#: What agents are declared with; where they are not, the app's annotations and settings hold.
+DECLARED = ("rate_limit", "soft_time_limit", "time_limit")
 _REQUESTS = "pipeline.delivery.request"
 
 
@@ -77,20 +93,22 @@ class Wiring:
             self._configure()
         self._celery.steps["worker"].add(STEP)
         for task, more in ((Emit, {}), (EmitFailed, {}), (PublishScheduled, {"schedules": schedules})):
-            self._add_task(type(task.__name__, (task,), {"bus": bus, "__module__": task.__module__, **more}))
+            attributes = {"bus": bus, "__module__": task.__module__, **more}
+            self._add_task(partial(type, task.__name__, (task,), attributes))
 
     def add(self, agent: Agent) -> None:
         """Give an agent its queue and its task."""
         agent.app = self._celery
         self._add_queue(self._bus.names.agent_queue(agent.name, agent.patterns))
-        self._add_task(self._task_of(agent))
+        self._add_task(partial(self._task_of, agent))
 
     def _task_of(self, agent: Agent) -> type[Any]:
-        from ..delivery.task import HARD_LIMIT_GRACE, DeliveryTask
+        """Return an agent's task; it also is what the app's own Task class (`app.Task`, `task_cls`) makes of tasks."""
+        from ..delivery.task import HARD_LIMIT_GRACE, surrounded_by
 
         return type(
             agent.name,
-            (DeliveryTask,),
+            surrounded_by(self._celery.Task),
             {
                 "__module__": agent.handler.__module__,
                 "__doc__": agent.handler.__doc__,
@@ -122,11 +140,16 @@ class Wiring:
             request, lost = "PlainRequest", True
         return {"books": self._books, "Request": f"{_REQUESTS}:{request}", "retry_on_worker_lost": lost}
 
-    def _add_task(self, task: type[Any]) -> None:
+    def _add_task(self, task: Callable[[], type[Any]]) -> None:
         """Register a task now, or when Celery finalizes its app: until then its settings may still change."""
 
         def register(**_: Any) -> None:
-            self._celery.register_task(task())
+            made = task()
+            own = {name: getattr(made, name, None) for name in (*OURS, *DECLARED)}
+            kept = {name: value for name, value in own.items() if value is not getattr(Task, name, None)}
+            self._celery.register_task(made())  # which annotates it
+            for name, value in kept.items():
+                setattr(made, name, value)
 
         if self._celery.finalized:
             register()

@@ -27,6 +27,8 @@ class AgentConsumer(Consumer):  # type: ignore[misc]  # celery's classes are unt
     """Celery's consumer, which also understands events; set as `worker_consumer`."""
 
     bus: Bus
+    #: A consumer of the user's own derives from this one; Celery's knows task messages alone.
+    reads_events = True
 
     class Blueprint(Consumer.Blueprint):  # type: ignore[misc]  # celery's classes are untyped
         """Celery's steps but native delayed delivery, which would widen every agent's bindings."""
@@ -34,12 +36,13 @@ class AgentConsumer(Consumer):  # type: ignore[misc]  # celery's classes are unt
         default_steps = [step for step in Consumer.Blueprint.default_steps if "delayed_delivery" not in step]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Raise SystemExit for a setting whose tasks would be refused, and for the queue (-Q) of an unknown agent."""
+        """Raise SystemExit for a setting that the bus cannot work with, and for the queue (-Q) of an unknown agent."""
         super().__init__(*args, **kwargs)
         self.bus = self.app.pipeline.bus
         for setting, wrong in (("task_compression", self.app.conf.task_compression), ("task_protocol", 1)):
             if wrong and self.app.conf[setting] == wrong:
                 raise SystemExit(f"{setting} = {wrong!r}: workers of the bus refuse such tasks; remove the setting")
+        self._check_results()
         self._queues_by_tag: dict[str, str] = {}
         queues = self.app.amqp.queues
         for name in queues.consume_from:
@@ -54,6 +57,18 @@ class AgentConsumer(Consumer):  # type: ignore[misc]  # celery's classes are unt
         self.on_task_request = self._admit
         self._gates: dict[str, Gate] = {}
         self._open_gates()
+
+    def _check_results(self) -> None:
+        """Raise SystemExit for a join whose members' results would be nowhere."""
+        joins = [agent.name for agent in self.bus.agents if agent.members]
+        try:
+            if joins:
+                self.app.backend.ensure_chords_allowed()
+        except NotImplementedError:
+            raise SystemExit(
+                f"join {joins[0]!r} needs its members' results, and result_backend = {self.app.conf.result_backend!r} "
+                "keeps none: set one with chords, such as sqlite:///results.db or redis://"
+            ) from None
 
     def _open_gates(self) -> None:
         self._gates = {

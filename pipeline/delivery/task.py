@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 from celery import Task
-from celery.exceptions import Reject
+from celery.exceptions import Reject, TaskPredicate
 from celery.exceptions import Retry as CeleryRetry
 from celery.utils.log import get_task_logger
 
@@ -41,7 +41,10 @@ class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
     abstract = True
     acks_late = True
     acks_on_failure_or_timeout = False
+    ignore_result = False  # as in canvases, which wait for it; of events nobody wants one, as their messages say
     store_errors_even_if_ignored = False
+    reject_on_worker_lost = False
+    autoretry_for = ()
 
     agent: Agent
     bus: Bus
@@ -49,21 +52,28 @@ class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
     #: The CloudEvents source of the events that the agent emits.
     source: str
 
-    def run(self, message: str | dict[str, Any]) -> Any:
-        """Deliver one event: as JSON text from the bus, or decoded when Celery's canvas calls the agent."""
+    def run(self, message: str | dict[str, Any], failed: BaseException | None = None) -> Any:
+        """Deliver one event: as JSON text from the bus, or decoded when Celery's canvas calls the agent.
+
+        Arguments:
+            failed: why the attempt has failed before it came here.
+
+        """
         try:
             delivery = self.delivery(message, self.request)
             claim = self.books.claim(delivery)
             if not claim.attempt:
                 return self.books.done_before(delivery, claim)
-            return self._attempt(delivery, claim.attempt)
+            return self._attempt(delivery, claim.attempt, failed)
         except NotRecordedError as exc:
             raise Reject(exc.__cause__, requeue=True) from exc
 
-    def _attempt(self, delivery: Delivery, attempt: int) -> Any:
+    def _attempt(self, delivery: Delivery, attempt: int, failed: BaseException | None) -> Any:
         """Make one attempt, and record what came of it."""
         context = self._context(delivery, attempt)
         try:
+            if failed is not None:
+                raise failed
             match run(Attempt(self.bus, self.agent, context)):
                 case Done(value):
                     answer = self._collect(context, value, in_canvas=delivery.in_canvas)
@@ -161,6 +171,39 @@ class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
             replay=delivery.replay is not None,
             ledger=self.books.ledger,
         )
+
+
+class Surrounded(DeliveryTask):
+    """A delivery of an app whose own Task class puts something around each task, such as Flask's app context.
+
+    What fails there is an attempt that has failed, recorded like a handler's.
+    """
+
+    abstract = True
+
+    def __call__(self, message: str | dict[str, Any]) -> Any:
+        """Deliver, inside of what the app's Task class puts around it."""
+        try:
+            super().before_start(self.request.id, (message,), {})
+            return super().__call__(message)
+        except BaseException as exc:
+            if is_order(exc) or isinstance(exc, TaskPredicate) or getattr(self.request, "has_begun", False):
+                raise
+            return self.run(message, exc)
+
+    def before_start(self, *_: Any) -> None:
+        """Wait until the delivery is called: Celery would acknowledge what fails here, and nobody record it."""
+
+    def run(self, message: str | dict[str, Any], failed: BaseException | None = None) -> Any:
+        """Deliver one event."""
+        self.request.has_begun = True
+        return super().run(message, failed)
+
+
+def surrounded_by(base: type[Task]) -> tuple[type[Task], ...]:
+    """Return the bases of agents' tasks on an app whose Task class is `base`."""
+    is_plain = base.__call__ is Task.__call__ and base.before_start is Task.before_start
+    return (DeliveryTask if is_plain else Surrounded, base)
 
 
 def decode(message: str | dict[str, Any]) -> Event:

@@ -157,7 +157,8 @@ class Publisher:
         kind = kind_of_driver(self._connection().transport.driver_type)
         connection = self._connection(connect_timeout=left, transport_options=kind.bounds(left))
         try:
-            connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0, interval_max=0)
+            tries = max(1, len(connection.alt) - 1)  # each of the addresses that the app names
+            connection.ensure_connection(max_retries=tries, interval_start=0, interval_step=0, interval_max=0)
             return Link(connection, self._names)
         except BaseException:
             with contextlib.suppress(Exception):

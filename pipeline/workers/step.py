@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from celery.bootsteps import StartStopStep
 from celery.signals import worker_shutdown
 from celery.utils.log import get_logger
+from kombu.utils.imports import symbol_by_name
 
 from ..core import forks
 from ..core.errors import ConfigError, LedgerError, PipelineError
@@ -41,6 +42,12 @@ class SweeperStep(StartStopStep):  # type: ignore[misc]  # celery's classes are 
         super().__init__(worker, **options)
         pipeline = getattr(worker.app, "pipeline", None)
         self._bus: Bus | None = pipeline and pipeline.bus
+        consumer = worker.app.conf.worker_consumer
+        if pipeline and not getattr(symbol_by_name(consumer), "reads_events", False):
+            raise SystemExit(
+                f"worker_consumer = {consumer!r} takes no events: derive it from "
+                "pipeline.delivery.consumer.AgentConsumer, or remove the setting"
+            )
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
         self._agents: dict[str, tuple[tuple[str, ...], datetime | int | None]] = {}

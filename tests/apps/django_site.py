@@ -25,5 +25,7 @@ def touch(data: Any, ctx: Context) -> None:
     from django.db import connection
     from django_celery_beat.models import ClockedSchedule
 
+    was_closed = connection.connection is None
     ClockedSchedule.objects.create(clocked_time="2026-01-01T00:00:00Z")
-    journal("touch", ctx, {"was_open": data and data.get("open"), "atomic": connection.in_atomic_block})
+    base = type(celery.tasks["agent.touch"].delay_on_commit.__self__).delay_on_commit.__module__
+    journal("touch", ctx, {"was_closed": was_closed, "rows": ClockedSchedule.objects.count(), "task": base})
