@@ -16,6 +16,7 @@ from ..core.ids import delivery_id, derived_id
 from ..core.routing import reaches
 from ..limits.gate import Gate
 from .poison import check_event, check_task
+from .returns import Returns
 
 if TYPE_CHECKING:
     from ..bus import Bus
@@ -55,6 +56,7 @@ class AgentConsumer(Consumer):  # type: ignore[misc]  # celery's classes are unt
         queues.select_add(self.bus.names.emit_queue())
         self._run_request: Callable[[Any], None] = vars(self)["on_task_request"]
         self.on_task_request = self._admit
+        self._returns = Returns(lambda seconds, do: self.call_soon_ack(self.timer.call_after, seconds, do))
         self._gates: dict[str, Gate] = {}
         self._open_gates()
 
@@ -78,6 +80,7 @@ class AgentConsumer(Consumer):  # type: ignore[misc]  # celery's classes are unt
         }
 
     def _admit(self, request: Any) -> None:
+        request.returns = self._returns
         gate = self._gates.get(request.name)
         if gate is None:
             self._run_request(request)
@@ -87,6 +90,7 @@ class AgentConsumer(Consumer):  # type: ignore[misc]  # celery's classes are unt
     def on_close(self) -> None:
         """Forget what waits when the connection is lost; what still runs leaves its old gate."""
         super().on_close()
+        self._returns.forget_waiting()
         for gate in self._gates.values():
             gate.close()
         self._open_gates()

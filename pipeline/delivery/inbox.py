@@ -47,6 +47,8 @@ class Recording:
 
 
 RECORDING = Recording()
+#: What a driver raises for a value that it or the database does not take, however often it is asked.
+CONTENT = (LedgerRefused, ValueError, TypeError, OverflowError)
 
 
 class Inbox:
@@ -74,8 +76,8 @@ class Inbox:
         with RECORDING:
             try:
                 claim = self._bus.ledger.claim(delivery, worker=self._bus.worker_id)
-            except LedgerRefused as exc:
-                raise NotAnEventError(str(exc)) from exc
+            except CONTENT as exc:
+                raise NotAnEventError(f"the ledger does not take it: {line_of(exc)}") from None
             if claim.attempt <= delivery.retry.max + 1:
                 return claim
             error = WorkerDied(f"attempt {claim.attempt - 1} did not end, its worker died, and no further one is left")
@@ -90,7 +92,9 @@ class Inbox:
             raise WorkerDied(f"this delivery is {claim.outcome}")
         if claim.emitted:
             ids = [caused_id(delivery.id, position) for position in range(claim.emitted)]
-            self._bus.outbox.send(self._bus.outbox.encode(self._bus.ledger.events.unsent(ids)))
+            with RECORDING:
+                unsent = self._bus.outbox.encode(self._bus.ledger.events.unsent(ids))
+            self.send(unsent)
         logger.info("%s was delivered before (%s)", delivery.event.id, claim.outcome.value)
         return orjson.loads(claim.result) if claim.result else None
 
@@ -127,8 +131,11 @@ class Inbox:
         return [] if silent else emitted
 
     def send(self, emitted: Sequence[Encoded]) -> None:
-        """Send what is in the outbox now; when the broker is away, a relay does."""
-        self._bus.outbox.send(emitted)
+        """Send what is in the outbox now; when that fails, a relay does: the delivery is done in any case."""
+        try:
+            self._bus.outbox.send(emitted)
+        except Exception as exc:
+            logger.warning("a relay sends %d event(s) in %g s: %s", len(emitted), GRACE, line_of(exc))
 
     def _emitted(self, delivery: Delivery, events: Sequence[Event], replay: str | None) -> list[Encoded]:
         if not events:
@@ -196,4 +203,4 @@ class Inbox:
         encoded = self._emitted(delivery, announced, None)
         told, traceback = line_of(error), traceback_of(error)
         if self._bus.ledger.die(delivery.id, attempt, encoded, error=told, traceback=traceback, due_in=GRACE):
-            self._bus.outbox.send(encoded)
+            self.send(encoded)

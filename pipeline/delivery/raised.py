@@ -12,6 +12,7 @@ from contextlib import suppress
 from billiard import current_process
 from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
 from celery.exceptions import TaskPredicate, WorkerShutdown, WorkerTerminate
+from celery.utils.serialization import get_pickleable_exception
 
 from ..core.errors import HandlerError
 
@@ -39,15 +40,20 @@ def is_order(error: BaseException) -> bool:
 
 
 def presentable(error: BaseException) -> BaseException:
-    """Return an error that Celery takes for nothing else than one, and can show.
+    """Return an error that Celery takes for nothing else than one, can pass on, and can log as it is.
 
     A handler's Ignore or WorkerLostError would be acted upon; its MemoryError, or a text that raises, ends the worker.
     """
     if isinstance(error, Exception) and not isinstance(error, CELERYS_OWN):
         with suppress(BaseException):
-            str(error), repr(error)
-            return error
+            if _is_plain("".join(traceback.format_exception(error)) + repr(error)):
+                get_pickleable_exception(error)
+                return error
     return HandlerError(line_of(error))
+
+
+def _is_plain(text: str) -> bool:
+    return len(text) <= LONGEST_TRACEBACK and _escaped(text, _CONTROL_IN_LINES) == text
 
 
 def line_of(error: BaseException) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum, auto
+from functools import partial
 from typing import Any
 
 from billiard.einfo import ExceptionInfo
@@ -17,6 +18,7 @@ from ..core.retry import Again, Dead
 from ..limits.gate import Gate
 from .delivery import NotRecordedError
 from .raised import line_of
+from .returns import Returns
 
 logger = get_logger(__name__)
 
@@ -59,19 +61,32 @@ class DeliveryRequest(Request):  # type: ignore[misc]  # celery's classes are un
     """A delivery: when it leaves the worker's hands, the next one of its agent may come in."""
 
     gate: Gate | None = None
+    returns: Returns | None = None
 
     def acknowledge(self) -> None:
         """Acknowledge, and let the next delivery of the agent in."""
         was = self.acknowledged
         super().acknowledge()
-        if self.gate and not was:
-            self.gate.leave()
+        if not was:
+            self._leave()
 
     def reject(self, requeue: bool = False) -> None:
-        """Reject, and let the next delivery of the agent in."""
+        """Reject, back to the queue only after a pause, and let the next delivery of the agent in."""
         was = self.acknowledged
+        if requeue and self.returns and not was:
+            self._on_reject: Any = partial(self._back_after_pause, self._on_reject)
         super().reject(requeue)
-        if self.gate and not was:
+        if not was:
+            self._leave(back=requeue)
+
+    def _back_after_pause(self, reject: Any, *args: Any) -> None:
+        assert self.returns is not None
+        self.returns.after_pause(self.id, partial(reject, *args))
+
+    def _leave(self, *, back: bool = False) -> None:
+        if self.returns and self.returns.since and not back:
+            self.returns.since.pop(self.id, None)
+        if self.gate:
             self.gate.leave()
 
 
@@ -110,21 +125,19 @@ class RecordedRequest(DeliveryRequest):
 
     def _is_recorded_as_another(self, error: BaseException) -> bool:
         """Record an attempt whose process died; say whether it goes on: tried again, or back in its queue."""
+        task_ready(self)
         try:
             verdict = self.task.books.died(self._delivery, error)
             if isinstance(verdict, Again):
                 self._send_again(verdict.delay)
-        except NotRecordedError:
-            task_ready(self)
-            self.reject(requeue=True)
-            return True
         except Exception as exc:  # the ledger is away, or the event unreadable: the broker keeps the message
-            logger.error("%s[%s]: %r could not be recorded: %s", self.name, self.id, error, exc)
+            if not isinstance(exc, NotRecordedError):
+                told = line_of(error), line_of(exc)
+                logger.error("%s[%s]: that its process died (%s) could not be recorded: %s", self.name, self.id, *told)
             self.reject(requeue=not isinstance(exc, NotAnEventError))
             return True
         if isinstance(verdict, Dead):
             return False
-        task_ready(self)
         self.on_retry(raised(Retry(line_of(error), error, verdict.delay)))
         return True
 
@@ -138,11 +151,12 @@ class RecordedRequest(DeliveryRequest):
         self.task.signature_from_request(self._context, countdown=delay, retries=retries).apply_async()
 
     def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:
-        """Record that an operator has revoked the delivery, before Celery acks it."""
+        """Record that an operator has revoked the delivery, before Celery acks it; else the broker keeps it."""
         try:
             self.task.books.revoke(self._delivery, reason)
         except Exception as exc:
-            logger.error("%s[%s]: that it was revoked could not be recorded: %s", self.name, self.id, exc)
+            logger.error("%s[%s]: that it was revoked could not be recorded: %s", self.name, self.id, line_of(exc))
+            self.reject(requeue=not isinstance(exc, NotAnEventError))
         super()._announce_revoked(reason, terminated, signum, expired)
 
     def on_timeout(self, soft: bool, timeout: float) -> None:

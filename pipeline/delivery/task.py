@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 from celery import Task
-from celery.exceptions import Reject, TaskPredicate
+from celery.exceptions import Ignore, Reject, TaskPredicate
 from celery.exceptions import Retry as CeleryRetry
 from celery.utils.log import get_task_logger
 
 from ..agents.context import Context
 from ..agents.payloads import plain, returned_payloads
-from ..core.errors import InvalidEvent, NotAnEventError
+from ..core.errors import InvalidEvent, NotAnEventError, WorkerDied
 from ..core.event import Event
 from ..core.ids import delivery_id
 from ..core.retry import Again, Dead
-from ..ledger.deliveries import Delivery
+from ..ledger.deliveries import Claim, Delivery
 from .delivery import NotRecordedError, Scheduled, Verdict
-from .raised import is_order, line_of, presentable
+from .raised import is_order, line_of, presentable, traceback_of
 from .steps import Attempt, Done, Filtered, Paused, run
 
 if TYPE_CHECKING:
@@ -60,13 +60,28 @@ class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
 
         """
         try:
+            return self._deliver(message, failed)
+        except NotRecordedError as exc:
+            raise Reject(line_of(exc.__cause__ or exc), requeue=True) from None  # Celery logs what it is raised from
+
+    def _deliver(self, message: str | dict[str, Any], failed: BaseException | None) -> Any:
+        try:
             delivery = self.delivery(message, self.request)
             claim = self.books.claim(delivery)
-            if not claim.attempt:
-                return self.books.done_before(delivery, claim)
-            return self._attempt(delivery, claim.attempt, failed)
-        except NotRecordedError as exc:
-            raise Reject(exc.__cause__, requeue=True) from exc
+        except (NotRecordedError, NotAnEventError, WorkerDied):
+            raise
+        except BaseException as exc:
+            raise self._not_recorded(exc, f"agent {self.agent.name}: an event could not be claimed") from exc
+        return self._attempt(delivery, claim.attempt, failed) if claim.attempt else self._done_before(delivery, claim)
+
+    def _done_before(self, delivery: Delivery, claim: Claim) -> Any:
+        try:
+            return self.books.done_before(delivery, claim)
+        except (NotRecordedError, Ignore, WorkerDied):
+            raise
+        except BaseException as exc:
+            told = f"agent {delivery.agent}: {delivery.event.id} was delivered before, and could not be finished"
+            raise self._not_recorded(exc, told) from exc
 
     def _attempt(self, delivery: Delivery, attempt: int, failed: BaseException | None) -> Any:
         """Make one attempt, and record what came of it."""
@@ -93,21 +108,38 @@ class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
         except BaseException as exc:
             if is_order(exc):
                 raise
-            raise self._failed(context, delivery, attempt, exc) from exc
+            shown = presentable(exc)
+            outcome = self._failed(context, delivery, attempt, exc, shown)
+            if outcome is exc:
+                raise
+            if shown is exc:
+                raise outcome from exc
+            logger.warning("agent %s: what its handler raised: %s", delivery.agent, traceback_of(exc))
+            raise outcome from None  # Celery would log what it was raised from, whatever that holds
         finally:
             context.close()
         raise self._verdict(verdict, TimeoutError(f"agent {delivery.agent} goes on in {delay:g} s"))
 
-    def _failed(self, context: Context, delivery: Delivery, attempt: int, error: BaseException) -> BaseException:
-        """Record a failed attempt, and return what to raise."""
+    def _failed(
+        self, context: Context, delivery: Delivery, attempt: int, error: BaseException, shown: BaseException
+    ) -> BaseException:
+        """Record a failed attempt, and return what to raise, with the error as Celery is shown it."""
         try:
             context.close()  # rolls back, so that the failure can be recorded
-            return self._verdict(self.books.fail(delivery, attempt, error), presentable(error))
+            return self._verdict(self.books.fail(delivery, attempt, error), shown)
         except NotRecordedError:
             raise
-        except Exception as exc:  # whatever it is: nothing is acknowledged without a row
-            logger.exception("agent %s: that %s failed could not be recorded", delivery.agent, delivery.event.id)
-            raise NotRecordedError(line_of(exc)) from exc
+        except BaseException as exc:
+            told = f"agent {delivery.agent}: that {delivery.event.id} failed could not be recorded"
+            raise self._not_recorded(exc, told) from exc
+
+    @staticmethod
+    def _not_recorded(error: BaseException, told: str) -> BaseException:
+        """Return what to raise for what nobody expects: nothing is acknowledged without a row."""
+        if is_order(error):
+            return error
+        logger.error("%s: %s", told, traceback_of(error))
+        return NotRecordedError(line_of(error))
 
     def _collect(self, context: Context, value: Any, *, in_canvas: bool) -> Any:
         """Take what the handler returned: the next events, or for a canvas the result that its chord waits for."""

@@ -136,7 +136,7 @@ def test_what_cannot_be_recorded_is_given_back_to_the_broker(app: Pipeline, monk
             patch.setattr(app.ledger, verb, away)
             with pytest.raises(Reject) as caught:
                 deliver(app, event)
-        assert (caught.value.requeue, type(caught.value.reason)) == (True, LedgerUnavailable)
+        assert (caught.value.requeue, caught.value.reason) == (True, "LedgerUnavailable: the ledger is away")
 
 
 def test_an_error_is_tried_again_by_a_timer_and_the_last_one_is_raised(
