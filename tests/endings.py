@@ -20,7 +20,9 @@ from pipeline.delivery.returns import Returns
 ACKED, ASIDE, BACK = "acked", "set aside", "back in its queue"
 
 
-def take(app: Pipeline, event: Event, agent: str, *, logged: bool = True, redelivered: bool = False) -> list[str]:
+def take(
+    app: Pipeline, event: Event, agent: str, *, logged: bool = True, redelivered: bool = False, in_canvas: bool = False
+) -> list[str]:
     """Let this process run one delivery of an event as a worker with the solo pool does; return its ends."""
     app.celery.finalize()
     task = app.celery.tasks[f"agent.{agent}"]
@@ -32,6 +34,8 @@ def take(app: Pipeline, event: Event, agent: str, *, logged: bool = True, redeli
         delivery_info={"routing_key": queue, "redelivered": redelivered},
     )  # fmt: skip
     assert to_task_message(message, check_event(message, 10**9), app.bus.agents[agent], queue)
+    if in_canvas:
+        message.headers["ignore_result"] = False
     kind = create_request_cls(
         symbol_by_name(task.Request), task, TaskPool(), "w1@test", None, trace=partial(trace_task_ret, app=app.celery)
     )

@@ -45,6 +45,23 @@ def plain(result: Any) -> Any:
     return result
 
 
+def answer_of(name: str, result: object) -> Any:
+    """Return a handler's result as a canvas keeps it, as JSON; raise InvalidEvent for what JSON has no form for."""
+    try:
+        return orjson.loads(orjson.dumps(result, default=_dumped))
+    except Exception as exc:  # also what an object's own methods raise
+        raise InvalidEvent(
+            f"agent {name!r} returned a {type(result).__name__} that JSON cannot hold ({type(exc).__name__}: {exc}); "
+            "return a Payload, or what JSON knows"
+        ) from None
+
+
+def _dumped(value: object) -> Any:
+    if isinstance(value, Payload):
+        return plain(value)
+    raise TypeError(f"there is a {type(value).__name__} in it")
+
+
 def returned_payloads(name: str, result: object) -> tuple[Payload, ...]:
     """Return what a handler returned as payloads to publish; raise InvalidEvent for anything else."""
     if result is None:

@@ -14,7 +14,7 @@ from celery.exceptions import Retry as CeleryRetry
 from celery.utils.log import get_task_logger
 
 from ..agents.context import Context
-from ..agents.payloads import plain, returned_payloads
+from ..agents.payloads import answer_of, returned_payloads
 from ..core.errors import InvalidEvent, NotAnEventError, WorkerDied
 from ..core.event import Event
 from ..core.ids import delivery_id
@@ -144,7 +144,7 @@ class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
     def _collect(self, context: Context, value: Any, *, in_canvas: bool) -> Any:
         """Take what the handler returned: the next events, or for a canvas the result that its chord waits for."""
         if in_canvas:
-            return plain(value)
+            return answer_of(self.agent.name, value)
         for payload in returned_payloads(self.agent.name, value):
             context.publish(payload)
         return None

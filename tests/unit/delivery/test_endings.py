@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -141,6 +142,97 @@ def test_whatever_a_handler_raises_its_delivery_is_acked_with_one_row(app: Pipel
     assert outcome in ("dead", "retrying")
     (row,) = rows(app, event_id=event.id)
     assert row["error"]
+
+
+class Broken:
+    """What a handler may return, and nobody can use."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError("it has no repr")
+
+    __str__ = __repr__
+
+
+class Lying(Broken):
+    @property
+    def __class__(self) -> Any:
+        raise RuntimeError("it has no class")
+
+
+class NeverAwaited(Broken):
+    def __await__(self) -> Any:
+        return 7
+
+
+class Leaving(list[Any]):
+    def __iter__(self) -> Any:
+        raise SystemExit("while it was looked at")
+
+
+def nested(depth: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+def cyclic() -> list[Any]:
+    value: list[Any] = []
+    value.append(value)
+    return value
+
+
+def numbers() -> Iterator[int]:
+    yield 1
+
+
+async def numbers_to_come() -> AsyncIterator[int]:
+    yield 1
+
+
+RESULTS: dict[str, Callable[[], Any]] = {
+    "nested": lambda: nested(50_000),
+    "cyclic": cyclic,
+    "bytes": lambda: b"\xff",
+    "a set": lambda: {1},
+    "a large number": lambda: 2**70,
+    "a surrogate": lambda: "caf\udce9",
+    "a key that is no text": lambda: {(1, 2): 3},
+    "an error": lambda: ValueError("no"),
+    "a class": lambda: Event,
+    "a generator": numbers,
+    "an async generator": numbers_to_come,
+    "broken": Broken,
+    "lying": Lying,
+    "never awaited": NeverAwaited,
+    "leaving": Leaving,
+}
+
+
+@pytest.mark.parametrize("name", RESULTS)
+@pytest.mark.parametrize("kind", ["odd.sync", "odd.async"])
+@pytest.mark.parametrize("in_canvas", [False, True])
+def test_what_a_handler_should_not_return_is_a_failure_that_says_so(
+    app: Pipeline, name: str, kind: str, in_canvas: bool
+) -> None:
+    app.does[:] = [lambda ctx: RESULTS[name]()]  # type: ignore[attr-defined]
+    event = app.publish(kind, 1)
+    ends = take(app, event, AGENTS[kind], in_canvas=in_canvas)
+    (row,) = rows(app, event_id=event.id)
+    if name == "leaving" and in_canvas:  # what is to be JSON is read as the list that it is
+        assert (ends, row["outcome"], row["result"]) == ([ACKED], "succeeded", "[]")
+        return
+    assert (ends, row["outcome"]) == ([ACKED], "dead")
+    if name not in ("lying", "never awaited", "leaving"):
+        assert f"agent '{AGENTS[kind]}' returned a " in row["error"]
+
+
+def test_what_a_canvas_gets_is_what_its_copy_gets(app: Pipeline) -> None:
+    app.does[:] = [lambda ctx: (1, {"at": datetime(2026, 1, 1, tzinfo=UTC)})]  # type: ignore[attr-defined]
+    event = app.publish("odd.sync", 1)
+    assert take(app, event, "plain", in_canvas=True) == [ACKED]
+    (row,) = rows(app, event_id=event.id)
+    assert row["result"] == '[1,{"at":"2026-01-01T00:00:00+00:00"}]'
 
 
 #: What the ledger and the outbox do for a delivery.
