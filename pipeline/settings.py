@@ -84,8 +84,8 @@ class Settings(BaseSettings):
     @classmethod
     def _home_is_known(cls, value: Path) -> Path:
         try:
-            return value.expanduser()
-        except RuntimeError as exc:
+            return value.expanduser().absolute()  # a handler may change the working directory
+        except (RuntimeError, OSError) as exc:
             raise ValueError(f"{exc}; write the whole path") from None
 
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:

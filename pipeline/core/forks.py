@@ -64,6 +64,13 @@ class Hold:
         return True
 
 
+class Generation:
+    """How often this process's line was forked: who counts another number than before is a child."""
+
+    number = 0
+
+
+GENERATION = Generation()
 #: Held while the set of locks changes, and during a fork: a thread that is new waits for its end.
 _roster = threading.RLock()
 _locks: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -124,6 +131,7 @@ def _after_in_parent() -> None:
 
 
 def _after_in_child() -> None:
+    GENERATION.number += 1
     _holds.clear()
     try:
         _after(child=True)
