@@ -15,10 +15,11 @@ from functools import cache
 from typing import Any
 
 from ..core.forks import GENERATION
+from ..core.observe import Log
 from ..core.times import monotonic
 from .agent import Agent
 
-logger = logging.getLogger(__name__)
+logger = Log(logging.getLogger(__name__))
 
 #: Above the descriptors that a process usually has.
 HIGH = 200

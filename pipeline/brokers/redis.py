@@ -14,10 +14,11 @@ from kombu.utils.json import dumps, loads
 from kombu.utils.uuid import uuid
 
 from ..core.errors import ConfigError
+from ..core.observe import Log
 from ..core.topics import matches
 from .compression import RefusesCompression
 
-logger = logging.getLogger(__name__)
+logger = Log(logging.getLogger(__name__))
 
 if kombu_redis.redis is None:
     raise ConfigError("redis:// needs the redis package; install it with `pip install 'pipeline[redis]'`")

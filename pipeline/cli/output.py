@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -12,10 +13,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..core.errors import without_passwords
+from ..core.errors import visible, without_passwords
 
 if TYPE_CHECKING:
     from ..history.events import Recorded
+
+_BEYOND_ASCII = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 out = Console(highlight=False, soft_wrap=True)
 
@@ -27,7 +30,12 @@ def say(text: str) -> None:
 
 def printable(text: str, keep: str = "") -> str:
     """Return a text that somebody else has written, with what a terminal would obey made visible."""
-    return "".join(char if char.isprintable() or char in keep else ascii(char)[1:-1] for char in text)
+    return visible(text, keep)
+
+
+def escaped(json: bytes) -> str:
+    """Return JSON that no terminal obeys: what ASCII has it escapes by itself, and here the rest is."""
+    return _BEYOND_ASCII.sub(lambda found: f"\\u{ord(found[0]):04x}", json.decode())
 
 
 def clock(when: datetime | None) -> str:
@@ -37,7 +45,7 @@ def clock(when: datetime | None) -> str:
 
 def print_json(data: Any) -> None:
     """Print data as JSON for people and programs."""
-    typer.echo(orjson.dumps(data, option=orjson.OPT_INDENT_2))
+    typer.echo(escaped(orjson.dumps(data, option=orjson.OPT_INDENT_2)))
 
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -61,7 +69,7 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 def print_event(record: Recorded, *, as_json: bool) -> None:
     """Print one event of the log as one line."""
     if as_json:
-        typer.echo(orjson.dumps(record.as_data(), option=orjson.OPT_UTC_Z))
+        typer.echo(escaped(orjson.dumps(record.as_data(), option=orjson.OPT_UTC_Z)))
         return
     event = record.event
     whose = event.source.partition("/agent/")[2] or event.subject or "-"
@@ -79,4 +87,4 @@ def report(data: dict[str, Any], said: str, *, as_json: bool) -> None:
     if as_json:
         print_json(data)
     else:
-        typer.echo(said)
+        typer.echo(printable(said))

@@ -8,7 +8,7 @@ import typer
 
 from .group import app_of, examples, without_warnings
 from .options import AsJson, read_data, read_time
-from .output import say
+from .output import escaped, printable, say
 
 commands = typer.Typer()
 
@@ -53,7 +53,7 @@ def publish(
             delay=delay,
             at=at,
         )
-    typer.echo(event.encode() if as_json else event.id)
+    typer.echo(escaped(event.encode()) if as_json else printable(event.id))
     if not event.sent and delay is None and at is None:
         broker = app.celery.connection_for_write().as_uri()
         say(f"the broker {broker} is away; the event is accepted, and a worker sends it when the broker is back")

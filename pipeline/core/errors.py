@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import re
+import traceback
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+#: Characters of an error that are kept beside its traceback, and of a text in a log line.
+LONGEST_LINE = 2000
+#: Characters of a traceback that are kept, its last ones.
+LONGEST_TRACEBACK = 20_000
+
 #: What may be a password is taken for one, up to the last @ of the word; it need not be escaped as it should.
-_PASSWORD = re.compile(r"([\w+.-]*\w://[^\s/@:]*):(\S*)@")
+_PASSWORD = re.compile(r"((?<![\w+.-])[\w+.-]*\w://[^\s/@:]*):(\S{0,1000})@")
 _PORT = re.compile(r"\d+[/?#]")
-_IN_QUERY = re.compile(r"([?&;][\w.-]*(?:pass|pwd|secret|token|credential)[\w.-]*=)[^\s&;#'\"]+", re.IGNORECASE)
+_SECRETS = "pass|pwd|secret|token|credential|api_?key|signature"
+_IN_QUERY = re.compile(rf"([?&;][\w.-]*(?:{_SECRETS})[\w.-]*=)[^\s&;#'\"]+", re.IGNORECASE)
+#: Control characters (C0, DEL, C1), what else ends a line for some reader, and what changes the direction of a line.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class PipelineError(Exception):
@@ -117,3 +126,36 @@ def without_passwords(text: str) -> str:
 def _hidden(found: re.Match[str]) -> str:
     is_page = found[1].startswith("http") and _PORT.match(found[2])  # whose path may have an @
     return found[0] if is_page else f"{found[1]}:**@"
+
+
+def visible(text: str, keep: str = "") -> str:
+    """Return a text with what a terminal would obey, or no encoder takes, as Python would write it.
+
+    Arguments:
+        keep: such characters that stay, as a line's end.
+
+    """
+    return _CONTROL.sub(lambda found: found[0] if found[0] in keep else ascii(found[0])[1:-1], text)
+
+
+def shown(text: str) -> str:
+    """Return a text as it is written into a log: on one line of at most LONGEST_LINE characters, without passwords."""
+    return visible(without_passwords(text[:LONGEST_LINE]))[:LONGEST_LINE]
+
+
+def line_of(error: BaseException) -> str:
+    """Return an error's class and text as they are shown, also when it has no text."""
+    try:
+        text = str(error)[:LONGEST_LINE]
+    except BaseException as exc:  # a text is no reason to lose a delivery, whatever it raises
+        text = f"<its text cannot be made: {type(exc).__name__}>"
+    return shown(f"{type(error).__name__}: {text}")
+
+
+def traceback_of(error: BaseException) -> str:
+    """Return the last LONGEST_TRACEBACK characters of an error's traceback, or its line when there can be none."""
+    try:
+        text = "".join(traceback.format_exception(error))[-LONGEST_TRACEBACK:]
+    except BaseException:  # notes, causes or groups that Python itself cannot format
+        return line_of(error)
+    return visible(without_passwords(text), keep="\n\t")[-LONGEST_TRACEBACK:]

@@ -1,10 +1,14 @@
-"""Spans: what the bus does, for those who measure or trace it. Unheard, a span is one comparison."""
+"""Spans: what the bus does, for those who measure or trace it. Unheard, a span is one comparison. And its logs."""
 
 from __future__ import annotations
 
+import logging
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
+
+from .errors import line_of, shown, traceback_of
 
 #: Opens a span: called with its name and attributes, it returns what is entered at its begin and left at its end.
 Listener = Callable[[str, Mapping[str, Any]], AbstractContextManager[Any]]
@@ -40,3 +44,40 @@ class Spans:
             for listener in self._listeners:
                 stack.enter_context(listener(name, attributes))
             return stack.pop_all()
+
+
+class Log(logging.LoggerAdapter[logging.Logger]):
+    """A logger whose lines hold what others have written only as it can be shown: bounded, escaped, without passwords.
+
+    Every module of the package has one.
+    """
+
+    def __init__(self, logger: logging.Logger) -> None:
+        super().__init__(logger, {})
+
+    def log(self, level: int, msg: object, *args: object, **options: Any) -> None:
+        """Write a line, and under it the traceback if one is asked for."""
+        if not self.isEnabledFor(level):
+            return
+        error = options.pop("exc_info", None)
+        if error:
+            error = error if isinstance(error, BaseException) else sys.exc_info()[1]
+            msg, args = f"{msg}\n%s", (*args, error and _Traceback(error))
+        options["stacklevel"] = options.get("stacklevel", 1) + 1
+        self.logger.log(level, msg, *map(_shown, args), **options)
+
+
+class _Traceback:
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
+def _shown(value: object) -> object:
+    match value:
+        case None | bool() | int() | float():
+            return value
+        case _Traceback():
+            return traceback_of(value.error)
+        case BaseException():
+            return line_of(value)
+    return shown(str(value))

@@ -13,6 +13,7 @@ from celery.worker.consumer import Consumer
 from ..agents.agent import Agent
 from ..brokers.kinds import has_exclusive_queues
 from ..core.ids import delivery_id, derived_id
+from ..core.observe import Log
 from ..core.routing import reaches
 from ..limits.gate import Gate
 from .poison import check_event, check_task
@@ -21,7 +22,7 @@ from .returns import Returns
 if TYPE_CHECKING:
     from ..bus import Bus
 
-logger = get_logger(__name__)
+logger = Log(get_logger(__name__))
 
 
 class AgentConsumer(Consumer):  # type: ignore[misc]  # celery's classes are untyped

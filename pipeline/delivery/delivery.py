@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from celery.utils.log import get_task_logger
 
 from ..agents.effects import Effects
+from ..core.errors import line_of
+from ..core.observe import Log
 from ..core.retry import Again, Dead, decide
-from .raised import line_of
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from ..ledger.deliveries import Claim, Delivery
     from ..ledger.ledger import Ledger
 
-logger = get_task_logger(__name__)
+logger = Log(get_task_logger(__name__))
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,15 +14,15 @@ from celery.utils.log import get_task_logger
 
 from ..agents.effects import Effects
 from ..core.announcements import DeliveryDead
-from ..core.errors import LedgerError, LedgerRefused, NotAnEventError, Revoked, WorkerDied
+from ..core.errors import LedgerError, LedgerRefused, NotAnEventError, Revoked, WorkerDied, line_of, traceback_of
 from ..core.event import Encoded, Event, new_event
 from ..core.ids import caused_id
+from ..core.observe import Log
 from ..core.outcome import Outcome
 from ..core.retry import Again, Dead
 from ..ledger.deliveries import AlreadyRecordedError, Claim, Delivery
 from ..publishing.outbox import GRACE, timer_of
 from .delivery import NotRecordedError, Scheduled, Verdict, decided
-from .raised import line_of, traceback_of
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ..bus import Bus
     from ..ledger.ledger import Ledger
 
-logger = get_task_logger(__name__)
+logger = Log(get_task_logger(__name__))
 
 
 class Recording:

@@ -13,14 +13,14 @@ from celery.utils.log import get_logger
 from celery.worker.request import Request
 from celery.worker.state import task_ready
 
-from ..core.errors import NotAnEventError
+from ..core.errors import NotAnEventError, line_of
+from ..core.observe import Log
 from ..core.retry import Again, Dead
 from ..limits.gate import Gate
 from .delivery import NotRecordedError
-from .raised import line_of
 from .returns import Returns
 
-logger = get_logger(__name__)
+logger = Log(get_logger(__name__))
 
 
 class Death(Enum):

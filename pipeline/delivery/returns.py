@@ -7,7 +7,8 @@ sends no more than fits beside it, and when the worker ends or the connection is
 from __future__ import annotations
 
 from collections.abc import Callable
-from time import monotonic
+
+from ..core.times import monotonic
 
 #: Seconds of a pause, at least and at most.
 SHORTEST, LONGEST = 0.1, 10.0

@@ -15,13 +15,14 @@ from celery.utils.log import get_task_logger
 
 from ..agents.context import Context
 from ..agents.payloads import answer_of, returned_payloads
-from ..core.errors import InvalidEvent, NotAnEventError, WorkerDied
+from ..core.errors import InvalidEvent, NotAnEventError, WorkerDied, line_of
 from ..core.event import Event
 from ..core.ids import delivery_id
+from ..core.observe import Log
 from ..core.retry import Again, Dead
 from ..ledger.deliveries import Claim, Delivery
 from .delivery import NotRecordedError, Scheduled, Verdict
-from .raised import is_order, line_of, presentable, traceback_of
+from .raised import is_order, presentable
 from .steps import Attempt, Done, Filtered, Paused, run
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from ..bus import Bus
     from .delivery import Bookkeeping
 
-logger = get_task_logger(__name__)
+logger = Log(get_task_logger(__name__))
 
 #: Seconds between the soft time limit, which a handler may clean up after, and the kill.
 HARD_LIMIT_GRACE = 10.0
@@ -114,7 +115,7 @@ class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
                 raise
             if shown is exc:
                 raise outcome from exc
-            logger.warning("agent %s: what its handler raised: %s", delivery.agent, traceback_of(exc))
+            logger.warning("agent %s: what its handler raised:", delivery.agent, exc_info=exc)
             raise outcome from None  # Celery would log what it was raised from, whatever that holds
         finally:
             context.close()
@@ -138,7 +139,7 @@ class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
         """Return what to raise for what nobody expects: nothing is acknowledged without a row."""
         if is_order(error):
             return error
-        logger.error("%s: %s", told, traceback_of(error))
+        logger.error("%s", told, exc_info=error)
         return NotRecordedError(line_of(error))
 
     def _collect(self, context: Context, value: Any, *, in_canvas: bool) -> Any:

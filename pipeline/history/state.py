@@ -15,13 +15,14 @@ from sqlalchemy import Connection, Row, Select, or_, select
 
 from ..core.errors import InvalidSelection, LedgerError
 from ..core.event import Event
+from ..core.observe import Log
 from ..ledger import log
 from ..ledger.database.tables import events, snapshots
 from ..ledger.ledger import Ledger
 from ..ledger.log import Bounds, Index, Position, after, end_of_log, in_order, position_of, rows
 from .events import Moment, bounds_of, check_number
 
-logger = logging.getLogger(__name__)
+logger = Log(logging.getLogger(__name__))
 
 
 State = TypeVar("State")

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Select
 
 from ..core.errors import BrokerUnavailable, EventTooLarge
 from ..core.event import Encoded, Event, Payload, new_event
+from ..core.observe import Log
 from ..families import DeliveryDropped, DeliveryRequeued
 from ..ledger.database.rows import chunks
 from ..ledger.database.tables import deliveries
@@ -21,7 +22,7 @@ from .letters import LETTERS, DeadLetter, letter_of
 if TYPE_CHECKING:
     from ..bus import Bus
 
-logger = logging.getLogger(__name__)
+logger = Log(logging.getLogger(__name__))
 
 #: Dead letters that are changed in one transaction.
 BATCH = 200

@@ -15,6 +15,7 @@ from sqlalchemy import func, select, tuple_
 from ..agents.payloads import payload_of, plain
 from ..core.errors import InvalidAgent, InvalidSelection, UnknownEvent
 from ..core.event import Encoded, Event
+from ..core.observe import Log
 from ..core.times import as_json_time, moment
 from ..ledger.database.rows import chunks
 from ..ledger.database.tables import deliveries
@@ -25,7 +26,7 @@ from .selection import Selection, choose
 if TYPE_CHECKING:
     from ..bus import Bus
 
-logger = logging.getLogger(__name__)
+logger = Log(logging.getLogger(__name__))
 
 #: The fewest characters of an id that stand for it.
 SHORTEST_PREFIX = 8

@@ -11,9 +11,10 @@ from kombu import Connection
 from ..brokers.kinds import kind_of_driver, unsupported
 from ..brokers.topology import Topology
 from ..core.event import CONTENT_TYPE, Encoded, Event
+from ..core.observe import Log
 from ..core.times import monotonic
 
-logger = logging.getLogger(__name__)
+logger = Log(logging.getLogger(__name__))
 
 PERSISTENT = 2
 
@@ -80,7 +81,7 @@ class Link:
         try:
             self.connection.close()
         except Exception as exc:
-            logger.warning("closing a connection failed, events published without confirms may be lost: %r", exc)
+            logger.warning("closing a connection failed, events published without confirms may be lost: %s", exc)
 
 
 def wire_headers(event: Event, bus: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 
 from ..core.errors import BrokerUnavailable, InvalidEvent, LedgerError, LedgerUnavailable, UnknownAgent
 from ..core.event import Encoded, Event
+from ..core.observe import Log
 from ..core.times import micros, monotonic
 from ..ledger.database.rows import Write, timer_row
 from ..ledger.timers import PUBLISH
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from ..ledger.ledger import Ledger
     from .publisher import Publisher
 
-logger = logging.getLogger(__name__)
+logger = Log(logging.getLogger(__name__))
 
 #: Seconds after which the relay sends an event that its publisher has not sent.
 GRACE = 10.0

@@ -25,6 +25,7 @@ from ..core.errors import (
     without_passwords,
 )
 from ..core.event import Encoded, Event
+from ..core.observe import Log
 from ..core.times import monotonic
 from .link import Link
 
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
     from ..settings import Settings
 
-logger = logging.getLogger(__name__)
+logger = Log(logging.getLogger(__name__))
 
 #: Seconds between two attempts to reach a broker that does not answer.
 RECONNECT_INTERVAL = 0.2

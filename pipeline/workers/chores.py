@@ -14,6 +14,7 @@ from celery.utils.log import get_logger
 from ..brokers.topology import AgentQueue
 from ..core.errors import BrokerUnavailable, ProjectionFailed
 from ..core.event import Encoded
+from ..core.observe import Log
 from ..ledger.due import Message
 from ..publishing.outbox import GRACE, PAUSE, Outbox
 from ..publishing.publisher import Publisher
@@ -21,7 +22,7 @@ from ..publishing.publisher import Publisher
 if TYPE_CHECKING:
     from ..bus import Bus
 
-logger = get_logger(__name__)
+logger = Log(get_logger(__name__))
 
 #: Reconciliation looks this many times within `reconcile_after`, but not more often than once a second.
 LOOKS = 4
@@ -122,7 +123,7 @@ class Chores:
                     if isinstance(queue, AgentQueue):
                         queue.declare(channel=channel)
         except self._publisher.recoverable as exc:
-            logger.warning("the queues could not be declared again: %r", exc)
+            logger.warning("the queues could not be declared again: %s", exc)
         return 0
 
     def project(self) -> int:

@@ -14,13 +14,14 @@ from kombu.utils.imports import symbol_by_name
 
 from ..core import forks
 from ..core.errors import ConfigError, LedgerError, PipelineError
+from ..core.observe import Log
 from ..publishing.outbox import PAUSE
 from .sweeper import Sweeper
 
 if TYPE_CHECKING:
     from ..bus import Bus
 
-logger = get_logger(__name__)
+logger = Log(get_logger(__name__))
 
 #: Seconds between two looks for what is due.
 TICK = 0.2

@@ -12,10 +12,11 @@ from celery.canvas import maybe_signature
 from celery.exceptions import ChordError
 from celery.utils.log import get_logger
 
+from ...core.observe import Log
 from ..urls import parse_url
 from .file import File
 
-logger = get_logger(__name__)
+logger = Log(get_logger(__name__))
 
 FORMAT = 1
 #: Expired rows are deleted once in so many writes.

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.delivery.raised import LONGEST_LINE, LONGEST_TRACEBACK, line_of, traceback_of
+from pipeline.core.errors import LONGEST_LINE, LONGEST_TRACEBACK, line_of, traceback_of
 from tests.apps.odd_errors import ODD
 
 TEXTS = st.text(st.characters(exclude_categories=()))
