@@ -60,9 +60,9 @@ class Log(logging.LoggerAdapter[logging.Logger]):
         if not self.isEnabledFor(level):
             return
         error = options.pop("exc_info", None)
-        if error:
+        if error is not None and error is not False:  # not its truth: an error's own method may raise
             error = error if isinstance(error, BaseException) else sys.exc_info()[1]
-            msg, args = f"{msg}\n%s", (*args, error and _Traceback(error))
+            msg, args = f"{msg}\n%s", (*args, None if error is None else _Traceback(error))
         options["stacklevel"] = options.get("stacklevel", 1) + 1
         self.logger.log(level, msg, *map(_shown, args), **options)
 
