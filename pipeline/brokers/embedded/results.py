@@ -7,9 +7,11 @@ from time import time
 from typing import Any
 
 from celery import states
+from celery.app.task import Context
 from celery.backends.base import KeyValueStoreBackend
 from celery.canvas import maybe_signature
 from celery.exceptions import ChordError
+from celery.result import GroupResult
 from celery.utils.log import get_logger
 
 from ...core.observe import Log
@@ -21,13 +23,16 @@ logger = Log(get_logger(__name__))
 FORMAT = 1
 #: Expired rows are deleted once in so many writes.
 CLEAN_EVERY = 500
+#: The position of a member that was given none.
+LAST = 2**62
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS results (key TEXT PRIMARY KEY, value BLOB NOT NULL, expires REAL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS chords (id TEXT PRIMARY KEY, size INTEGER, done INTEGER NOT NULL DEFAULT 0, expires REAL)
     WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS members (
-    chord TEXT, task TEXT, position INTEGER, state TEXT NOT NULL, result BLOB NOT NULL, PRIMARY KEY (chord, task))
+    chord TEXT, position INTEGER, task TEXT, state TEXT NOT NULL, result BLOB NOT NULL,
+    PRIMARY KEY (chord, position, task))
     WITHOUT ROWID;
 """
 
@@ -112,8 +117,19 @@ class ResultBackend(KeyValueStoreBackend):  # type: ignore[misc]  # celery's cla
         with self.database.transaction() as db:
             db.execute("INSERT OR IGNORE INTO chords VALUES (?, ?, 0, ?)", (group_id, chord_size, self._deadline()))
 
+    def add_to_chord(self, chord_id: str, result: Any) -> None:
+        """Let a chord wait for one member more."""
+        with self.database.transaction() as db:
+            db.execute("UPDATE chords SET size=size+1 WHERE id=?", (chord_id,))
+
     def apply_chord(self, header_result_args: tuple[Any, ...], body: Any, **kwargs: Any) -> None:
-        """Start a chord: nothing to do, its members report by themselves."""
+        """Start a chord: its members report by themselves; of groups within it the structure is kept."""
+        id, members = header_result_args[:2]
+        if type(members) is not list:
+            return  # what reads a generator is not to be read ahead
+        header = self.app.GroupResult(id, members)
+        if any(isinstance(result, GroupResult) for result in header.results):
+            self.save_group(header.id, header)
 
     def on_chord_part_return(self, request: Any, state: str, result: Any, **kwargs: Any) -> None:
         """Count a finished member; the last one starts the chord's body, or its errbacks when a member failed."""
@@ -132,8 +148,9 @@ class ResultBackend(KeyValueStoreBackend):  # type: ignore[misc]  # celery's cla
         group = request.group
         with self.database.transaction() as db:
             db.execute(
-                "INSERT OR REPLACE INTO members VALUES (?, ?, ?, ?, ?)",
-                (group, request.id, request.group_index, state, encoded),
+                # The first result stays: whoever repeats a member, or revokes it afterwards, changes nothing.
+                "INSERT OR IGNORE INTO members VALUES (?, ?, ?, ?, ?)",
+                (group, LAST if request.group_index is None else request.group_index, request.id, state, encoded),
             )
             row = db.execute("SELECT size, done FROM chords WHERE id=?", (group,)).fetchone()
             size, done = row or (request.chord.get("chord_size"), 0)
@@ -141,17 +158,39 @@ class ResultBackend(KeyValueStoreBackend):  # type: ignore[misc]  # celery's cla
         return not done and size is not None and count >= size
 
     def _finish(self, group: str, body: Any) -> None:
+        """Send the body; whatever is in the way goes to the chord's errbacks."""
+        # Inside `except`, both times: Celery reads the error from there, and ends the process when there is none.
+        try:
+            body.delay(self._results(group))
+        except ChordError as exc:
+            logger.error("chord %s: %s", group, exc)
+            self.chord_error_from_stack(body, exc)
+        except Exception as exc:
+            logger.exception("chord %s: its body could not be sent", group)
+            self.chord_error_from_stack(body, ChordError(f"Callback error: {exc!r}"))
+
+    def chord_error_from_stack(self, callback: Any, exc: BaseException | None = None) -> Any:
+        """Fail a chord, and the chord that it is a member of; Celery itself leaves that one waiting."""
+        failed = super().chord_error_from_stack(callback, exc)
+        outer = callback.options
+        if outer.get("chord"):
+            place = {"group": outer.get("group_id"), "group_index": outer.get("group_index"), "chord": outer["chord"]}
+            self.on_chord_part_return(Context(id=callback.id, **place), states.FAILURE, exc)
+        return failed
+
+    def _results(self, group: str) -> list[Any]:
+        """Return the members' results as the chord was written; raise ChordError for the first one that failed."""
         query = "SELECT task, state, result FROM members WHERE chord=? ORDER BY position"
         results = []
         for task, state, encoded in self.database.read(query, (group,)):
             result = self.decode(encoded)
             if state in states.PROPAGATE_STATES:
-                error = ChordError(f"Dependency {task} raised {self.exception_to_python(result)!r}")
-                self.chord_error_from_stack(body, error)
-                return
-            results.append(result)
-        try:
-            body.delay(results)
-        except Exception as exc:
-            logger.exception("chord %s: its body could not be sent", group)
-            self.chord_error_from_stack(body, ChordError(f"Callback error: {exc!r}"))
+                error = self.exception_to_python(result)
+                raise ChordError(f"Dependency {task} raised {error!r}") from error
+            results.append((task, result))
+        header = self.restore_group(group, cache=False)
+        return [result for _, result in results] if header is None else _shaped(header, dict(results))
+
+
+def _shaped(header: GroupResult, results: dict[str, Any]) -> list[Any]:
+    return [_shaped(one, results) if isinstance(one, GroupResult) else results[one.id] for one in header.results]
