@@ -17,6 +17,7 @@ from ..core.observe import Log
 from ..core.routing import reaches
 from ..limits.gate import Gate
 from .poison import check_event, check_task
+from .pool import keeping_what_was_given
 from .returns import Returns
 
 if TYPE_CHECKING:
@@ -90,7 +91,8 @@ class AgentConsumer(Consumer):  # type: ignore[misc]  # celery's classes are unt
 
     def on_close(self) -> None:
         """Forget what waits when the connection is lost; what still runs leaves its old gate."""
-        super().on_close()
+        with keeping_what_was_given(self.pool):
+            super().on_close()
         self._returns.forget_waiting()
         for gate in self._gates.values():
             gate.close()
