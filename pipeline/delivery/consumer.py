@@ -16,6 +16,7 @@ from ..core.ids import delivery_id, derived_id
 from ..core.observe import Log
 from ..core.routing import reaches
 from ..limits.gate import Gate
+from .guarded import guard
 from .poison import check_event, check_task
 from .pool import keeping_what_was_given
 from .returns import Returns
@@ -146,6 +147,12 @@ class AgentConsumer(Consumer):  # type: ignore[misc]  # celery's classes are unt
             self._queues_by_tag = {active: queue for queue, active in self.task_consumer._active_tags.items()}
         return self._queues_by_tag.get(tag)
 
+    def update_strategies(self) -> None:
+        """Let each task's requests be guarded before Celery makes use of their class."""
+        for task in self.app.tasks.values():
+            guard(task)
+        super().update_strategies()
+
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Any:
         """Return the callback for every message: events become tasks, tasks are checked, the rest is set aside."""
         run = super().create_task_handler(*args, **kwargs)
@@ -164,7 +171,14 @@ class AgentConsumer(Consumer):  # type: ignore[misc]  # celery's classes are unt
             except Exception as exc:  # whatever a stranger's message provokes must not reach the main process
                 self.set_aside(message, exc)
                 return
-            run(message)
+            try:
+                run(message)
+            except self.connection_errors + self.channel_errors:
+                raise
+            except Exception as exc:  # what Celery records about it may fail, too
+                logger.exception("%s", message.headers.get("task"))
+                if not message.acknowledged:
+                    self.set_aside(message, exc)
 
         return on_message
 
