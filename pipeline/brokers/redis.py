@@ -17,6 +17,7 @@ from ..core.errors import ConfigError
 from ..core.observe import Log
 from ..core.topics import matches
 from .compression import RefusesCompression
+from .expiry import note_deadline
 
 logger = Log(logging.getLogger(__name__))
 
@@ -104,6 +105,8 @@ class Channel(kombu_redis.Channel):  # type: ignore[misc]  # kombu's classes are
         with self.conn_or_acquire() as client, client.pipeline(transaction=True) as pipe:
             for message, exchange, routing_key in messages:
                 self._inplace_augment_message(message, exchange, routing_key)
+                if "expiration" in message["properties"]:
+                    note_deadline(message["properties"])
                 for queue in self._lookup(exchange, routing_key):
                     key = self._q_for_pri(queue, self._get_message_priority(message, reverse=False))
                     pipe.lpush(key, dumps(message))

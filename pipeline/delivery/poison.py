@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 from kombu.serialization import loads
 
+from ..brokers.expiry import DEADLINE, is_over
 from ..core.errors import EventTooLarge, InvalidEvent
 from ..core.event import CONTENT_TYPE
 
@@ -23,6 +24,8 @@ def check_event(message: Any, max_bytes: int) -> dict[str, Any]:
         raise EventTooLarge(f"{size:,} bytes, the limit is {max_bytes:,}")
     if not str(message.content_type or "").startswith(CONTENT_TYPE):
         raise InvalidEvent(f"content type {message.content_type!r} is not {CONTENT_TYPE}")
+    if DEADLINE in message.properties and is_over(message.properties[DEADLINE]):
+        raise InvalidEvent(f"it has expired: its publisher wanted it handled in {message.properties['expiration']} ms")
     headers = message.headers
     bus = _bus(headers.get("bus"))
     if not isinstance(headers.get("id"), str) or not isinstance(headers.get("type"), str):

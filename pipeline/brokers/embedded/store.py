@@ -18,8 +18,8 @@ from .file import BUSY_TIMEOUT, File
 from .owners import owners_of
 
 FORMAT = 1
-#: A queue with a length limit is trimmed once in so many inserts, not on each.
-TRIM_EVERY = 256
+#: A queue with a length limit may be longer by this part of it: it is trimmed now and then.
+SLACK = 0.1
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS exchanges (name TEXT PRIMARY KEY, type TEXT NOT NULL, arguments TEXT NOT NULL) WITHOUT ROWID;
@@ -70,7 +70,8 @@ class Store:
         self._transaction = self._database.transaction
         self._owner = 0
         self._acked: list[int] = []
-        self._inserts: Counter[str] = Counter()
+        self._limits: dict[str, int] = {}
+        self._untrimmed: dict[str, int] = {}
         self._version = -1
         self._exchanges: dict[str, tuple[str, dict[str, Any]]] = {}
         self._queues: dict[str, dict[str, Any]] = {}
@@ -170,6 +171,8 @@ class Store:
             n: (t, json.loads(a)) for n, t, a in db.execute("SELECT name, type, arguments FROM exchanges")
         }
         self._queues = {n: json.loads(a) for n, a in db.execute("SELECT name, arguments FROM queues")}
+        lengths = {name: arguments.get("x-max-length") for name, arguments in self._queues.items()}
+        self._limits = {name: length for name, length in lengths.items() if length is not None}
         self._bindings = {}
         for exchange, routing_key, queue in db.execute("SELECT exchange, routing_key, queue FROM bindings"):
             self._bindings.setdefault(exchange, []).append((routing_key, queue))
@@ -208,21 +211,24 @@ class Store:
             ]
             for row in rows:
                 db.execute(_INSERT, row)
-            for queue in {row[0] for row in rows}:
-                self._trim(db, queue)
+            if limited := [row[0] for row in rows if row[0] in self._limits]:
+                self._trim(db, limited)
 
-    def _trim(self, db: sqlite3.Connection, queue: str) -> None:
-        """Now and then drop the oldest waiting messages of a queue that is longer than its `x-max-length`."""
-        limit = self._queues.get(queue, {}).get("x-max-length")
-        if limit is None:
-            return
-        if self._inserts[queue] % TRIM_EVERY == 0:
-            db.execute(
-                "DELETE FROM messages WHERE id IN (SELECT id FROM messages WHERE queue=? AND owner=0 "
-                "ORDER BY id DESC LIMIT -1 OFFSET ?)",
-                (queue, limit),
-            )
-        self._inserts[queue] += 1
+    def _trim(self, db: sqlite3.Connection, added: list[str]) -> None:
+        """Now and then let the oldest waiting messages go of queues that are longer than their `x-max-length`."""
+        for queue, number in Counter(added).items():
+            limit = self._limits[queue]
+            # At the first insert too: most publishers that end at once would never do it.
+            self._untrimmed[queue] = self._untrimmed.get(queue, limit) + number
+            if self._untrimmed[queue] > limit * SLACK:
+                self._untrimmed[queue] = 0
+                rows = db.execute(
+                    "DELETE FROM messages WHERE id IN (SELECT id FROM messages WHERE queue=? AND owner=0 "
+                    "ORDER BY id DESC LIMIT -1 OFFSET ?) RETURNING queue, priority, meta, body, id",
+                    (queue, limit),
+                ).fetchall()
+                for row in sorted(rows, key=lambda row: row[-1]):
+                    self._dead_letter(db, *row[:-1])
 
     def claim(self, queues: Sequence[str], limit: int) -> list[Claimed]:
         """Take up to `limit` waiting messages, most urgent first within a queue, and settle earlier acks."""
@@ -286,13 +292,16 @@ class Store:
             ).fetchone()
             if row is None:
                 return
-            queue, priority, meta, body = row
             db.execute("DELETE FROM messages WHERE id=?", (id,))
-            arguments = self._queues.get(queue, {})
-            exchange = arguments.get("x-dead-letter-exchange")
-            if exchange is not None:
-                for target in self._route(exchange, arguments.get("x-dead-letter-routing-key", queue)):
-                    db.execute(_INSERT, (target, priority, meta, body))
+            self._dead_letter(db, *row)
+
+    def _dead_letter(self, db: sqlite3.Connection, queue: str, priority: int, meta: bytes, body: bytes) -> None:
+        """Give a message that has left its queue to the queue's dead-letter exchange, when it has one."""
+        arguments = self._queues.get(queue, {})
+        exchange = arguments.get("x-dead-letter-exchange")
+        if exchange is not None:
+            for target in self._route(exchange, arguments.get("x-dead-letter-routing-key", queue)):
+                db.execute(_INSERT, (target, priority, meta, body))
 
     def purge(self, queue: str) -> int:
         """Delete the waiting messages of a queue and return how many there were."""

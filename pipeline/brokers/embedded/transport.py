@@ -18,6 +18,7 @@ from kombu.utils.uuid import uuid
 from ...core.errors import EmbeddedBrokerBusy
 from ...core.times import monotonic
 from ..compression import RefusesCompression
+from ..expiry import note_deadline
 from ..urls import parse_url
 from .file import BUSY_TIMEOUT
 from .store import Claimed, Outgoing, Store
@@ -177,6 +178,8 @@ class Channel(virtual.Channel):  # type: ignore[misc]  # kombu's classes are unt
     def _outgoing(message: dict[str, Any], exchange: str, routing_key: str) -> Outgoing:
         body = message.pop("body")
         properties = message["properties"]
+        if "expiration" in properties:
+            note_deadline(properties)
         # Celery writes exception types and dates into headers now and then; text is what AMQP would carry too.
         meta = orjson.dumps(message, default=str, option=orjson.OPT_NON_STR_KEYS)
         body = body.encode() if isinstance(body, str) else bytes(body)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.brokers.embedded.store import TRIM_EVERY, Outgoing, Store
+from pipeline.brokers.embedded.store import Outgoing, Store
 from pipeline.core.errors import EmbeddedBrokerError
 from tests.stores import bodies, message, rows, run
 from tests.threads import in_threads
@@ -213,15 +213,36 @@ def test_closing_gives_back_what_was_held_and_keeps_what_was_acked(
 
 
 @pytest.mark.parametrize("between", [0, 1, 3])
-def test_a_limited_queue_drops_its_oldest_messages_whatever_is_published_between(store: Store, between: int) -> None:
-    store.declare_queue("limited", {"x-max-length": 10})
-    for n in range(3 * TRIM_EVERY):
+@pytest.mark.parametrize("limit", [1, 10, 100])
+def test_a_limited_queue_drops_its_oldest_messages_whatever_is_published_between(
+    store: Store, between: int, limit: int
+) -> None:
+    store.declare_queue("limited", {"x-max-length": limit})
+    for n in range(300):
         store.publish([message("limited", b"%d" % n)])
         for _ in range(between):
             store.publish([message("r")])
-    assert store.size("limited") <= 10 + TRIM_EVERY
-    assert bodies(store, "limited")[-1] == b"%d" % (3 * TRIM_EVERY - 1)
-    assert store.size("r") == between * 3 * TRIM_EVERY
+        assert store.size("limited") <= limit * 1.1
+    assert bodies(store, "limited")[-limit:] == [b"%d" % n for n in range(300 - limit, 300)]
+    assert store.size("r") == between * 300
+
+
+def test_a_batch_may_be_longer_than_a_limited_queue(store: Store) -> None:
+    store.declare_queue("limited", {"x-max-length": 10})
+    store.publish([message("limited", b"%d" % n) for n in range(300)])
+    assert bodies(store, "limited") == [b"%d" % n for n in range(290, 300)]
+
+
+def test_what_a_limited_queue_drops_goes_to_its_dead_letters_in_order(store: Store) -> None:
+    store.declare_exchange("x", "direct", {})
+    store.declare_queue("dead", {})
+    store.bind("x", "dead", "dead")
+    arguments = {"x-max-length": 5, "x-dead-letter-exchange": "x", "x-dead-letter-routing-key": "dead"}
+    store.declare_queue("limited", arguments)
+    for n in range(20):
+        store.publish([message("limited", b"%d" % n)])
+    assert bodies(store, "dead") == [b"%d" % n for n in range(15)]
+    assert bodies(store, "limited") == [b"%d" % n for n in range(15, 20)]
 
 
 # -- changes
