@@ -2,16 +2,51 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import stat
 from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+#: Directories that were complained about; there are few.
+_warned: set[str] = set()
+#: Bytes that SQLite's write-ahead log keeps on disk once what was in it is in the file.
+WAL_LIMIT = 16 * 1024 * 1024
 
 
 def make_private(path: Path) -> None:
-    """Create a database's file, for its owner only, and its directory, where they are missing."""
+    """Create a database's file, for its owner only, and its directory, where they are missing.
+
+    Logs a warning when others may write into the directory; raises PermissionError when the file or the directory is a
+    link that others may have put there, or change: what is written would go to where they say.
+
+    """
     make_directory(path.parent)
+    is_open = _is_open_to_others(path.parent)
+    if is_open and str(path.parent) not in _warned:
+        _warned.add(str(path.parent))
+        logger.warning("others may write into %s, and so change what is kept there: chmod go-w it", path.parent)
+    refuse_links(path)
     if not path.exists():
         # Nobody in this process has it open yet, so closing it drops no lock.
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+
+
+def refuse_links(path: Path) -> None:
+    """Raise PermissionError when a file or its directory is a link that others may have put there, or change."""
+    for each in (path, path.parent):
+        if each.is_symlink() and (_is_open_to_others(each.parent) or each.lstat().st_uid not in (0, os.geteuid())):
+            raise PermissionError(
+                f"{each} is a link that others may have put there: name the place itself that it leads to"
+            )
+
+
+def _is_open_to_others(directory: Path) -> bool:
+    """Say whether others may write into a directory; the group that is only its owner's does not count."""
+    status = directory.stat()
+    of_group = status.st_mode & stat.S_IWGRP and status.st_gid != os.getegid()
+    return bool(status.st_mode & stat.S_IWOTH or of_group)
 
 
 def make_directory(path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from ...core import forks
 from ...core.errors import EmbeddedBrokerBusy, EmbeddedBrokerError
-from ...core.files import file_id, make_private
+from ...core.files import WAL_LIMIT, file_id, make_private
 
 #: Seconds that a writer waits for the others before it gives up.
 BUSY_TIMEOUT = 30.0
@@ -72,6 +72,7 @@ class File:
             raise EmbeddedBrokerError(f"{self.path} was written by a newer version ({format}, known {self._format})")
         db.execute(f"PRAGMA synchronous = {self._synchronous}")
         db.execute("PRAGMA wal_autocheckpoint = 4000")
+        db.execute(f"PRAGMA journal_size_limit = {WAL_LIMIT}")
         if format < self._format:
             db.execute("PRAGMA journal_mode = WAL")
             db.executescript(

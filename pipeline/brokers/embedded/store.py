@@ -13,6 +13,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ...core.errors import EmbeddedBrokerError
+from ...core.files import refuse_links
 from ...core.topics import matches
 from .file import BUSY_TIMEOUT, File
 from .owners import owners_of
@@ -65,6 +67,10 @@ class Store:
 
     def __init__(self, path: Path, *, synchronous: str = "normal") -> None:
         """Open or create the file at `path`; raise EmbeddedBrokerError when it is no usable database."""
+        try:
+            refuse_links(Path(path))
+        except OSError as exc:
+            raise EmbeddedBrokerError(f"{path} cannot be opened: {exc}") from exc
         self.path = Path(os.path.realpath(path))  # one name for the file, whatever the working directory becomes
         self._database = File(self.path, _SCHEMA, FORMAT, synchronous=synchronous)
         self._transaction = self._database.transaction
