@@ -177,7 +177,9 @@ class RabbitMQ(Server):
 
     def environment(self) -> dict[str, str]:
         (self.directory / "enabled_plugins").write_text("[].")
-        (self.directory / "rabbitmq.conf").write_text("loopback_users = none\nlog.console = false\n")
+        (self.directory / "rabbitmq.conf").write_text(
+            "loopback_users = none\nlog.console = false\nmax_message_size = 4194304\n"
+        )
         own = {
             "HOME": str(self.directory),
             "RABBITMQ_NODENAME": f"pipeline{self.port}@localhost",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 
 from kombu import transport as kombu_transports
@@ -26,6 +27,13 @@ def _is_declared(connection: Any, exchange: str, queue: str) -> bool:
     return True
 
 
+class Objection(Enum):
+    """What a broker that is there has an objection to."""
+
+    EVENT = "event"
+    QUEUE = "queue"
+
+
 @dataclass(frozen=True)
 class Kind:
     """One kind of broker.
@@ -39,6 +47,7 @@ class Kind:
         package: what has to be installed beside the core, and the extra that brings it.
         bounds: transport options that end every wait of a publisher after so many seconds.
         options: transport options of an app of ours, by the settings `confirm` and `redis_visibility_timeout`.
+        objection: what an error says that is not about the broker: Objection.EVENT or Objection.QUEUE; else None.
         has_queue: whether somebody has declared a queue: asked with a connection, its exchange and its name.
 
     """
@@ -51,6 +60,7 @@ class Kind:
     package: str = ""
     bounds: Callable[[float], Options] = field(default=lambda seconds: {})
     options: Callable[[bool, int], Options] = field(default=lambda confirm, visibility_timeout: {})
+    objection: Callable[[BaseException], Objection | None] = field(default=lambda exc: None)
     has_queue: Callable[[Any, str, str], bool] = field(default=_is_declared)
 
     def priority(self, priority: int) -> int:
@@ -69,6 +79,25 @@ def _bounds_of_amqp(seconds: float) -> Options:
     # a connection on which the broker has read nothing for one second.
     patience = {TCP_USER_TIMEOUT: int(max(seconds, 10) * 1000)} if TCP_USER_TIMEOUT else {}
     return {"read_timeout": seconds, "write_timeout": seconds, "socket_settings": patience}
+
+
+#: Answers of AMQP that are about what was sent: 311 is content too large, 501 and 502 frames that cannot be.
+_ABOUT_THE_MESSAGE = (311, 501, 502)
+_PRECONDITION_FAILED = 406
+#: The method that a channel was closed for: a message that is larger than RabbitMQ's `max_message_size`.
+_PUBLISH = (60, 40)
+
+
+def _objection_of_amqp(exc: BaseException) -> Objection | None:
+    from amqp import ChannelError
+
+    from .amqp import BatchRefused
+
+    code = getattr(exc, "reply_code", None) or getattr(exc, "code", None)
+    is_published = code == _PRECONDITION_FAILED and getattr(exc, "method_sig", None) == _PUBLISH
+    if is_published or code in _ABOUT_THE_MESSAGE:
+        return Objection.EVENT
+    return Objection.QUEUE if isinstance(exc, (ChannelError, BatchRefused)) else None
 
 
 def _bounds_of_redis(seconds: float) -> Options:
@@ -94,6 +123,7 @@ KINDS = (
         driver="amqp",
         transports={"amqp": _AMQP, "amqps": _AMQPS, "pyamqp": _AMQP},
         bounds=_bounds_of_amqp,
+        objection=_objection_of_amqp,
         options=lambda confirm, visibility_timeout: {"confirm_publish": confirm},
     ),
     Kind(

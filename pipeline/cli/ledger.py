@@ -10,8 +10,8 @@ import typer
 from ..agents.loading import import_agents
 from ..core.errors import InvalidAgent, nearest
 from .group import app_of, confirm, examples, working
-from .options import AsJson, OlderThan, Yes
-from .output import print_json, report
+from .options import AsJson, Limit, OlderThan, Yes
+from .output import clock, print_json, print_table, report, say
 
 commands = typer.Typer(no_args_is_help=True, help="Keep the ledger in order.", rich_markup_mode=None)
 
@@ -49,6 +49,36 @@ def status(ctx: typer.Context, as_json: AsJson = False) -> None:
         typer.echo(f"{name:<20}{value if isinstance(value, str) else f'{value:,}'}")
 
 
+@commands.command(
+    epilog=examples("pipeline ledger aside", "pipeline ledger aside --json", "pipeline ledger aside --forget --yes")
+)
+def aside(
+    ctx: typer.Context,
+    ids: Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Only these, to forget.")] = None,
+    forget: Annotated[bool, typer.Option("--forget", help="Forget them: they are mended, or not wanted.")] = False,
+    limit: Limit = 100,
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
+    """List what could not be used and was set aside, with the reason, the newest first."""
+    ledger = app_of(ctx).ledger
+    if forget:
+        if not ids:
+            confirm(f"Forget everything that {ledger} has set aside?", yes=yes)
+        number = ledger.aside.forget(ids or None)
+        report({"forgotten": number}, f"forgot {number:,}", as_json=as_json)
+        return
+    found = ledger.aside.list(limit + 1)
+    if as_json:
+        print_json([one.as_data() for one in found[:limit]])
+    elif found:
+        print_table(("where", "id", "when", "why"), [[o.place, o.id, clock(o.at), o.reason] for o in found[:limit]])
+    else:
+        say("nothing was set aside")
+    if len(found) > limit:
+        say(f"there is more than {limit:,}; see it with --limit")
+
+
 # -- pruning and restoring
 
 
@@ -84,6 +114,8 @@ def prune(
         said += f" for {pruned.archive}"
     if pruned.dead:
         said += f"; {pruned.dead:,} stay with dead letters"
+    if pruned.unreadable:
+        said += f"; {pruned.unreadable:,} stay because an archive could not give them back (`pipeline ledger aside`)"
     if pruned.unfinished:
         said += f"; {pruned.unfinished:,} stay because they are not done"
     report(pruned.as_data(), said, as_json=as_json)
@@ -101,6 +133,8 @@ def restore(
     said = f"{restored.events:,} events and {restored.deliveries:,} deliveries are back"
     if restored.known:
         said += f"; {restored.known:,} events were there already"
+    if restored.aside:
+        said += f"; {restored.aside:,} are set aside (`pipeline ledger aside` says why)"
     report(restored.as_data(), said, as_json=as_json)
 
 

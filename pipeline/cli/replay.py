@@ -52,6 +52,7 @@ def replay(
     with working("replaying", "events") as show:
         replayed = replay(app.bus, to, chosen, **options, progress=show)
     skipped = f"; {replayed.skipped:,} are not for it" if replayed.skipped else ""
+    skipped += f"; {replayed.aside:,} cannot be sent (`pipeline ledger aside` says why)" if replayed.aside else ""
     said = f"replay {replayed.id}: {replayed.number:,} events sent to {to} in {replayed.seconds:.1f} s{skipped}"
     if dry_run:
         said = f"{replayed.number:,} events would be sent to {to}{skipped}"

@@ -54,7 +54,20 @@ class UnknownAgent(InvalidEvent):
 
 
 class BrokerUnavailable(PipelineError, ConnectionError):
-    """The broker did not take the event within `publish_timeout` seconds."""
+    """The broker did not take the event within `publish_timeout` seconds.
+
+    Attributes:
+        answered: whether the broker is there, and the trouble is with a queue or an event.
+
+    """
+
+    answered = False
+
+
+class EventRefused(BrokerUnavailable):
+    """The broker takes events, and will never take this one: it is too large, say."""
+
+    answered = True
 
 
 class EmbeddedBrokerError(PipelineError, OSError):

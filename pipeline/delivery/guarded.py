@@ -7,7 +7,7 @@ from typing import Any
 from celery.utils.imports import symbol_by_name
 from celery.utils.log import get_logger
 
-from .raised import line_of
+from ..core.errors import line_of
 
 logger = get_logger(__name__)
 

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Row, select
 
-from ..core.errors import InvalidSelection, UnknownEvent
+from ..core.errors import InvalidEvent, InvalidSelection, UnknownEvent
 from ..core.event import Event, Payload
 from ..core.routing import pattern_of
 from ..core.times import micros, moment
 from ..core.topics import matches
 from ..ledger import log
+from ..ledger.aside import Bad, printable, read
 from ..ledger.database.tables import deliveries, events, timers
 from ..ledger.ledger import Ledger
 from ..ledger.log import COLUMNS, Bounds, Index, Position, merged, rows
+
+logger = logging.getLogger(__name__)
 
 #: A place in the log: an aware datetime, or a sequence number.
 Moment = datetime | int | None
@@ -96,10 +100,14 @@ class EventQuery:
         return (self.pattern is None or matches(self.pattern, row.type)) and self.agent_id in (None, row.stream)
 
 
-def get_events(ledger: Ledger, query: EventQuery) -> Iterator[Recorded]:
+def get_events(ledger: Ledger, query: EventQuery, bad: Callable[[Bad], None] | None = None) -> Iterator[Recorded]:
     """Return the events of the log that a query wants, in order, read page by page as the caller goes on.
 
     What is appended after the first one was read is left out. Nothing is held open between two pages.
+
+    Arguments:
+        bad: is told of each event that cannot be read, and is left out; default a line in the log of this program.
+
     """
     with ledger.database.reading() as connection:
         paths = _paths(connection, query)
@@ -107,7 +115,7 @@ def get_events(ledger: Ledger, query: EventQuery) -> Iterator[Recorded]:
         window = log.window_of(ledger.database, connection, query.bounds, narrow=narrow)
     size = max(query.batch // max(len(paths), 1), min(query.batch, log.SMALLEST_PAGE))
     pages = [rows(ledger.database, path, window, query.bounds, replayed=query.replayed, batch=size) for path in paths]
-    yield from map(recorded, filter(query.accepts, merged(pages)))
+    yield from readable(filter(query.accepts, merged(pages)), bad)
 
 
 def get_event(ledger: Ledger, id: str) -> Recorded:
@@ -134,8 +142,24 @@ def unknown_event(ledger: Ledger, connection: Connection, id: str) -> UnknownEve
 
 
 def recorded(row: Row[Any]) -> Recorded:
-    """Return a row of the log with its event decoded."""
-    return Recorded(row.seq, moment(row.recorded), Event.decode(row.body), row.tx, row.replay)
+    """Return a row of the log with its event decoded; raise InvalidEvent when that cannot be read."""
+    found = read(row.id, row.body)
+    if isinstance(found, Bad):
+        raise InvalidEvent(f"{row.id} ({row.type}, number {row.seq}): {found.reason}")
+    return Recorded(row.seq, moment(row.recorded), found.event, row.tx, row.replay)
+
+
+def readable(rows: Iterable[Row[Any]], bad: Callable[[Bad], None] | None = None) -> Iterator[Recorded]:
+    """Return rows of the log with their events decoded, without those that cannot be read."""
+    for row in rows:
+        try:
+            yield recorded(row)
+        except InvalidEvent as exc:
+            (bad or _warn)(Bad(row.id, str(exc)))
+
+
+def _warn(bad: Bad) -> None:
+    logger.warning("left out: %s", printable(bad.reason))
 
 
 def _paths(connection: Connection, query: EventQuery) -> list[Index]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, NamedTuple
 
-import orjson
 from sqlalchemy import Row, select
 
+from ..core.event import Encoded
 from ..core.times import as_json_time, moment
+from ..ledger.aside import read
 from ..ledger.database.tables import deliveries, events, timers
 from ..ledger.ledger import Ledger
 
@@ -48,7 +49,7 @@ class Timer(NamedTuple):
     Attributes:
         kind: "publish" or "retry".
         id: the event's id, or the delivery's.
-        type: the event's type; empty when the ledger no longer has the event of a retry.
+        type: the event's type; empty when the ledger no longer has the event of a retry, or it cannot be read.
         agent: whose delivery is tried again.
 
     """
@@ -99,5 +100,6 @@ def upcoming(ledger: Ledger, *, limit: int = 100) -> list[Timer]:
 
 
 def _timer(row: Row[Any]) -> Timer:
-    type = orjson.loads(row.body)["type"] if row.body else row.type or ""
-    return Timer(row.kind, moment(row.due), row.id, type, row.agent, row.correlation)
+    delayed = read(row.id, row.body) if row.body else None
+    type = delayed.event.type if isinstance(delayed, Encoded) else row.type
+    return Timer(row.kind, moment(row.due), row.id, type or "", row.agent, row.correlation)

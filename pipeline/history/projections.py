@@ -16,6 +16,7 @@ from ..core.event import Event, Payload
 from ..core.ids import Place, place_of
 from ..core.routing import pattern_of, wants
 from ..core.times import monotonic
+from ..ledger.aside import Bad, read
 from ..ledger.database.tables import events, positions
 from ..ledger.ledger import Ledger
 from ..ledger.log import BEGIN, COLUMNS, Position, after, in_order, position_of, stable
@@ -227,21 +228,32 @@ def _move(connection: Connection, projection: Projection, position: Position) ->
 def _project(ledger: Ledger, connection: Connection, projection: Projection, position: Position, limit: int) -> int:
     query = in_order(select(*COLUMNS).where(after(ledger.database, position))).limit(limit)
     rows = connection.execute(stable(ledger.database, query)).all()
-    number = _handle(connection, projection, rows)
+    bad: list[Bad] = []
+    number = _handle(connection, projection, rows, bad)
+    ledger.aside.put(connection, f"projection {projection.name}"[:_MAX_NAME], bad)
     if number:
         _move(connection, projection, position_of(rows[number - 1]))
     return number
 
 
-def _handle(connection: Connection, projection: Projection, rows: Sequence[Row[Any]]) -> int:
-    """Call the handler for events as long as a batch may take; return the number of events that are behind it now."""
+def _handle(connection: Connection, projection: Projection, rows: Sequence[Row[Any]], bad: list[Bad]) -> int:
+    """Call the handler for events as long as a batch may take; return the number of events that are behind it now.
+
+    Arguments:
+        bad: is given those that cannot be read, and that it therefore never sees.
+
+    """
     until = monotonic() + BATCH_SECONDS
     with _session(connection) as session:
         for number, row in enumerate(rows, start=1):
             if row.replay is not None or not projection.matches(row.type):
                 continue
+            record = read(row.id, row.body)
+            if isinstance(record, Bad):
+                bad.append(record)
+                continue
             with _named(projection, session, f"event {row.id} ({row.type}, number {row.seq})"):
-                _call(projection.handler, Event.decode(row.body), session)
+                _call(projection.handler, record.event, session)
             if monotonic() > until:
                 return number
     return len(rows)

@@ -6,16 +6,17 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import orjson
 from sqlalchemy import Connection, select
 
 from ..core.errors import InvalidSelection, SettleTimeout
 from ..core.outcome import OPEN
 from ..core.routing import reaches
 from ..core.times import monotonic
+from ..ledger.aside import read_all
 from ..ledger.database.rows import chunks
 from ..ledger.database.tables import agents, events, outbox, timers
 from ..ledger.ledger import Ledger
+from ..ledger.subscribers import patterns_of
 from .events import unknown_event
 from .trace import at_one_time, trace, tree_of
 from .tree import DeliveryNode, EventNode, JoinNode, Trace
@@ -132,7 +133,7 @@ def _delayed(connection: Connection, correlation: str, caused: Sequence[EventNod
     query = select(timers.c.id, timers.c.body).where(timers.c.correlation == correlation, timers.c.kind == "publish")
     causes = {event.id for event in caused}
     rows = connection.execute(query.order_by(timers.c.due)).all()
-    return tuple(id for id, body in rows if orjson.loads(body).get("causationid") in causes)
+    return tuple(one.event.id for one in read_all(rows)[0] if one.event.causation_id in causes)
 
 
 def _undelivered(connection: Connection, caused: Sequence[EventNode]) -> tuple[tuple[EventNode, str], ...]:
@@ -140,7 +141,7 @@ def _undelivered(connection: Connection, caused: Sequence[EventNode]) -> tuple[t
 
     What lies before an agent's cursor in the log was never meant for it, or has a delivery already.
     """
-    listeners = [(row, tuple(orjson.loads(row.patterns))) for row in connection.execute(select(agents))]
+    listeners = [(row, patterns_of(row.patterns) or ()) for row in connection.execute(select(agents))]
     missing = []
     for event in caused:
         have = {delivery.agent for delivery in event.deliveries if delivery.replay is None}

@@ -11,6 +11,7 @@ What else is written together with a transition, `Ledger` says; what is claimed 
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -34,11 +35,14 @@ from ..core.ids import delivery_id
 from ..core.outcome import Outcome
 from ..core.retry import Retry
 from ..core.times import SECOND, now
+from .aside import Bad, printable
 from .database.database import Database
 from .database.fast import Statement
 from .database.rows import DEAD_AFTER, chunks, unrouted_id, unrouted_row
 from .database.statements import relaxed
 from .database.tables import OPEN, deliveries, workers
+
+logger = logging.getLogger(__name__)
 
 #: Who runs a delivery.
 RUNNER = ("worker", "process")
@@ -288,11 +292,19 @@ class Deliveries:
         for some in chunks(ids):
             self._set(connection, and_(deliveries.c.id.in_(some), deliveries.c.outcome == _WAITING), {"due": 0})
 
+    def bury(self, connection: Connection, bad: Iterable[Bad]) -> None:
+        """Let deliveries be dead that cannot be sent to their agents: what their event is, or what the broker says."""
+        for id, reason, _ in bad:
+            text = printable(reason)
+            dead = {"outcome": Outcome.DEAD.value, "ended": now(), "error": text, "traceback": None}
+            if connection.execute(update(deliveries).where(deliveries.c.id == id, OPEN, ~DEAD).values(dead)).rowcount:
+                logger.error("delivery %s is dead (%s); see `pipeline dead show`", id, text)
+
     def drop_pruned(self, connection: Connection, ids: Sequence[str]) -> None:
         """Drop deliveries whose event is no longer in the log: there is nothing to send."""
         gone = {"outcome": Outcome.DROPPED.value, "ended": now(), "error": "the ledger no longer has the event"}
         for some in chunks(ids):
-            self._set(connection, deliveries.c.id.in_(some), gone)
+            self._set(connection, and_(deliveries.c.id.in_(some), deliveries.c.outcome != Outcome.DEAD.value), gone)
 
 
 #: Waits, and is to be sent with the next sweep.

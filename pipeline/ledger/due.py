@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Select, and_, bindparam, exists, func, or_, select
 
-from ..core.event import Encoded, Event
+from ..core.event import Encoded
 from ..core.outcome import OPEN as OPEN_OUTCOMES
 from ..core.outcome import Outcome
 from ..core.times import now
+from .aside import Bad, read
 from .database.database import Database
 from .database.leases import BATCH, in_seconds, locked
 from .database.rows import DEAD_AFTER, chunks
@@ -39,7 +40,7 @@ _LOOK = select(
     exists().where(OPEN, AT_ONCE),
 )
 _MESSAGES = select(
-    *(deliveries.c[name] for name in ("id", "agent", "outcome", "attempts", "replay", "broadcast")),
+    *(deliveries.c[name] for name in ("id", "event_id", "agent", "outcome", "attempts", "replay", "broadcast")),
     func.coalesce(deliveries.c.body, events.c.body).label("body"),
 ).join(events, events.c.id == deliveries.c.event_id)
 
@@ -78,8 +79,8 @@ class Due:
     def _take(self, query: Select[Any], limit: int) -> list[Message]:
         def work(connection: Connection) -> list[Message]:
             ids = list(connection.execute(locked(query.limit(limit))).scalars())
-            messages = self.messages(connection, ids, OPEN_OUTCOMES)
             self._deliveries.send_again(connection, ids)
+            messages = self.messages(connection, ids, OPEN_OUTCOMES)
             logged = {message.id for message in messages}
             self._deliveries.drop_pruned(connection, [id for id in ids if id not in logged])
             return messages
@@ -87,20 +88,32 @@ class Due:
         return self._database.run(work)
 
     def messages(self, connection: Connection, ids: Sequence[str], outcomes: Sequence[Outcome]) -> list[Message]:
-        """Return those of some deliveries that have one of the outcomes, with the messages that send them."""
-        messages: list[Message] = []
+        """Return those of some deliveries that have one of the outcomes, with the messages that send them.
+
+        A delivery whose event cannot be read is dead then.
+        """
+        found: list[Message | Bad] = []
         for some in chunks(ids):
             query = _MESSAGES.where(deliveries.c.id.in_(some), deliveries.c.outcome.in_(outcomes))
-            messages += [self._message(row) for row in connection.execute(query)]
-        return messages
+            found += [self._message(row) for row in connection.execute(query)]
+        self._deliveries.bury(connection, [one for one in found if isinstance(one, Bad)])
+        return [one for one in found if isinstance(one, Message)]
 
-    def _message(self, row: Any) -> Message:
+    def refuse(self, bad: Sequence[Bad]) -> None:
+        """Let deliveries be dead that the broker does not take, now or ever."""
+        if bad:
+            self._database.run(lambda connection: self._deliveries.bury(connection, bad))
+
+    def _message(self, row: Any) -> Message | Bad:
+        record = read(row.event_id, row.body)
+        if isinstance(record, Bad):
+            return record._replace(id=row.id)
         bus: dict[str, Any] = {"ledger": self._ledger_id(), "direct": True}
         if row.outcome == Outcome.RETRYING.value:
             bus["attempt"] = row.attempts + 1
         if row.replay:
             bus |= {"replay": row.replay, "broadcast": bool(row.broadcast)}
-        return Message(row.id, Encoded(Event.decode(row.body), row.body.encode(), row.agent, bus))
+        return Message(row.id, record._replace(agent=row.agent, bus=bus))
 
 
 def _lost(after: float) -> Select[Any]:

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, delete, select, update
 
 from ..core.event import Encoded, Event
 from ..core.times import SECOND, now
+from .aside import Bad, SetAside, read_all
 from .database.database import Database
 from .database.fast import Statement
 from .database.leases import BATCH, in_seconds, lease_from, locked
@@ -16,12 +17,16 @@ from .database.rows import chunks
 from .database.statements import Statements
 from .database.tables import events, outbox
 
+#: Where events are set aside that cannot be sent.
+OUTBOX = "outbox"
+
 
 class Events:
     """The tables of the events and of those that the broker may not have yet."""
 
-    def __init__(self, database: Database, statements: Statements) -> None:
+    def __init__(self, database: Database, statements: Statements, aside: SetAside) -> None:
         self._database = database
+        self._aside = aside
         self._statements = statements
 
     def appended(self, records: Sequence[Encoded], at: int, due: int | None) -> list[Statement]:
@@ -48,12 +53,16 @@ class Events:
         self._database.run(lambda connection: _forget(connection, ids))
 
     def unsent(self, ids: Sequence[str]) -> list[Event]:
-        """Return those of some events that are still in the outbox."""
-        query = select(events.c.body).join(outbox, outbox.c.event_id == events.c.id).where(events.c.id.in_(ids))
-        return self._database.read(lambda connection: [Event.decode(body) for (body,) in connection.execute(query)])
+        """Return those of some events that are still in the outbox; what cannot be read is the relay's to find out."""
+        query = select(events.c.id, events.c.body).join(outbox, outbox.c.event_id == events.c.id)
+        rows = self._database.read(lambda connection: connection.execute(query.where(events.c.id.in_(ids))).all())
+        return [record.event for record in read_all(rows)[0]]
 
     def take(self, limit: int = BATCH) -> list[Encoded]:
-        """Take events that nobody has sent; forget() or postpone() them afterwards."""
+        """Take events that nobody has sent; forget(), refuse() or postpone() them afterwards.
+
+        What cannot be read is set aside.
+        """
         at = now()
         query = locked(select(outbox.c.event_id).where(outbox.c.due <= at).order_by(outbox.c.due).limit(limit))
 
@@ -62,13 +71,25 @@ class Events:
             _postpone(connection, ids, lease_from(at))
             records: list[Encoded] = []
             for some in chunks(ids):
-                rows = connection.execute(select(events.c.body).where(events.c.id.in_(some)).order_by(events.c.seq))
-                records += [Encoded(Event.decode(body), body.encode()) for (body,) in rows]
-            logged = {record.event.id for record in records}
-            _forget(connection, [id for id in ids if id not in logged])  # they have been pruned
+                bodies = select(events.c.id, events.c.body).where(events.c.id.in_(some)).order_by(events.c.seq)
+                good, bad = read_all(connection.execute(bodies))
+                self._aside.put(connection, OUTBOX, bad)
+                records += good
+            usable = {record.event.id for record in records}
+            _forget(connection, [id for id in ids if id not in usable])  # the others have been pruned
             return records
 
         return self._database.run(work)
+
+    def refuse(self, bad: Sequence[Bad]) -> None:
+        """Set events aside that the broker does not take, now or ever."""
+
+        def work(connection: Connection) -> None:
+            self._aside.put(connection, OUTBOX, bad)
+            _forget(connection, [one.id for one in bad])
+
+        if bad:
+            self._database.run(work)
 
     def postpone(self, ids: Sequence[str], seconds: float) -> None:
         """Let events in the outbox be due again in some seconds."""

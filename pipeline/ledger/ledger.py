@@ -11,6 +11,7 @@ from ..core.errors import LedgerUnavailable
 from ..core.event import Encoded, Event
 from ..core.outcome import Outcome
 from ..core.times import SECOND, now
+from .aside import SetAside
 from .database.database import Database
 from .database.fast import Statement, run_all
 from .database.migrate import prepare, prepare_in
@@ -38,6 +39,7 @@ class Ledger:
         timers: delayed events and retries.
         subscribers: the agents that have ever run.
         workers: those that live.
+        aside: what could not be used.
         reconciliation: what should have reached an agent and did not.
 
     """
@@ -50,10 +52,11 @@ class Ledger:
         self.subscribers = Subscribers(self.database)
         self.deliveries = Deliveries(self.database)
         self.due = Due(self.database, self.deliveries, lambda: self.id)
-        self.events = Events(self.database, statements)
-        self.timers = Timers(self.database, statements, self.append, self.due)
+        self.aside = SetAside(self.database)
+        self.events = Events(self.database, statements, self.aside)
+        self.timers = Timers(self.database, statements, self.append, self.due, self.aside)
         self.workers = Workers(self.database)
-        self.reconciliation = Reconciliation(self.database, self.deliveries)
+        self.reconciliation = Reconciliation(self.database, self.deliveries, self.aside)
 
     def __str__(self) -> str:
         """Return the address without its password."""

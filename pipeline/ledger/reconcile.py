@@ -9,19 +9,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import orjson
 from sqlalchemy import Connection, Row, select, update
 
 from ..core.ids import delivery_id
 from ..core.routing import needs_receiver, reaches, receivers, targets_of
 from ..core.times import now
+from .aside import Bad, SetAside
 from .database.database import Database
 from .database.leases import in_seconds, locked
 from .database.rows import chunks, unrouted_id
 from .database.tables import agents, deliveries, events
 from .deliveries import Deliveries
 from .log import Position, after, stable
-from .subscribers import Patterns, Subscribers
+from .subscribers import Patterns, Subscribers, patterns_of
 
 #: Events looked at in one transaction.
 BATCH = 2000
@@ -32,8 +32,9 @@ _EVENTS = select(*_ORDER, *(events.c[name] for name in ("id", "type", "targets",
 class Reconciliation:
     """Looks behind the agents' cursors."""
 
-    def __init__(self, database: Database, deliveries: Deliveries) -> None:
+    def __init__(self, database: Database, deliveries: Deliveries, aside: SetAside) -> None:
         self._database = database
+        self._aside = aside
         self._deliveries = deliveries
 
     def check(self, after: float) -> int:
@@ -46,7 +47,7 @@ class Reconciliation:
         return self._database.run(lambda connection: self._check(connection, after))
 
     def _check(self, connection: Connection, after: float) -> int:
-        rows = connection.execute(locked(select(agents).order_by(agents.c.name))).all()
+        rows = self._readable(connection, connection.execute(locked(select(agents).order_by(agents.c.name))).all())
         # Also those that another worker looks after now: what is for them has somebody who wants it.
         everyone = Subscribers.read(connection)
         groups: dict[Position, list[Row[Any]]] = {}
@@ -66,6 +67,13 @@ class Reconciliation:
             connection.execute(update(agents).where(agents.c.name.in_(names)).values(tx=last.tx, seq=last.seq))
         return number
 
+    def _readable(self, connection: Connection, rows: Sequence[Row[Any]]) -> list[Row[Any]]:
+        """Return those rows of agents that say what the agent listens to; the others wait until a worker runs it."""
+        bad = [row for row in rows if patterns_of(row.patterns) is None]
+        reason = "its patterns cannot be read; start a worker that runs it, or forget it (`pipeline ledger forget`)"
+        self._aside.put(connection, "agents", [Bad(row.name, reason) for row in bad])
+        return [row for row in rows if row not in bad]
+
     def _after(
         self, connection: Connection, position: Position, horizon: int, members: Sequence[Row[Any]]
     ) -> Sequence[Row[Any]]:
@@ -80,7 +88,7 @@ class Reconciliation:
         return rows
 
     def _add_missing(self, connection: Connection, agent: Row[Any], passed: Sequence[Row[Any]]) -> None:
-        patterns = tuple(orjson.loads(agent.patterns))
+        patterns = patterns_of(agent.patterns) or ()
         expected = {
             delivery_id(row.id, agent.name): row
             for row in passed

@@ -10,7 +10,7 @@ from ..core.times import SECOND, now
 from .database.database import Database
 from .database.migrate import HEAD
 from .database.rows import DEAD_AFTER
-from .database.tables import OPEN, agents, deliveries, events, outbox, timers, workers
+from .database.tables import OPEN, agents, aside, deliveries, events, outbox, timers, workers
 
 
 class Status(NamedTuple):
@@ -22,6 +22,7 @@ class Status(NamedTuple):
         timers: retries and delayed events that are not due yet.
         agents: that have ever run.
         workers: that live.
+        aside: things that could not be used, and were set aside: `pipeline ledger aside` shows them.
         outcomes: deliveries without a good end, by outcome.
 
     """
@@ -32,6 +33,7 @@ class Status(NamedTuple):
     timers: int
     agents: int
     workers: int
+    aside: int
     outcomes: dict[str, int]
 
     def __str__(self) -> str:
@@ -43,6 +45,7 @@ class Status(NamedTuple):
             f"{self.timers:,} timers",
             f"{self.agents:,} agents",
             f"{self.workers:,} workers",
+            *([f"{self.aside:,} set aside"] if self.aside else []),
         ]
         return ", ".join([*parts, outcomes] if outcomes else parts)
 
@@ -63,5 +66,6 @@ def status(database: Database) -> Status:
             timers=count(select(func.count()).select_from(timers)),
             agents=count(select(func.count()).select_from(agents)),
             workers=count(select(func.count()).select_from(workers).where(alive)),
+            aside=count(select(func.count()).select_from(aside)),
             outcomes={str(name): number for name, number in connection.execute(open_ones)},
         )

@@ -18,11 +18,23 @@ from .log import Position, end_of_log
 
 #: Seconds for which the list of agents is believed; a publisher asks the ledger for it no more often.
 FRESH = 1.0
+#: Event types of which it is remembered whether anybody listens: they are other people's words, and may be endless.
+MOST_ROUTES = 10_000
 _AGENTS = select(agents.c.name, agents.c.patterns)
 
 Patterns = tuple[str, ...]
 #: What an agent registers: its patterns, and since when (or since which sequence number) it wants events.
 Wanted = Mapping[str, tuple[Patterns, datetime | int | None]]
+
+
+def patterns_of(text: str) -> Patterns | None:
+    """Return what an agent's row says that it listens to; None when the row is damaged, until its worker starts."""
+    try:
+        patterns = orjson.loads(text)
+    except (ValueError, TypeError):
+        return None
+    is_right = isinstance(patterns, list) and all(isinstance(pattern, str) for pattern in patterns)
+    return tuple(patterns) if is_right else None
 
 
 class Subscribers:
@@ -38,14 +50,14 @@ class Subscribers:
         """Write down what agents listen to; one that is new starts now, or in the past that it asks for."""
 
         def work(connection: Connection) -> None:
-            registered = self.read(connection)
+            registered = {row.name: row.patterns for row in connection.execute(_AGENTS)}
             for name, (patterns, since) in subscriptions.items():
                 text = orjson.dumps(patterns).decode()
                 if name not in registered:
                     tx, seq = self._start(connection, since)
                     row = {"name": name, "patterns": text, "tx": tx, "seq": seq, "registered": now()}
                     connection.execute(self._database.insert(agents).on_conflict_do_nothing(), row)
-                elif registered[name] != patterns:
+                elif registered[name] != text:
                     connection.execute(update(agents).where(agents.c.name == name).values(patterns=text))
 
         self._database.run(work)
@@ -65,8 +77,9 @@ class Subscribers:
 
     @staticmethod
     def read(connection: Connection) -> dict[str, Patterns]:
-        """Return the patterns of every agent that the ledger knows."""
-        return {name: tuple(orjson.loads(patterns)) for name, patterns in connection.execute(_AGENTS).fetchall()}
+        """Return the patterns of every agent that the ledger knows, and whose row can be read."""
+        known = {name: patterns_of(text) for name, text in connection.execute(_AGENTS).fetchall()}
+        return {name: patterns for name, patterns in known.items() if patterns is not None}
 
     def all(self) -> dict[str, Patterns]:
         """Return the patterns of every agent that the ledger knows, as they are now."""
@@ -94,7 +107,9 @@ class Subscribers:
         missed = self._routes.get(event.type)
         if missed is None:
             reached = any(reaches(name, patterns, event.type) for name, patterns in listeners.items())
-            missed = self._routes[event.type] = needs_receiver(event.type) and not reached
+            missed = needs_receiver(event.type) and not reached
+            if len(self._routes) < MOST_ROUTES:
+                self._routes[event.type] = missed
         return missed
 
     def unknown(self, names: Sequence[str], connection: Connection | None = None) -> str:

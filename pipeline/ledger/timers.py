@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, delete, select, update
+from sqlalchemy import Connection, Row, and_, bindparam, delete, select, update
 
-from ..core.event import Encoded, Event
+from ..core.event import Encoded
 from ..core.outcome import Outcome
 from ..core.times import now
+from .aside import Bad, SetAside, read_all
 from .database.database import Database
 from .database.fast import Statement, run_all
 from .database.leases import BATCH, in_seconds, lease_from, locked
@@ -22,13 +23,16 @@ from .due import Due, Message
 Append = Callable[..., None]
 #: A delayed event, whose id the timer has; a delivery that is to be tried again, likewise.
 PUBLISH, RETRY = "publish", "retry"
+#: Where delayed events are set aside that cannot be published.
+TIMERS = "timers"
 
 
 class Timers:
     """The timers' table."""
 
-    def __init__(self, database: Database, statements: Statements, append: Append, due: Due) -> None:
+    def __init__(self, database: Database, statements: Statements, append: Append, due: Due, aside: SetAside) -> None:
         self._database = database
+        self._aside = aside
         self._statements = statements
         self._append = append
         self._due = due
@@ -68,7 +72,8 @@ class Timers:
         Arguments:
             grace: seconds that the caller has to send the events, before the relay does.
 
-        Returns the events, the retries, and the lease that finish() wants.
+        Returns the events, the retries, and the lease that finish() wants. A delayed event that cannot be read, or that
+        the database refuses, is set aside.
 
         """
         at = now()
@@ -77,9 +82,7 @@ class Timers:
 
         def work(connection: Connection) -> tuple[list[Encoded], list[Message]]:
             rows = connection.execute(locked(due.limit(limit))).all()
-            delayed = [Encoded(Event.decode(body), body.encode()) for _, kind, body in rows if kind == PUBLISH]
-            self._append(delayed, due_in=grace, connection=connection)
-            _delete(connection, [record.event.id for record in delayed])
+            delayed = self._publish([row for row in rows if row.kind != RETRY], grace, connection)
             retry_ids = [id for id, kind, _ in rows if kind == RETRY]
             for some in chunks(retry_ids):
                 connection.execute(update(timers).where(timers.c.id.in_(some)).values(due=lease))
@@ -88,6 +91,22 @@ class Timers:
             return delayed, retries
 
         return (*self._database.run(work), lease)
+
+    def _publish(self, rows: Sequence[Row[Any]], grace: float, connection: Connection) -> list[Encoded]:
+        """Move delayed events to the log and the outbox."""
+        good, unreadable = read_all((row.id, row.body) for row in rows if row.kind == PUBLISH)
+        unknown = [Bad(row.id, f"kind: {row.kind!r} is no kind of timer") for row in rows if row.kind != PUBLISH]
+
+        def append(records: Sequence[Encoded]) -> None:
+            self._append(records, due_in=grace, connection=connection)
+
+        items = [(record.event.id, record) for record in good]
+        delayed, refused = self._aside.apart(connection, items, append)
+        bodies = {row.id: row.body for row in rows}
+        bad = (Bad(one.id, one.reason, bodies[one.id]) for one in (*unreadable, *refused, *unknown))
+        self._aside.put(connection, TIMERS, bad)
+        _delete(connection, list(bodies))
+        return delayed
 
     def finish(self, ids: Sequence[str], lease: int) -> None:
         """Delete retries that were sent, unless they were set anew meanwhile."""

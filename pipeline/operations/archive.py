@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import io
 import os
 import tempfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -35,10 +36,22 @@ EVENT, DELIVERY, END = "event.recorded", "delivery.recorded", "archive.ended"
 #: What an event's row has beside the event itself; the transaction that wrote it means nothing elsewhere.
 _NOT_IN_ROW = ("body", "tx")
 _LARGEST = 2**63 - 1
+#: Sequence numbers that leave room for those of new events, which come behind: a database has none after its largest.
+HIGHEST_SEQ = 2**53
+#: Bytes of a line; a compressed file of a few kilobytes may hold one of any length.
+LONGEST_LINE = 64 * 1024 * 1024
 
 
 class ArchiveError(PipelineError):
     """An archive cannot be written or read; the message names the file, and the line where one is damaged."""
+
+
+class DamagedEntry(ArchiveError):
+    """A line of an archive is damaged, and what comes after it may be whole; `problem` says what is wrong with it."""
+
+    def __init__(self, message: str, problem: str) -> None:
+        super().__init__(message)
+        self.problem = problem
 
 
 class Entry(NamedTuple):
@@ -110,23 +123,56 @@ def _record(type: str, id: str, row: dict[str, Any] | None, data: dict[str, Any]
     return Event(id=id, type=type, source="/ledger", data=data, **about).encode()
 
 
-def read(path: Path) -> Iterator[Entry]:
-    """Read an archive; raises ArchiveError that names the first damaged line, or says that the end is missing."""
+def read(path: Path, damaged: Callable[[int, str], None] | None = None) -> Iterator[Entry]:
+    """Read an archive; raises ArchiveError that names the first damaged line, or says that the end is missing.
+
+    Arguments:
+        damaged: is told of each damaged entry, by the number of its line and what is wrong; it is left out then.
+
+    """
     lines = _Lines(path)
     with contextlib.closing(lines):
-        number, ended = 0, False
-        while (head := lines.next()) is not None:
-            with lines.explained():
-                ended = head.type == END
-                if ended:
-                    _check(head.data == {"events": number}, f"data: {head.data}, but {number} events come before")
-                else:
-                    entry = _entry(head, lines)
-            number = 0 if ended else number + 1  # from 0 again, as files may have been joined
-            if not ended:
+        number, at, ended, whole = 0, 0, False, True
+        while True:
+            entry, ended_before, ended = None, ended, False
+            try:
+                head = lines.next()
+                if head is None:
+                    ended = ended_before
+                    break
+                at = lines.number
+                with lines.explained():
+                    ended = head.type == END
+                    if not ended:
+                        entry = _entry(head, lines)
+                    elif whole:
+                        _check(head.data == {"events": number}, f"data: {head.data}, but {number} events come before")
+            except DamagedEntry as exc:
+                if damaged is None:
+                    raise
+                damaged(lines.number, exc.problem)
+                whole = False
+                lines.skip_to(EVENT, END, behind=at)
+                continue
+            # From 0 again, as files may have been joined.
+            number, whole = (0, True) if ended else (number + 1, whole)
+            if entry is not None:
                 yield entry
     if not ended:
         raise ArchiveError(f"the archive {path} ends after line {lines.number}, and is incomplete")
+
+
+def problem_of(entry: Entry) -> str | None:
+    """Return why an entry could not be read from an archive again; None when it could."""
+    try:
+        lines = _Lines(Path("archive"), io.BytesIO(b"".join(line + b"\n" for line in _lines(entry))))
+        with lines.explained():
+            _entry(lines.need(), lines)
+    except DamagedEntry as exc:
+        return exc.problem
+    except (ArchiveError, ValueError, OverflowError, OSError) as exc:
+        return f"{type(exc).__name__}: {exc}"
+    return None
 
 
 def batches(entries: Iterable[Entry], size: int) -> Iterator[list[Entry]]:
@@ -148,6 +194,7 @@ def _entry(head: Event, lines: _Lines) -> Entry:
             "upgrade pipeline; nothing of it was read"
         )
     row = _row(events, data, without=_NOT_IN_ROW, old=format < FORMAT)
+    _check(1 <= row["seq"] <= HIGHEST_SEQ, f"data.seq: {row['seq']} is not between 1 and {HIGHEST_SEQ}")
     event = lines.need()
     _check((event.id, event.type) == (row["id"], row["type"]), f"id: not the event {row['id']} of the line before")
     row.update(tx=0, body=lines.text)
@@ -205,26 +252,49 @@ def _check(right: bool, message: str) -> None:
 
 
 class _Lines:
-    """The lines of an archive, decoded one by one."""
+    """The lines of an archive, decoded one by one; never more than LONGEST_LINE bytes are in memory."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, file: IO[bytes] | None = None) -> None:
         self.path = path
         self.number = 0
         self.text = ""
+        self._last: Event | None = None
+        self._is_again = False
         with self.explained():
-            self._file: Any = gzip.GzipFile(path) if _is_compressed(path) else path.open("rb")
+            self._file: Any = file or (gzip.GzipFile(path) if _is_compressed(path) else path.open("rb"))
 
     def next(self) -> Event | None:
         """Return the next line's event, or None at the end."""
+        if self._is_again:
+            self._is_again = False
+            return self._last
+        self._last = None
         self.number += 1
         with self.explained():
-            line = self._file.readline()
+            line = self._read()
             if not line:
                 self.number -= 1
                 return None
             event = Event.decode(line)
             self.text = line.decode().removesuffix("\n")
+            self._last = event
             return event
+
+    def _read(self) -> bytes:
+        line: bytes = self._file.readline(LONGEST_LINE)
+        if len(line) < LONGEST_LINE or line.endswith(b"\n"):
+            return line
+        while (rest := self._file.readline(LONGEST_LINE)) and not rest.endswith(b"\n"):
+            pass
+        raise InvalidEvent(f"the line is longer than {LONGEST_LINE:,} bytes")
+
+    def skip_to(self, *types: str, behind: int) -> None:
+        """Let next() return the line that was read last, or the next one, of one of these types and behind a line."""
+        while self.number <= behind or self._last is None or self._last.type not in types:
+            with contextlib.suppress(DamagedEntry):
+                if self.next() is None:
+                    return
+        self._is_again = True
 
     def need(self) -> Event:
         """Return the next line's event; there has to be one."""
@@ -238,7 +308,9 @@ class _Lines:
         """Name the file and the line that an error is about."""
         try:
             yield
-        except (InvalidEvent, EOFError, zlib.error, gzip.BadGzipFile) as exc:
+        except InvalidEvent as exc:
+            raise DamagedEntry(f"the archive {self.path} is damaged in line {self.number}: {exc}", str(exc)) from exc
+        except (EOFError, zlib.error, gzip.BadGzipFile) as exc:
             raise ArchiveError(f"the archive {self.path} is damaged in line {self.number}: {exc}") from exc
         except OSError as exc:
             raise ArchiveError(f"the archive {self.path} cannot be read ({exc})") from exc

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from sqlalchemy import Connection, Select
 
-from ..core.errors import BrokerUnavailable, EventTooLarge
+from ..core.errors import BrokerUnavailable, EventTooLarge, InvalidEvent
 from ..core.event import Encoded, Event, Payload, new_event
 from ..core.observe import Log
 from ..families import DeliveryDropped, DeliveryRequeued
@@ -33,7 +33,7 @@ class Changed(NamedTuple):
 
     Attributes:
         number: dead letters that were changed.
-        skipped: those that somebody else had requeued or dropped before.
+        skipped: those that somebody else had requeued or dropped before, or whose event cannot be read.
         sent: False when the broker was away; a worker's sweeper sends what was requeued, once it is back.
 
     """
@@ -49,6 +49,9 @@ class Changed(NamedTuple):
 
 class Change(Protocol):
     """One thing that is done to dead letters."""
+
+    def takes(self, letter: DeadLetter) -> bool:
+        """Say whether it can be done to one of them."""
 
     def write(self, connection: Connection, letters: Sequence[DeadLetter]) -> None:
         """Change their deliveries."""
@@ -84,7 +87,7 @@ def _write(
     ids: Sequence[str],
 ) -> tuple[Sequence[DeadLetter], Sequence[Encoded]]:
     """Change dead letters and record it, in one transaction."""
-    letters = _lock(connection, ids)
+    letters = [letter for letter in _lock(connection, ids) if what.takes(letter)]
     what.write(connection, letters)
     announced = [_audit(bus, letter, what.audits(letter)) for letter in letters]
     bus.ledger.append(announced, due_in=GRACE, connection=connection)
@@ -134,6 +137,10 @@ class Drop:
         self._bus = bus
         self._by = by
 
+    def takes(self, letter: DeadLetter) -> bool:
+        """Take all of them."""
+        return True
+
     def write(self, connection: Connection, letters: Sequence[DeadLetter]) -> None:
         """Change their outcome, and nothing else."""
         self._bus.ledger.deliveries.drop(connection, [letter.id for letter in letters])
@@ -157,6 +164,13 @@ class Requeue:
         self._by = by
         self._edited = edited
         self._is_away = False
+
+    def takes(self, letter: DeadLetter) -> bool:
+        """Take those whose event can be sent: it can be read, or somebody has given it other data."""
+        if not letter.readable and self._edited is None:
+            logger.warning("%s stays: its event cannot be read; requeue it with other data, or drop it", letter.id)
+            return False
+        return True
 
     def write(self, connection: Connection, letters: Sequence[DeadLetter]) -> None:
         """Let them wait, as if nobody had tried yet."""
@@ -190,7 +204,7 @@ class Requeue:
         try:
             for agent, items in by_agent.items():
                 self._bus.publisher.deliver(agent, items)
-        except BrokerUnavailable as exc:
+        except (BrokerUnavailable, InvalidEvent) as exc:  # or it came before the limits that there are now
             logger.debug("requeued deliveries are left to the sweeper: %s", exc)
             return False
         return True

@@ -264,7 +264,11 @@ def ledger(bus: Bus) -> Check:
         return warn("ledger", OFF, "unset PIPELINE_LEDGER_URL for a file on this machine, or name a database")
     from ..ledger.status import status
 
-    return ok("ledger", f"{bus.ledger}: {status(bus.ledger.database)}")
+    numbers = status(bus.ledger.database)
+    said = f"{bus.ledger}: {numbers}"
+    if numbers.aside:
+        return warn("ledger", said, "`pipeline ledger aside` shows what was set aside, and why; --forget clears it")
+    return ok("ledger", said)
 
 
 def shared_ledger(celery: Celery, used: Settings) -> Iterator[Check]:

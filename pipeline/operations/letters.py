@@ -9,10 +9,12 @@ from typing import Any, TypedDict
 from sqlalchemy import Row, Select, and_, select
 
 from ..core.errors import InvalidSelection
-from ..core.event import Event
+from ..core.event import Encoded, Event
 from ..core.outcome import Outcome
+from ..core.routing import targets_of
 from ..core.times import SECOND, as_json_time, micros, moment, now
 from ..core.topics import check_pattern, matches
+from ..ledger.aside import read
 from ..ledger.database.tables import OPEN, deliveries, events
 
 
@@ -22,12 +24,13 @@ class DeadLetter:
 
     Attributes:
         id: the delivery's id.
-        event: the event as the agent got it.
+        event: the event as the agent got it; of one that cannot be read, what the ledger knows beside it, without data.
         attempts: how often the agent tried.
         started, ended: when the last attempt began, and when the delivery was given up.
         replay: the replay that it belongs to.
         broadcast: whether what the agent emits is sent to others, which in a replay it is not.
         edited: whether somebody has edited the event's data for this delivery.
+        readable: whether the event can be read; if not, it can only be requeued with other data, or dropped.
 
     """
 
@@ -42,6 +45,7 @@ class DeadLetter:
     replay: str | None = None
     broadcast: bool = True
     edited: bool = False
+    readable: bool = True
 
     @property
     def age(self) -> timedelta:
@@ -123,7 +127,11 @@ class LetterQuery:
 # SQLite takes the partial index only when the query repeats the index's own condition.
 DEAD = and_(deliveries.c.outcome == Outcome.DEAD.value, OPEN)
 LETTERS: Select[Any] = (
-    select(deliveries, events.c.type, events.c.body.label("event_body"))
+    select(
+        deliveries,
+        *(events.c[name] for name in ("type", "time", "correlation", "causation", "targets")),
+        events.c.body.label("event_body"),
+    )
     .join(events, events.c.id == deliveries.c.event_id)
     .where(DEAD)
 )
@@ -132,9 +140,11 @@ IDS: Select[Any] = select(deliveries.c.id, events.c.type).join(events, events.c.
 
 def letter_of(row: Row[Any]) -> DeadLetter:
     """Return what a row of LETTERS stands for."""
+    found = read(row.event_id, row.body or row.event_body)
+    readable = isinstance(found, Encoded)
     return DeadLetter(
         id=row.id,
-        event=Event.decode(row.body or row.event_body),
+        event=found.event if isinstance(found, Encoded) else _remains(row),
         agent=row.agent,
         error=row.error or "",
         traceback=row.traceback or "",
@@ -144,6 +154,20 @@ def letter_of(row: Row[Any]) -> DeadLetter:
         replay=row.replay,
         broadcast=row.broadcast,
         edited=row.body is not None,
+        readable=readable,
+    )
+
+
+def _remains(row: Row[Any]) -> Event:
+    """Return what the ledger knows of an event beside the event itself, unchecked."""
+    return Event.model_construct(
+        id=row.event_id,
+        type=row.type,
+        source="/ledger",
+        time=moment(row.time),
+        correlation_id=row.correlation,
+        causation_id=row.causation,
+        targets=targets_of(row.targets),
     )
 
 

@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..agents.agent import Agent
 from ..agents.runner import awaited
-from ..core.errors import BrokerUnavailable, InvalidAgent, InvalidSelection, LedgerUnavailable, nearest
+from ..core.errors import BrokerUnavailable, InvalidAgent, InvalidEvent, InvalidSelection, LedgerUnavailable, nearest
 from ..core.event import Event
 from ..core.ids import new_id
 from ..core.routing import reaches
 from ..core.times import monotonic
-from ..history.events import EventQuery, get_event, get_events
+from ..history.events import EventQuery, Recorded, get_event, get_events
+from ..ledger.aside import Bad
 from ..ledger.ledger import Ledger
+from ..publishing.apart import send_apart
 from ..publishing.publisher import Publisher
 from .selection import Selection
 
@@ -40,6 +42,7 @@ class Replayed(NamedTuple):
         id: the replay's own id; with it the same replay can be repeated, and does nothing twice.
         number: events that were sent; in a dry run, that would be.
         skipped: events that were chosen, and that the agent does not listen to.
+        aside: events that cannot be read, or that the broker refuses; they are set aside, with the reason.
         seconds: how long it took.
 
     """
@@ -48,6 +51,7 @@ class Replayed(NamedTuple):
     number: int
     skipped: int
     seconds: float
+    aside: int = 0
 
     def as_data(self) -> dict[str, Any]:
         """Return it as JSON data."""
@@ -97,8 +101,8 @@ def replay(
         raise InvalidSelection(f"id={id!r} is not the id of a replay: letters, digits and _ . : - only, 100 at most")
     own = id or new_id()
     target = _target(bus, to, {"replay": own, "broadcast": broadcast, "ledger": bus.ledger.id})
-    events = _events(bus.ledger, chosen)
-    return _Run(own, target, rate, dry_run=dry_run, progress=progress).over(events)
+    run = _Run(own, target, rate, bus.ledger, dry_run=dry_run, progress=progress)
+    return run.over(_events(bus.ledger, chosen, run.set_aside))
 
 
 # -- where to
@@ -119,8 +123,18 @@ class _ToAgent:
     def wants(self, event: Event) -> bool:
         return reaches(self._name, self._patterns, event.type, event.targets)
 
-    def send(self, batch: Sequence[Event]) -> None:
-        self._publisher.deliver(self._name, [(event, self._marks) for event in batch])
+    def send(self, batch: Sequence[Event]) -> list[Bad]:
+        bad, encoded = [], []
+        for event in batch:
+            try:
+                message = self._publisher.encode(event, {**self._marks, "direct": True})
+                encoded.append(message._replace(agent=self._name))
+            except InvalidEvent as exc:  # it came before the limits that there are now
+                bad.append(Bad(event.id, str(exc)))
+        sent = send_apart(self._publisher, encoded)
+        if sent.trouble is not None:
+            raise sent.trouble
+        return [*bad, *(Bad(one.event.id, reason) for one, reason in sent.refused)]
 
 
 class _ToFunction:
@@ -136,7 +150,7 @@ class _ToFunction:
     def wants(self, event: Event) -> bool:
         return True
 
-    def send(self, batch: Sequence[Event]) -> None:
+    def send(self, batch: Sequence[Event]) -> list[Bad]:
         for event in batch:
             try:
                 result = self._function(event)
@@ -145,6 +159,7 @@ class _ToFunction:
             except Exception as exc:
                 exc.add_note(f"while {event.type} {event.id} was replayed")
                 raise
+        return []
 
 
 def _target(
@@ -167,12 +182,22 @@ def _target(
 # -- which
 
 
-def _events(ledger: Ledger, chosen: Selection[EventQuery]) -> Iterator[Event]:
-    """Return the chosen events in the order of the log; raise UnknownEvent for an id that is none."""
+def _events(ledger: Ledger, chosen: Selection[EventQuery], bad: Callable[[Bad], None]) -> Iterator[Event]:
+    """Return the chosen events in the order of the log; raise UnknownEvent for an id that is none.
+
+    Arguments:
+        bad: is told of those that cannot be read.
+
+    """
     if chosen.ids is None:
-        return (record.event for record in get_events(ledger, chosen.query))
-    records = sorted((get_event(ledger, id) for id in chosen.ids), key=lambda record: record.position)
-    return iter([record.event for record in records])
+        return (record.event for record in get_events(ledger, chosen.query, bad))
+    records: list[Recorded] = []
+    for id in chosen.ids:
+        try:
+            records.append(get_event(ledger, id))
+        except InvalidEvent as exc:
+            bad(Bad(id, str(exc)))
+    return iter([record.event for record in sorted(records, key=lambda record: record.position)])
 
 
 # -- doing it
@@ -201,6 +226,7 @@ class _Run:
         id: str,
         target: _ToAgent | _ToFunction,
         rate: float | None,
+        ledger: Ledger,
         *,
         dry_run: bool,
         progress: Callable[[int], None] | None,
@@ -211,7 +237,8 @@ class _Run:
         self._dry = dry_run
         self._progress = progress
         self._begun = monotonic()
-        self._number = self._skipped = 0
+        self._number = self._skipped = self._aside = 0
+        self._ledger = ledger
 
     def over(self, events: Iterator[Event]) -> Replayed:
         """Send what the target wants of the events."""
@@ -231,11 +258,18 @@ class _Run:
         wanted = filter(self._is_wanted, events)
         while batch := list(islice(wanted, size)):
             pace.wait(len(batch))
-            if not self._dry:
-                self._target.send(batch)
-            self._number += len(batch)
+            bad = [] if self._dry else self._target.send(batch)
+            for one in bad:
+                self.set_aside(one)
+            self._number += len(batch) - len(bad)
             if self._progress:
                 self._progress(self._number)
+
+    def set_aside(self, bad: Bad) -> None:
+        """Note an event that this replay goes on without."""
+        self._aside += 1
+        if not self._dry:
+            self._ledger.aside.note("replay", [bad])
 
     def _is_wanted(self, event: Event) -> bool:
         wanted = self._target.wants(event)
@@ -244,7 +278,7 @@ class _Run:
 
     @property
     def _so_far(self) -> Replayed:
-        return Replayed(self._id, self._number, self._skipped, monotonic() - self._begun)
+        return Replayed(self._id, self._number, self._skipped, monotonic() - self._begun, self._aside)
 
     @property
     def _summary(self) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Table, select, text
 
+from ..ledger.aside import Bad
 from ..ledger.database.rows import chunks
 from ..ledger.database.tables import agents, deliveries, events
 from ..ledger.ledger import Ledger
@@ -23,11 +24,18 @@ LARGEST_BATCH = 10_000
 
 @dataclass(frozen=True)
 class Restored:
-    """What restore() did; `known` counts the events that the ledger had already."""
+    """What restore() did.
+
+    Attributes:
+        known: events that the ledger had already.
+        aside: damaged entries and events that the ledger refuses; they are set aside, with the reason.
+
+    """
 
     events: int
     deliveries: int
     known: int
+    aside: int = 0
 
     def as_data(self) -> dict[str, Any]:
         """Return it as JSON data."""
@@ -45,37 +53,62 @@ def restore(
         batch: events in one transaction.
         progress: called with the number of events looked at so far, after each batch.
 
-    Raises ArchiveError that names the damaged line (the batches before it are restored then, nothing of its own), or
-    that the archive belongs to another ledger whose events agents of this one would get; LedgerUnavailable.
+    Raises ArchiveError when the rest cannot be read (the batches before it are restored then), or the archive belongs
+    to another ledger whose events agents of this one would get; LedgerUnavailable.
 
     """
     number, of_deliveries, seen = 0, 0, 0
-    entries = archives.batches(archives.read(archive), max(1, min(batch, LARGEST_BATCH)))
+    place = f"archive {archive.name}"[:255]
+    bad: list[Bad] = []
+    entries = archives.read(archive, lambda line, problem: bad.append(Bad(f"line {line}", problem)))
     try:
-        for some in entries:
+        for some in archives.batches(entries, max(1, min(batch, LARGEST_BATCH))):
             added = ledger.database.run(partial(_restore, ledger=ledger, entries=some))
             number, of_deliveries, seen = number + added[0], of_deliveries + added[1], seen + len(some)
+            bad += added[2]
+            seen -= len(added[2])
             if progress:
                 progress(seen)
     except ArchiveError as exc:
         raise ArchiveError(f"{exc}; {number} events before that were restored, nothing of what follows") from exc
-    return Restored(number, of_deliveries, seen - number)
+    finally:
+        ledger.aside.note(place, bad)
+    return Restored(number, of_deliveries, seen - number, len(bad))
 
 
-def _restore(connection: Connection, ledger: Ledger, entries: Sequence[Entry]) -> tuple[int, int]:
+def _restore(connection: Connection, ledger: Ledger, entries: Sequence[Entry]) -> tuple[int, int, list[Bad]]:
+    """Add entries; return the numbers of new events and deliveries, and what the ledger has no place for."""
     _refuse_foreign(connection, ledger, entries)
     if not ledger.database.is_sqlite:
         _reserve(connection, max(entry.event["seq"] for entry in entries))
-    rows = [entry.event for entry in entries]
-    number = _add_events(connection, ledger, rows)
-    there = _ids_in(connection, events, [row["id"] for row in rows])
-    for row in rows:
-        if row["id"] not in there:
-            raise ArchiveError(
-                f"event {row['id']} cannot be restored: its sequence number {row['seq']} belongs to another event; "
-                "the archive is of another ledger, restore it into an empty one"
-            )
-    return number, _add_deliveries(connection, ledger, [row for entry in entries for row in entry.deliveries])
+    bad: dict[str, Bad] = {}
+    added: list[tuple[int, int]] = []
+
+    def write(some: Sequence[Entry]) -> None:
+        ids = [entry.event["id"] for entry in some]
+        before = _ids_in(connection, events, ids)
+        _add_events(connection, ledger, [entry.event for entry in some])
+        there = _ids_in(connection, events, ids)
+        bad.update(
+            (entry.event["id"], _misplaced(entry, ledger, entries)) for entry in some if entry.event["id"] not in there
+        )
+        rows = [row for entry in some if entry.event["id"] in there for row in entry.deliveries]
+        added.append((len(there - before), _add_deliveries(connection, ledger, rows)))
+
+    _, refused = ledger.aside.apart(connection, [(entry.event["id"], entry) for entry in entries], write)
+    return sum(one for one, _ in added), sum(two for _, two in added), [*bad.values(), *refused]
+
+
+def _misplaced(entry: Entry, ledger: Ledger, entries: Sequence[Entry]) -> Bad:
+    """Return that another event has the number of this one; raise ArchiveError when that is so of a whole archive."""
+    seq = entry.event["seq"]
+    said = f"its sequence number {seq} belongs to another event"
+    if entry.ledger != ledger.id and sum(other.event["seq"] == seq for other in entries) == 1:
+        raise ArchiveError(
+            f"event {entry.event['id']} cannot be restored: {said}; "
+            "the archive is of another ledger, restore it into an empty one"
+        )
+    return Bad(entry.event["id"], said)
 
 
 def _refuse_foreign(connection: Connection, ledger: Ledger, entries: Sequence[Entry]) -> None:
@@ -87,11 +120,10 @@ def _refuse_foreign(connection: Connection, ledger: Ledger, entries: Sequence[En
         )
 
 
-def _add_events(connection: Connection, ledger: Ledger, rows: Sequence[dict[str, Any]]) -> int:
+def _add_events(connection: Connection, ledger: Ledger, rows: Sequence[dict[str, Any]]) -> None:
     missing = _missing(connection, events, rows)
     if missing:
         connection.execute(ledger.database.insert(events).on_conflict_do_nothing(), missing)
-    return len(missing)
 
 
 def _add_deliveries(connection: Connection, ledger: Ledger, rows: Sequence[dict[str, Any]]) -> int:

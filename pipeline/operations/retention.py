@@ -10,17 +10,18 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import orjson
 from sqlalchemy import Connection, Select, delete, select, tuple_
 
 from ..core.errors import InvalidSelection
 from ..core.outcome import FINAL, Outcome
 from ..core.routing import reaches, targets_of
 from ..core.times import SECOND, now
+from ..ledger.aside import Bad
 from ..ledger.database.rows import chunks
 from ..ledger.database.tables import agents, deliveries, events, joins, outbox
 from ..ledger.ledger import Ledger
 from ..ledger.log import after
+from ..ledger.subscribers import patterns_of
 from . import archive as archives
 from .archive import Entry
 
@@ -38,6 +39,7 @@ class Pruned:
         events, deliveries: how many have left the ledger.
         dead: old events that stay because a delivery of theirs is a dead letter: requeue or drop it.
         unfinished: old events that stay because something is still to be done with them.
+        unreadable: old events that stay because an archive could not give them back; they are set aside.
         archive: the file that was written; None when nothing had to be.
 
     """
@@ -47,6 +49,7 @@ class Pruned:
     dead: int
     unfinished: int
     archive: Path | None = None
+    unreadable: int = 0
 
     def as_data(self) -> dict[str, Any]:
         """Return it as JSON data."""
@@ -84,7 +87,7 @@ def prune(
         raise InvalidSelection("older_than and keep cannot be negative")
     if not 1 <= batch <= LARGEST_BATCH:
         raise InvalidSelection(f"batch={batch} is not between 1 and {LARGEST_BATCH:,}")
-    old = _Old(ledger, older_than, keep, batch)
+    old = _Old(ledger, older_than, keep, batch, archived=archive is not None)
     leaving: Iterator[Sequence[Entry]] = iter(old)
     written = None
     if archive is not None:
@@ -100,14 +103,18 @@ def prune(
     if older_than is not None:
         ended = delete(joins).where(joins.c.ended < _before(older_than))
         ledger.database.run(lambda connection: connection.execute(ended))
-    return Pruned(number, of_deliveries, old.dead, old.unfinished, written)
+    return Pruned(number, of_deliveries, old.dead, old.unfinished, written, old.unreadable)
 
 
 class _Old:
     """The events that are old enough, in batches of those that may leave; the others are counted."""
 
-    def __init__(self, ledger: Ledger, older_than: timedelta | None, keep: int | None, batch: int) -> None:
+    def __init__(
+        self, ledger: Ledger, older_than: timedelta | None, keep: int | None, batch: int, *, archived: bool
+    ) -> None:
         self._ledger = ledger
+        self._archived = archived
+        self.unreadable = 0
         self._keep = keep
         self.dead = 0
         self.unfinished = 0
@@ -127,8 +134,17 @@ class _Old:
             place = (rows[-1]["tx"], rows[-1]["seq"])
             self.dead += len(examined.dead)
             self.unfinished += len(rows) - len(examined.dead) - len(examined.settled)
-            if examined.settled:
-                yield examined.settled
+            leaving = self._readable(examined.settled) if self._archived else examined.settled
+            if leaving:
+                yield leaving
+
+    def _readable(self, entries: Sequence[Entry]) -> Sequence[Entry]:
+        """Return the entries that can be read from an archive again; the others are set aside."""
+        problems = {entry.event["id"]: archives.problem_of(entry) for entry in entries}
+        bad = [Bad(id, problem) for id, problem in problems.items() if problem is not None]
+        self._ledger.aside.note("archive", bad)
+        self.unreadable += len(bad)
+        return [entry for entry in entries if problems[entry.event["id"]] is None]
 
     def _without_newest(self, query: Select[Any]) -> Select[Any] | None:
         if not self._keep:
@@ -187,7 +203,8 @@ class _Listener:
 
 def _listeners(connection: Connection) -> list[_Listener]:
     rows = connection.execute(select(agents))
-    return [_Listener(row.name, tuple(orjson.loads(row.patterns)), (row.tx, row.seq)) for row in rows]
+    # What an agent wants whose row is damaged, nobody knows: all that it has not seen stays.
+    return [_Listener(row.name, patterns_of(row.patterns) or ("#",), (row.tx, row.seq)) for row in rows]
 
 
 def _is_over(row: dict[str, Any], mine: Sequence[dict[str, Any]], listeners: Iterable[_Listener]) -> bool:

@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Connection, Select, select
+from sqlalchemy import Connection, Row, Select, select
 
-from ..core.event import Event, Payload
+from ..core.event import Payload
 from ..core.outcome import Outcome
-from ..core.routing import pattern_of, receivers
+from ..core.routing import pattern_of, receivers, targets_of
 from ..core.topics import matches
-from ..history.events import Recorded, recorded
+from ..history.events import Recorded, readable
 from ..ledger.database.tables import deliveries, events
 from ..ledger.deliveries import UNROUTED
 from ..ledger.ledger import Ledger
@@ -22,7 +22,9 @@ from ..ledger.log import COLUMNS
 BATCH = 200
 
 
-_UNROUTED: Select[Any] = select(*COLUMNS).join(deliveries, deliveries.c.event_id == events.c.id).where(UNROUTED)
+_UNROUTED: Select[Any] = (
+    select(*COLUMNS, events.c.targets).join(deliveries, deliveries.c.event_id == events.c.id).where(UNROUTED)
+)
 _other = deliveries.alias()
 _NOBODY_HAD_IT = (
     ~select(_other.c.id).where(_other.c.event_id == events.c.id, _other.c.outcome != Outcome.UNROUTED.value).exists()
@@ -48,7 +50,7 @@ def unrouted(
     while len(page) < limit:
         with ledger.database.reading() as connection:
             rows = connection.execute(query if after is None else query.where(events.c.seq < after)).all()
-        page += [recorded(row) for row in rows if pattern is None or matches(pattern, row.type)]
+        page += readable(row for row in rows if pattern is None or matches(pattern, row.type))
         if len(rows) < BATCH:
             break
         after = rows[-1].seq
@@ -76,16 +78,17 @@ def replay_unrouted(
         if not rows:
             return number
         place = rows[-1].seq
-        chosen = [recorded(row).event for row in rows if pattern is None or matches(pattern, row.type)]
+        # By what the row says: an event that cannot be read ends as a dead letter of each of its agents.
+        chosen = [row for row in rows if pattern is None or matches(pattern, row.type)]
         number += ledger.database.run(partial(_route, ledger=ledger, chosen=chosen))
         if progress:
             progress(number)
 
 
-def _route(connection: Connection, ledger: Ledger, chosen: Sequence[Event]) -> int:
+def _route(connection: Connection, ledger: Ledger, chosen: Sequence[Row[Any]]) -> int:
     """Give events to the agents that listen to them now, and return how many had one."""
     listeners = ledger.subscribers.read(connection)
-    agents = {event.id: receivers(listeners, event.type, event.targets) for event in chosen}
+    agents = {row.id: receivers(listeners, row.type, targets_of(row.targets)) for row in chosen}
     taken = ledger.deliveries.take_unrouted(connection, [id for id, names in agents.items() if names])
     ledger.deliveries.add_waiting(connection, ((id, name, 0) for id in taken for name in agents[id]))
     return len(taken)

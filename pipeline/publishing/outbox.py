@@ -12,8 +12,10 @@ from ..core.errors import BrokerUnavailable, InvalidEvent, LedgerError, LedgerUn
 from ..core.event import Encoded, Event
 from ..core.observe import Log
 from ..core.times import micros, monotonic
+from ..ledger.aside import Bad
 from ..ledger.database.rows import Write, timer_row
 from ..ledger.timers import PUBLISH
+from .apart import Sent, send_apart
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
@@ -116,15 +118,39 @@ class Outbox:
                 raise BrokerUnavailable("the broker was away a moment ago")
             self._publisher.send_encoded(batch, timeout=timeout, patient=False)
         except BrokerUnavailable as exc:
-            if monotonic() >= self._away_until:
-                logger.warning("%s; what was accepted is kept and sent later", exc)
-                self._away_until = monotonic() + PAUSE
+            self._complain(exc)
             return False
+        self._note(batch)
+        return True
+
+    def relay(self, batch: Sequence[Encoded]) -> int:
+        """Send what is in the outbox, each event whatever becomes of the others; return how many are done with.
+
+        What the broker will never take is set aside; what it does not take now is due again in a moment.
+        """
+        is_away = monotonic() < self._away_until
+        sent = Sent(waiting=list(batch)) if is_away else send_apart(self._publisher, batch)
+        if sent.taken:
+            self._note(sent.taken)
+        self.ledger.events.refuse([Bad(encoded.event.id, reason) for encoded, reason in sent.refused])
+        if sent.trouble is not None:
+            self._complain(sent.trouble)
+        if sent.waiting:
+            self.ledger.events.postpone([encoded.event.id for encoded in sent.waiting], PAUSE)
+        return len(sent.taken) + len(sent.refused)
+
+    def _complain(self, exc: BrokerUnavailable) -> None:
+        """Log that the broker does not take events, once; one that is away is not asked again for a moment."""
+        if monotonic() >= self._away_until:
+            logger.warning("%s; what was accepted is kept and sent later", exc)
+            if not exc.answered:
+                self._away_until = monotonic() + PAUSE
+
+    def _note(self, batch: Sequence[Encoded]) -> None:
         try:
             self.ledger.mark_sent([encoded.event.id for encoded in batch])
         except LedgerUnavailable as exc:  # then the relay sends them once more, and the inbox knows them
             logger.warning("the broker has %d event(s), but that could not be noted: %s", len(batch), exc)
-        return True
 
     def _check_database(self, connection: Connection) -> None:
         """Raise LedgerError when a transaction is not on the ledger's database: nobody would send its events."""

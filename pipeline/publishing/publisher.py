@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import logging
 import os
+import struct
 from collections import deque
 from collections.abc import Iterator, Sequence
 from time import sleep
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from kombu.exceptions import KombuError, OperationalError
 
-from ..brokers.kinds import kind_of_driver
+from ..brokers.kinds import Kind, Objection, kind_of_driver
 from ..brokers.topology import Topology
 from ..brokers.urls import ESCAPE
 from ..core.errors import (
@@ -21,6 +22,7 @@ from ..core.errors import (
     ConfigError,
     EmbeddedBrokerBusy,
     EmbeddedBrokerError,
+    EventRefused,
     UnknownAgent,
     without_passwords,
 )
@@ -88,9 +90,9 @@ class Publisher:
             patient: whether a broker that refuses is tried until then, instead of once more.
             known: agents whose queues somebody must have declared.
 
-        Raises UnknownAgent before anything is sent, and BrokerUnavailable when the broker does not take the events in
-        time. After that some of them may have been taken all the same; publishing the same events again is safe,
-        because their ids stay.
+        Raises UnknownAgent before anything is sent, BrokerUnavailable when the broker does not take the events in time,
+        and EventRefused when it is there and will never take one of them. After that some of them may have been taken
+        all the same; publishing the same events again is safe, because their ids stay.
 
         """
         limit = self._settings.publish_timeout if timeout is None else timeout
@@ -102,18 +104,29 @@ class Publisher:
                 with self._link(deadline) as link:
                     unknown = [agent for agent in known if not link.knows(agent)]
                     if not unknown:
-                        link.send(batch, confirm=self._settings.confirm, deadline=deadline)
+                        self._send(link, batch, deadline)
             except self.recoverable as exc:
+                objection = self.kind.objection(exc)
+                if objection is Objection.EVENT:
+                    raise self._refused(exc) from exc
                 hopeless = isinstance(exc, EmbeddedBrokerError) and not isinstance(exc, EmbeddedBrokerBusy)
                 hopeless = hopeless or (tries > 1 and not patient)
                 if hopeless or monotonic() + RECONNECT_INTERVAL >= deadline:
-                    raise self._unavailable("" if hopeless else f" within {limit:g} s", exc) from exc
+                    unavailable = self._unavailable("" if hopeless else f" within {limit:g} s", exc)
+                    unavailable.answered = objection is not None
+                    raise unavailable from exc
                 sleep(RECONNECT_INTERVAL)
             else:
                 if unknown:
                     names = ", ".join(map(repr, unknown))
                     raise UnknownAgent(f"targets: no agent is called {names}: no worker on this broker has ever run it")
                 return
+
+    def _send(self, link: Link, batch: Sequence[Encoded], deadline: float) -> None:
+        try:
+            link.send(batch, confirm=self._settings.confirm, deadline=deadline)
+        except (TypeError, ValueError, OverflowError, struct.error) as exc:  # no driver can write it
+            raise self._refused(exc) from exc
 
     def encode(self, event: Event, bus: dict[str, Any] | None = None) -> Encoded:
         """Return the event ready for the wire; raise EventTooLarge or InvalidEvent.
@@ -155,8 +168,7 @@ class Publisher:
     def connect(self, deadline: float) -> Link:
         """Return a new link; raise what the transport raises when there is none by the deadline (monotonic time)."""
         left = max(deadline - monotonic(), 0.05)
-        kind = kind_of_driver(self._connection().transport.driver_type)
-        connection = self._connection(connect_timeout=left, transport_options=kind.bounds(left))
+        connection = self._connection(connect_timeout=left, transport_options=self.kind.bounds(left))
         try:
             tries = max(1, len(connection.alt) - 1)  # each of the addresses that the app names
             connection.ensure_connection(max_retries=tries, interval_start=0, interval_step=0, interval_max=0)
@@ -180,6 +192,15 @@ class Publisher:
             )
             + "start it or set PIPELINE_BROKER_URL, and run `pipeline doctor` to see what is wrong"
         )
+
+    def _refused(self, exc: BaseException) -> EventRefused:
+        said = f"the broker {self.address} refuses the event for itself ({type(exc).__name__}: {exc}); "
+        return EventRefused(without_passwords(said) + "publish less at once, or raise the broker's limit")
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of the broker; raises ConfigError for one that the bus does not know."""
+        return kind_of_driver(self._connection().transport.driver_type)
 
     @property
     def address(self) -> str:

@@ -5,8 +5,9 @@ A new chore is a method, and its line in Chores.all().
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from celery.utils.log import get_logger
@@ -15,17 +16,23 @@ from ..brokers.topology import AgentQueue
 from ..core.errors import BrokerUnavailable, ProjectionFailed
 from ..core.event import Encoded
 from ..core.observe import Log
-from ..ledger.due import Message
+from ..ledger.aside import Bad
+from ..ledger.due import Look, Message
+from ..publishing.apart import send_apart
 from ..publishing.outbox import GRACE, PAUSE, Outbox
 from ..publishing.publisher import Publisher
 
 if TYPE_CHECKING:
     from ..bus import Bus
+    from ..history.projections import Projection
 
 logger = Log(get_logger(__name__))
 
 #: Reconciliation looks this many times within `reconcile_after`, but not more often than once a second.
 LOOKS = 4
+
+
+NOTHING = Look(outbox=False, timers=False, at_once=False)
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,7 @@ class Chores:
         self._publisher = Publisher(bus.celery, bus.settings, bus.names)
         self._outbox = Outbox(self._ledger, self._publisher)
         self._after = bus.settings.reconcile_after
+        self._due = NOTHING
         self._has_more = False
         self._failed: set[str] = set()
 
@@ -63,40 +71,36 @@ class Chores:
         """Return them in the order in which they are done."""
         look = max(1.0, self._after / LOOKS)
         return (
-            Chore("send what is due", 0, self.send_due),
+            Chore("look", 0, self.look),
+            Chore("relay", 0, lambda: self.relay() if self._due.outbox else 0),
+            Chore("timers", 0, lambda: self.fire() if self._due.timers else 0),
+            Chore("send at once", 0, lambda: self.send_at_once() if self._due.at_once else 0),
             Chore("declare queues", look, self.declare),
             Chore("reconcile", look, self.reconcile, has_more=lambda: self._has_more),
             Chore("project", 0, self.project, sends=False),
         )
 
-    def send_due(self) -> int:
-        """Send what is due: events that were not sent, timers, and deliveries that somebody asked for."""
-        look = self._ledger.due.look()
-        done = self.relay() if look.outbox else 0
-        done += self.fire() if look.timers else 0
-        return done + (self.send_at_once() if look.at_once else 0)
+    def look(self) -> int:
+        """Find out what is due, for those that send it."""
+        self._due = NOTHING  # so that nothing is done when this fails
+        self._due = self._ledger.due.look()
+        return 0
 
     def relay(self) -> int:
         """Send what publishers have accepted and not sent."""
-        records = self._ledger.events.take()
-        if not self._outbox.send(self._on_the_bus(records)):
-            self._ledger.events.postpone([record.event.id for record in records], PAUSE)
-            return 0
-        return len(records)
+        return self._outbox.relay(self._on_the_bus(self._ledger.events.take()))
 
     def fire(self) -> int:
         """Publish delayed events and send retries whose time has come."""
         records, retries, lease = self._ledger.timers.take(GRACE)
-        self._outbox.send(self._on_the_bus(records))
-        ids = [retry.id for retry in retries]
-        try:
-            self._send(retries)
-        except BrokerUnavailable as exc:
-            logger.warning("%d retries wait for the broker: %s", len(ids), exc)
-            self._ledger.timers.release(ids, lease, PAUSE)
-            return 0
-        self._ledger.timers.finish(ids, lease)
-        return len(records) + len(ids)
+
+        def retry() -> int:
+            done, waiting = self._send(retries, "retries")
+            self._ledger.timers.release(waiting, lease, PAUSE)
+            self._ledger.timers.finish(done, lease)
+            return len(done)
+
+        return each((lambda: self._outbox.relay(self._on_the_bus(records)), retry))
 
     def send_at_once(self) -> int:
         """Send deliveries that somebody asked for: requeued dead letters, a new agent's past."""
@@ -104,26 +108,35 @@ class Chores:
 
     def reconcile(self) -> int:
         """Send again what should have reached an agent and is neither in its queue nor in anybody's hands."""
+        return each((self._check, self._send_lost))
+
+    def _check(self) -> int:
         self._has_more = bool(self._ledger.reconciliation.check(self._after))
-        done = 0
-        for agent in self._ledger.due.agents_with_lost(self._after):
-            # What waits in the queue is not lost; when the queue is empty, what has no outcome is.
-            if self._waiting(agent) == 0:
-                lost = self._ledger.due.lost(agent, self._after)
-                if lost:
-                    logger.warning("agent %s: %d deliveries were in no queue and are sent again", agent, len(lost))
-                done += self._send_or_ask_again(lost)
-        return done
+        return 0
+
+    def _send_lost(self) -> int:
+        return each(partial(self._send_lost_of, agent) for agent in self._ledger.due.agents_with_lost(self._after))
+
+    def _send_lost_of(self, agent: str) -> int:
+        # What waits in the queue is not lost; when the queue is empty, what has no outcome is.
+        if self._waiting(agent):
+            return 0
+        lost = self._ledger.due.lost(agent, self._after)
+        if lost:
+            logger.warning("agent %s: %d deliveries were in no queue and are sent again", agent, len(lost))
+        return self._send_or_ask_again(lost)
 
     def declare(self) -> int:
         """Declare this worker's queues: a broker that has lost its data no longer knows who listens."""
-        try:
-            with self._publisher.channel() as channel:
-                for queue in self._bus.celery.amqp.queues.consume_from.values():
-                    if isinstance(queue, AgentQueue):
+        for queue in self._bus.celery.amqp.queues.consume_from.values():
+            try:
+                if isinstance(queue, AgentQueue):
+                    with self._publisher.channel() as channel:
                         queue.declare(channel=channel)
-        except self._publisher.recoverable as exc:
-            logger.warning("the queues could not be declared again: %s", exc)
+            except self._publisher.recoverable as exc:
+                logger.warning("the queue %s could not be declared again: %s", queue.name, exc)
+                if self._publisher.kind.objection(exc) is None:
+                    break  # the broker is away
         return 0
 
     def project(self) -> int:
@@ -132,16 +145,18 @@ class Chores:
             return 0
         from ..history.projections import catch_up
 
-        done = 0
-        for projection in self._bus.projections:
+        def project(projection: Projection) -> int:
             try:
-                done += catch_up(self._ledger, projection)
-                self._failed.discard(projection.name)
+                done = catch_up(self._ledger, projection)
             except ProjectionFailed as exc:
                 if projection.name not in self._failed:
                     logger.error("%s", exc, exc_info=exc)
                 self._failed.add(projection.name)
-        return done
+                return 0
+            self._failed.discard(projection.name)
+            return done
+
+        return each(partial(project, projection) for projection in self._bus.projections)
 
     def close(self) -> None:
         """Close the connection to the broker; the next chore that sends something opens another."""
@@ -154,16 +169,19 @@ class Chores:
         return [record._replace(bus=bus) for record in records]
 
     def _send_or_ask_again(self, messages: Sequence[Message]) -> int:
-        try:
-            self._send(messages)
-        except BrokerUnavailable as exc:
-            logger.warning("%d deliveries wait for the broker: %s", len(messages), exc)
-            self._ledger.due.ask_again([message.id for message in messages])
-            return 0
-        return len(messages)
+        done, waiting = self._send(messages, "deliveries")
+        self._ledger.due.ask_again(waiting)
+        return len(done)
 
-    def _send(self, messages: Sequence[Message]) -> None:
-        self._publisher.send_encoded([message.encoded for message in messages])
+    def _send(self, messages: Sequence[Message], what: str) -> tuple[list[str], list[str]]:
+        """Send deliveries; return those that are done with, and those that wait for the broker."""
+        ids = {id(message.encoded): message.id for message in messages}
+        sent = send_apart(self._publisher, [message.encoded for message in messages])
+        if sent.trouble is not None:
+            logger.warning("%d %s wait for the broker: %s", len(sent.waiting), what, sent.trouble)
+        self._ledger.due.refuse([Bad(ids[id(encoded)], reason) for encoded, reason in sent.refused])
+        done = [*sent.taken, *(encoded for encoded, _ in sent.refused)]
+        return [ids[id(encoded)] for encoded in done], [ids[id(encoded)] for encoded in sent.waiting]
 
     def _waiting(self, agent: str) -> int:
         """Return how many messages wait in an agent's queue."""
@@ -173,4 +191,21 @@ class Chores:
                 queue.declare()
                 return int(channel.queue_declare(queue.name, passive=True).message_count)
         except self._publisher.recoverable as exc:
-            raise BrokerUnavailable(f"the queue of agent {agent} cannot be looked at: {exc!r}") from exc
+            unavailable = BrokerUnavailable(f"the queue of agent {agent} cannot be looked at: {exc!r}")
+            unavailable.answered = self._publisher.kind.objection(exc) is not None
+            raise unavailable from exc
+
+
+def each(calls: Iterable[Callable[[], int]]) -> int:
+    """Do several things, each whatever becomes of the others; return the sum, or raise the first error at the end."""
+    done, trouble = 0, None
+    for call in calls:
+        try:
+            done += call()
+        except Exception as exc:
+            if isinstance(exc, BrokerUnavailable) and not exc.answered:
+                raise  # it is away for all of them
+            trouble = trouble or exc
+    if trouble is not None:
+        raise trouble
+    return done

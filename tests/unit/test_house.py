@@ -35,6 +35,17 @@ def test_only_one_file_of_the_ledger_writes_deliveries() -> None:
     assert writers == {"pipeline/ledger/deliveries.py"}
 
 
+def test_events_of_rows_are_read_where_a_bad_one_raises_for_nobody() -> None:
+    rooms = ("ledger", "history", "operations", "workers")
+    decoding = {named(path) for path in FILES if path.parts[-2] in rooms and "Event.decode(" in path.read_text()}
+    assert decoding == {
+        "pipeline/ledger/aside.py",
+        "pipeline/history/state.py",  # a state without one of its events would be another state
+        "pipeline/operations/archive.py",  # lines, not rows
+        "pipeline/operations/dead_letters.py",  # what was encoded just before
+    }
+
+
 def test_the_examples_use_what_every_application_can_use() -> None:
     private = set()
     for path in (PACKAGE / "examples").rglob("*.py"):

@@ -124,6 +124,18 @@ workers = Table(
     Column("seen", _Big, nullable=False),
 )
 
+#: One row for each thing that could not be used, and stands in nobody's way: who could not use it, and why.
+aside = Table(
+    "pipeline_aside",
+    metadata,
+    Column("place", _Id, primary_key=True),
+    Column("id", _Id, primary_key=True),
+    Column("at", _Big, nullable=False),
+    Column("reason", Text, nullable=False),
+    #: A delayed event that is nowhere else.
+    Column("body", Text),
+)
+
 #: How far each projection has read.
 positions = Table(
     "pipeline_positions",

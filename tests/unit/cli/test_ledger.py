@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from pipeline import Event
+from pipeline.ledger.aside import Bad
 from pipeline.ledger.database.migrate import HEAD
+from pipeline.operations.doctor import ledger
 from tests.commands import Shop, process, wait_until_in
 from tests.records import HOUR, age, die, lose_outbox, order, settle
 
@@ -90,6 +92,27 @@ def test_the_option_names_the_ledger(shop: Shop, tmp_path: Path) -> None:
     found = process(*options, "doctor", "--json")
     shown = {check["name"]: check["detail"] for check in json.loads(found.stdout)}
     assert shown["setting ledger_url"] == f"{url}  [--ledger-url]"
+
+
+def test_what_was_set_aside_is_counted_shown_with_the_reason_and_forgotten(shop: Shop) -> None:
+    assert "nothing was set aside" in shop("ledger", "aside").stderr
+    shop.app.ledger.aside.note("timers", [Bad("e1", "too\x1b deep", '{"id": "e1"}'), Bad("e2", "no JSON")])
+    assert shop.json("ledger", "status")["aside"] == 2
+    said = shop.out("ledger", "aside")
+    assert "e1" in said
+    assert "no JSON" in said
+    assert "\x1b" not in said
+    found = {one["id"]: one for one in shop.json("ledger", "aside")}
+    assert (found["e1"]["place"], found["e1"]["body"], found["e1"]["reason"]) == (
+        "timers",
+        '{"id": "e1"}',
+        r"too\x1b deep",
+    )
+    checks = {one.name: one for one in [ledger(shop.app.bus)]}
+    assert (checks["ledger"].status, "2 set aside" in checks["ledger"].detail) == ("warn", True)
+    assert shop.json("ledger", "aside", "--forget", "e1") == {"forgotten": 1}
+    assert shop.json("ledger", "aside", "--forget", "--yes") == {"forgotten": 1}
+    assert shop.json("ledger", "status")["aside"] == 0
 
 
 # -- pruning and restoring

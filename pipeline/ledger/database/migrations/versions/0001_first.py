@@ -27,6 +27,15 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("name"),
     )
     op.create_table(
+        "pipeline_aside",
+        sa.Column("place", ID, nullable=False),
+        sa.Column("id", ID, nullable=False),
+        sa.Column("at", BIG, nullable=False),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column("body", sa.Text(), nullable=True),
+        sa.PrimaryKeyConstraint("place", "id"),
+    )
+    op.create_table(
         "pipeline_deliveries",
         sa.Column("id", ID, nullable=False),
         sa.Column("event_id", ID, nullable=False),
