@@ -17,6 +17,7 @@ from pipeline import Pipeline
 from pipeline.core.errors import BrokerUnavailable, LedgerUnavailable
 from pipeline.core.ids import delivery_id
 from pipeline.ledger.database.tables import agents, deliveries, outbox, timers, workers
+from pipeline.ledger.due import Look
 from pipeline.workers import chores
 from pipeline.workers import step as step_module
 from pipeline.workers.chores import Chores
@@ -155,6 +156,58 @@ def test_the_sweeper_goes_on_after_errors_and_logs_each_once(
         worker_shutdown.send(sender=None)
     found = [(one.getMessage(), bool(one.exc_info)) for one in caplog.records if one.name == "pipeline.workers.step"]
     assert found == [("the sweeper goes on in 0.001 s: away", False), ("the sweeper goes on in 0.001 s: a bug", True)]
+
+
+@pytest.mark.parametrize("failing", ["look", "relay", "fire", "send_at_once", "declare", "reconcile", "project"])
+def test_a_chore_that_fails_keeps_no_other_from_running(
+    app: Pipeline, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, failing: str
+) -> None:
+    run: list[str] = []
+
+    def chore(name: str) -> Callable[[Chores], int]:
+        def do(chores: Chores) -> int:
+            run.append(name)
+            if name == failing:
+                raise ZeroDivisionError(name)
+            chores._due = Look(outbox=True, timers=True, at_once=True)
+            return 0
+
+        return do
+
+    names = ["look", "relay", "fire", "send_at_once", "declare", "reconcile", "project"]
+    for name in names:
+        monkeypatch.setattr(Chores, name, chore(name))
+    one = Sweeper(app.bus)
+    one.chores._due = Look(outbox=True, timers=True, at_once=True)
+    one.sweep()
+    assert run == names
+    run.clear()
+    one.sweep()
+    assert failing not in run, "it has a pause"
+    one._paused.clear()
+    one._next.clear()
+    one.sweep()
+    assert failing in run
+    assert caplog.text.count(f"1 s: {failing}") == 1, "said once"
+    one.leave()
+
+
+def test_an_agent_whose_queue_is_in_trouble_keeps_no_other_from_its_lost_deliveries(
+    app: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def waiting(_: Chores, agent: str) -> int:
+        asked.append(agent)
+        unavailable = BrokerUnavailable(f"the queue of {agent} has other arguments")
+        unavailable.answered = True
+        raise unavailable
+
+    monkeypatch.setattr(Chores, "_waiting", waiting)
+    monkeypatch.setattr(app.ledger.due, "agents_with_lost", lambda after: ["billing", "stock"])
+    with pytest.raises(BrokerUnavailable, match="billing"):
+        done(app, Chores.reconcile)
+    assert asked == ["billing", "stock"]
 
 
 def test_a_worker_without_a_ledger_says_what_is_off(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
