@@ -17,6 +17,8 @@ from ..core.times import monotonic
 logger = Log(logging.getLogger(__name__))
 
 PERSISTENT = 2
+#: Queues of which a link remembers that they are there.
+MOST_DECLARED = 10_000
 
 
 class Link:
@@ -55,6 +57,8 @@ class Link:
         """Return the name of an agent's queue, which is there then: a broker may have lost its data."""
         queue = self._names.queue_of(agent)
         if queue not in self._declared:
+            if len(self._declared) >= MOST_DECLARED:  # names may come from other people's events, without an end
+                self._declared.clear()
             self._names.agent_queue(agent).declare(channel=self.channel)
             self._declared.add(queue)
         return queue
