@@ -292,13 +292,16 @@ class Deliveries:
         for some in chunks(ids):
             self._set(connection, and_(deliveries.c.id.in_(some), deliveries.c.outcome == _WAITING), {"due": 0})
 
-    def bury(self, connection: Connection, bad: Iterable[Bad]) -> None:
-        """Let deliveries be dead that cannot be sent to their agents: what their event is, or what the broker says."""
+    def bury(self, connection: Connection, bad: Iterable[Bad]) -> list[str]:
+        """Let deliveries be dead that cannot be sent to their agents; return those that were not so before."""
+        dead_now = []
         for id, reason, _ in bad:
             text = printable(reason)
             dead = {"outcome": Outcome.DEAD.value, "ended": now(), "error": text, "traceback": None}
             if connection.execute(update(deliveries).where(deliveries.c.id == id, OPEN, ~DEAD).values(dead)).rowcount:
                 logger.error("delivery %s is dead (%s); see `pipeline dead show`", id, text)
+                dead_now.append(id)
+        return dead_now
 
     def drop_pruned(self, connection: Connection, ids: Sequence[str]) -> None:
         """Drop deliveries whose event is no longer in the log: there is nothing to send."""

@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Select, and_, bindparam, exists, func, or_, select
 
-from ..core.event import Encoded
+from ..core.announcements import DeliveryDead
+from ..core.errors import InvalidEvent
+from ..core.event import Encoded, new_event
 from ..core.outcome import OPEN as OPEN_OUTCOMES
 from ..core.outcome import Outcome
 from ..core.times import now
@@ -43,13 +45,21 @@ _MESSAGES = select(
     *(deliveries.c[name] for name in ("id", "event_id", "agent", "outcome", "attempts", "replay", "broadcast")),
     func.coalesce(deliveries.c.body, events.c.body).label("body"),
 ).join(events, events.c.id == deliveries.c.event_id)
+_DEAD = select(
+    events.c.correlation,
+    events.c.type,
+    *(deliveries.c[name] for name in ("id", "event_id", "agent", "error", "attempts")),
+).join(events, events.c.id == deliveries.c.event_id)
 
 
 class Due:
     """What is due, or should have been; several workers may ask at once."""
 
-    def __init__(self, database: Database, deliveries: Deliveries, ledger_id: Callable[[], str]) -> None:
+    def __init__(
+        self, database: Database, deliveries: Deliveries, ledger_id: Callable[[], str], append: Callable[..., None]
+    ) -> None:
         self._database = database
+        self._append = append
         self._deliveries = deliveries
         self._ledger_id = ledger_id
 
@@ -96,13 +106,23 @@ class Due:
         for some in chunks(ids):
             query = _MESSAGES.where(deliveries.c.id.in_(some), deliveries.c.outcome.in_(outcomes))
             found += [self._message(row) for row in connection.execute(query)]
-        self._deliveries.bury(connection, [one for one in found if isinstance(one, Bad)])
+        self._bury(connection, [one for one in found if isinstance(one, Bad)])
         return [one for one in found if isinstance(one, Message)]
 
     def refuse(self, bad: Sequence[Bad]) -> None:
         """Let deliveries be dead that the broker does not take, now or ever."""
         if bad:
-            self._database.run(lambda connection: self._deliveries.bury(connection, bad))
+            self._database.run(lambda connection: self._bury(connection, bad))
+
+    def _bury(self, connection: Connection, bad: Sequence[Bad]) -> None:
+        """Let deliveries be dead, and announce it."""
+        ids = self._deliveries.bury(connection, bad)
+        announced: list[Encoded] = []
+        for some in chunks(ids):
+            rows = connection.execute(_DEAD.where(deliveries.c.id.in_(some)))
+            announced += [_announcement(*row) for row in rows]
+        if announced:
+            self._append(announced, due_in=0, connection=connection)
 
     def _message(self, row: Any) -> Message | Bad:
         record = read(row.event_id, row.body)
@@ -114,6 +134,15 @@ class Due:
         if row.replay:
             bus |= {"replay": row.replay, "broadcast": bool(row.broadcast)}
         return Message(row.id, record._replace(agent=row.agent, bus=bus))
+
+
+def _announcement(correlation: str, type: str, id: str, event: str, agent: str, error: str, attempts: int) -> Encoded:
+    dead = DeliveryDead(delivery_id=id, event_id=event, original_type=type, agent=agent, error=error, attempts=attempts)
+    try:
+        announced = new_event(dead, source="/ledger", correlation_id=correlation)
+    except InvalidEvent:  # its correlation came before the limits that there are now
+        announced = new_event(dead, source="/ledger")
+    return Encoded(announced, announced.encode())
 
 
 def _lost(after: float) -> Select[Any]:

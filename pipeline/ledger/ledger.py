@@ -51,7 +51,7 @@ class Ledger:
         self._id = (0, "")
         self.subscribers = Subscribers(self.database)
         self.deliveries = Deliveries(self.database)
-        self.due = Due(self.database, self.deliveries, lambda: self.id)
+        self.due = Due(self.database, self.deliveries, lambda: self.id, self.append)
         self.aside = SetAside(self.database)
         self.events = Events(self.database, statements, self.aside)
         self.timers = Timers(self.database, statements, self.append, self.due, self.aside)

@@ -25,7 +25,7 @@ from pipeline.operations.restore import restore
 from pipeline.operations.retention import prune
 from pipeline.workers.chores import Chores
 from tests.ledgers import AFTER, DAYS, ON_SQLITE, append, long_settled, move, new_order, old, reconcile, retrying, sweep
-from tests.records import messages, rows
+from tests.records import logged, messages, rows
 
 pytestmark = pytest.mark.usefixtures("agents")
 
@@ -189,6 +189,8 @@ def test_deliveries_that_somebody_asked_for_go_on(
         "order.placed",
     )
     assert "cannot be read" in letter.error
+    (announced,) = logged(app, "delivery.dead")
+    assert (announced.data["delivery_id"], announced.data["agent"]) == (dead, "billing")
     assert app.dead_letters.requeue(all=True).skipped == 1, "there is nothing to send"
     mended = {"order_id": "A1", "total": 1}
     assert app.dead_letters.requeue(dead, data=mended).number == 1
