@@ -7,7 +7,9 @@ import os
 import stat
 from pathlib import Path
 
-logger = logging.getLogger(__name__)
+from .observe import Log
+
+logger = Log(logging.getLogger(__name__))
 
 #: Directories that were complained about; there are few.
 _warned: set[str] = set()

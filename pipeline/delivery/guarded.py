@@ -8,8 +8,9 @@ from celery.utils.imports import symbol_by_name
 from celery.utils.log import get_logger
 
 from ..core.errors import line_of
+from ..core.observe import Log
 
-logger = get_logger(__name__)
+logger = Log(get_logger(__name__))
 
 
 class Guarded:

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Row, select
 
 from ..core.errors import InvalidEvent, InvalidSelection, UnknownEvent
 from ..core.event import Event, Payload
+from ..core.observe import Log
 from ..core.routing import pattern_of
 from ..core.times import micros, moment
 from ..core.topics import matches
@@ -22,7 +23,7 @@ from ..ledger.database.tables import deliveries, events, timers
 from ..ledger.ledger import Ledger
 from ..ledger.log import COLUMNS, Bounds, Index, Position, merged, rows
 
-logger = logging.getLogger(__name__)
+logger = Log(logging.getLogger(__name__))
 
 #: A place in the log: an aware datetime, or a sequence number.
 Moment = datetime | int | None

@@ -15,12 +15,13 @@ from sqlalchemy.exc import DBAPIError
 
 from ..core.errors import InvalidEvent, LedgerUnavailable
 from ..core.event import Encoded, Event
+from ..core.observe import Log
 from ..core.times import as_json_time, moment, now
 from .database.database import Database
 from .database.rows import chunks
 from .database.tables import aside
 
-logger = logging.getLogger(__name__)
+logger = Log(logging.getLogger(__name__))
 Item = TypeVar("Item")
 
 #: Characters of a reason that are kept.

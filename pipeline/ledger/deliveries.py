@@ -32,6 +32,7 @@ from sqlalchemy import (
 from ..core.errors import LedgerError
 from ..core.event import Event
 from ..core.ids import delivery_id
+from ..core.observe import Log
 from ..core.outcome import Outcome
 from ..core.retry import Retry
 from ..core.times import SECOND, now
@@ -42,7 +43,7 @@ from .database.rows import DEAD_AFTER, chunks, unrouted_id, unrouted_row
 from .database.statements import relaxed
 from .database.tables import OPEN, deliveries, workers
 
-logger = logging.getLogger(__name__)
+logger = Log(logging.getLogger(__name__))
 
 #: Who runs a delivery.
 RUNNER = ("worker", "process")
