@@ -209,6 +209,18 @@ def flush(broker: Broker) -> None:
         client.flushall()
 
 
+def revoke(bus: Pipeline, id: str, worker: str = "w1") -> None:
+    """Revoke a task, and return when the worker knows.
+
+    On Redis a worker says that it is ready before it has subscribed to what is said to all: that may pass it by.
+    """
+
+    def knows() -> object:
+        return bus.celery.control.revoke(id, destination=[f"{worker}@test"], reply=True, timeout=2)
+
+    wait_for(knows, f"the answer of worker {worker}")
+
+
 def declared(worker: StartWorker) -> None:
     """Let a worker declare the agents' queues, and leave."""
     worker(name="declarer").stop()

@@ -10,7 +10,7 @@ from sqlalchemy import text
 from pipeline import InvalidEvent, Pipeline
 from pipeline.core.event import new_event
 from pipeline.core.ids import delivery_id
-from tests.harness import SOON, Broker, StartWorker
+from tests.harness import SOON, Broker, StartWorker, revoke
 from tests.servers import wait_for
 
 
@@ -188,7 +188,7 @@ def test_a_revoked_delivery_is_a_dead_letter_and_is_not_sent_again(
     start(environment={"PIPELINE_RECONCILE_AFTER": "1"})
     event = new_event("order.placed", {"n": 1}, source="/test")
     delivery = delivery_id(event.id, "order")
-    bus.celery.control.revoke(delivery, destination=["w1@test"], reply=True, timeout=60)
+    revoke(bus, delivery)
     bus.publish(event)
     bus.settle(event)
     (letter,) = bus.dead_letters.list()
