@@ -70,12 +70,16 @@ class Bus:
         self.celery = celery
         self.names = topology_of(settings.namespace)
         self.source = f"/{celery.main or 'pipeline'}"
-        self.worker_id = f"{socket.gethostname()}:{os.getpid()}:{new_id()[:8]}"
+        self.name_worker()
         self.agents = Agents()
         self.spans = Spans()
         self.publisher = Publisher(celery, settings, self.names)
         self.has_ledger = settings.has_ledger
         self.making = threading.RLock()
+
+    def name_worker(self) -> None:
+        """Give this process a name that no other worker has: not even one that was forked where the app was made."""
+        self.worker_id = f"{socket.gethostname()}:{os.getpid()}:{new_id()}"
 
     # The rest is heavy, and not needed by everybody.
 

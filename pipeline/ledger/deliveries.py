@@ -14,6 +14,8 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
@@ -147,7 +149,7 @@ class Deliveries:
             "attempts": 1,
             "started": at,
             "worker": worker,
-            "process": os.getpid(),
+            "process": process_number(os.getpid()),
             "gone": gone,
             "replay": delivery.replay,
             "broadcast": delivery.broadcast,
@@ -354,14 +356,36 @@ def _claim(statement: Any) -> Any:
     )
 
 
+@lru_cache(maxsize=64)
+def process_number(pid: int) -> int:
+    """Return what tells a process of this machine from every other one, also from a later one of the same id."""
+    return (_started(pid) or ("", 0))[1] << 32 | pid
+
+
+# A child may have the id of somebody that its parent has asked for.
+os.register_at_fork(after_in_child=process_number.cache_clear)
+
+
 def is_gone(process: int | None) -> bool:
-    """Say whether another process of this machine has ended."""
-    if process is None or process == os.getpid():
+    """Say whether another process of this machine has ended, by its number."""
+    if process is None or process == process_number(os.getpid()):
         return False
+    pid, started = process & 0xFFFFFFFF, process >> 32
     try:
-        os.kill(process, 0)
+        os.kill(pid, 0)
     except ProcessLookupError:
         return True
     except PermissionError:
-        return False  # somebody else's is a process too
-    return False
+        pass  # somebody else's is a process too
+    state, since = _started(pid) or ("", started)
+    return state == "Z" or (started > 0 and since != started)
+
+
+def _started(pid: int) -> tuple[str, int] | None:
+    """Return a process's state and when it was started (clock ticks), or None where the system does not tell."""
+    try:
+        # The name before the parenthesis may hold anything, also spaces.
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        return fields[0], int(fields[19]) & 0x7FFFFFFF
+    except (OSError, ValueError, IndexError):
+        return None

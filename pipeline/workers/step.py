@@ -49,6 +49,8 @@ class SweeperStep(StartStopStep):  # type: ignore[misc]  # celery's classes are 
                 f"worker_consumer = {consumer!r} takes no events: derive it from "
                 "pipeline.delivery.consumer.AgentConsumer, or remove the setting"
             )
+        if self._bus is not None:
+            self._bus.name_worker()  # before the pool is forked, which runs deliveries under that name
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
         self._agents: dict[str, tuple[tuple[str, ...], datetime | int | None]] = {}

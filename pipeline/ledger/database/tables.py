@@ -77,7 +77,7 @@ deliveries = Table(
     Column("due", _Big),
     Column("worker", _Id),
     #: The number of that worker's process, which may die while the worker lives.
-    Column("process", Integer),
+    Column("process", _Big),
     Column("error", Text),
     Column("traceback", Text),
     #: What a chord's member returned, for the case that it is asked again.

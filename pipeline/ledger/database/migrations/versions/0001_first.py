@@ -47,7 +47,7 @@ def upgrade() -> None:
         sa.Column("ended", BIG, nullable=True),
         sa.Column("due", BIG, nullable=True),
         sa.Column("worker", ID, nullable=True),
-        sa.Column("process", sa.Integer, nullable=True),
+        sa.Column("process", BIG, nullable=True),
         sa.Column("error", sa.Text(), nullable=True),
         sa.Column("traceback", sa.Text(), nullable=True),
         sa.Column("result", sa.Text(), nullable=True),
