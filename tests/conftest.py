@@ -88,7 +88,7 @@ def _empty(broker: Broker) -> None:
     sys.modules["contract_app"] = contract_app  # the workers' apps import each other by their bare names
     from tests.apps import durable_app
 
-    odd = ("agent.plain", "agent.asynchronous")
+    odd = ("agent.plain", "agent.asynchronous", "agent.more", "agent.less", "agent.named")
     queues = {*contract_app.app.celery.amqp.queues, *durable_app.app.celery.amqp.queues, *odd, "events.unrouted"}
     delete_queues(broker, queues)
 

@@ -162,6 +162,16 @@ class Channel(kombu_redis.Channel):  # type: ignore[misc]  # kombu's classes are
         # Redis keeps no empty lists: a queue in which nothing waits would look as if nobody had declared it.
         return True
 
+    def queue_unbind(self, queue: str, exchange: str = "", routing_key: str = "", **_: Any) -> None:
+        """Undo a binding, which Kombu forgets only in this process."""
+        self.state.binding_delete(queue, exchange, routing_key)
+        bound = self.typeof(exchange).prepare_bind(queue, exchange, routing_key, None)
+        member = self.sep.join(part or "" for part in bound)
+        with self.conn_or_acquire() as client, client.pipeline() as pipe:
+            pipe.srem(self.keyprefix_queue % exchange, member)
+            pipe.srem(self.keyprefix_binding_permanent % exchange, member)
+            pipe.execute()
+
     def bindings_of(self, exchange: str) -> list[tuple[str, str, str]]:
         """Return the bindings of an exchange as (routing key, pattern, queue); none for one that nobody has bound."""
         try:

@@ -41,6 +41,10 @@ class NotAnEventError(InvalidEvent):
     """What was delivered is no event: the broker's dead letters keep it, as the ledger cannot."""
 
 
+class NobodyListens(InvalidEvent):
+    """An event was found in an agent's queue that no version of the agent listens to; the broker keeps it."""
+
+
 class InvalidPattern(PipelineError, ValueError):
     """A topic pattern is not one that AMQP understands."""
 

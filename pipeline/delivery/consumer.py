@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from .guarded import guard
 from .poison import check_event, check_task
 from .pool import keeping_what_was_given
 from .returns import Returns
+from .strays import Told
 
 if TYPE_CHECKING:
     from ..bus import Bus
@@ -60,6 +62,7 @@ class AgentConsumer(Consumer):  # type: ignore[misc]  # celery's classes are unt
         self._run_request: Callable[[Any], None] = vars(self)["on_task_request"]
         self.on_task_request = self._admit
         self._returns = Returns(lambda seconds, do: self.call_soon_ack(self.timer.call_after, seconds, do))
+        self._told = Told()
         self._gates: dict[str, Gate] = {}
         self._open_gates()
 
@@ -165,8 +168,8 @@ class AgentConsumer(Consumer):  # type: ignore[misc]  # celery's classes are unt
             try:
                 if agent is None or "task" in message.headers:
                     check_task(message)
-                elif not to_task_message(message, check_event(message, limit), agent, queue):
-                    message.ack_log_error(logger, self.connection_errors)
+                elif not to_task_message(message, event := check_event(message, limit), agent, queue):
+                    self._pass_by(message, event, agent)
                     return
             except Exception as exc:  # whatever a stranger's message provokes must not reach the main process
                 self.set_aside(message, exc)
@@ -182,21 +185,32 @@ class AgentConsumer(Consumer):  # type: ignore[misc]  # celery's classes are unt
 
         return on_message
 
+    def _pass_by(self, message: Any, event: dict[str, Any], agent: Agent) -> None:
+        """Ack an event that is for other agents, with a line in the log: another program has sent it to everybody."""
+        level = logging.INFO if self._told.is_new(agent.name, event["targets"]) else logging.DEBUG
+        about = agent.name, event["type"], event["id"], event["targets"]
+        logger.log(level, "agent %s does not want %s %s: its targets are %s", *about)
+        message.ack_log_error(logger, self.connection_errors)
+
 
 def to_task_message(message: Any, event: dict[str, Any], agent: Agent, queue: str) -> bool:
     """Turn an event's message into a task message of Celery's protocol 2, in place, without decoding the body.
 
     Celery takes a message without content type as already decoded: the body stays text until the delivery reads it,
-    once, in the process that runs the handler. Returns False, and changes nothing, for an event that is not for the
-    agent: old bindings may linger.
+    once, in the process that runs the handler. Returns False, and changes nothing, for an event that has targets and
+    none of them is the agent.
     """
     bus, targets = event["bus"], event["targets"]
-    # What was sent to this queue alone is for its agent, whatever the patterns say now.
-    if "direct" not in bus and not reaches(agent.name, agent.patterns, event["type"], targets and targets.split(",")):
-        return False
+    if not reaches(agent.name, agent.patterns, event["type"], targets and targets.split(",")):
+        if targets and "direct" not in bus:  # what was sent to this queue alone is for its agent
+            return False
+        bus = {**bus, "stray": True}  # a process of the pool asks who wants it
     id = delivery_id(event["id"], agent.name)
     if "replay" in bus:
         id = derived_id(id, bus["replay"])
+    if "requeued" in bus:  # Celery may remember the delivery's own id as one that was revoked
+        bus = {**bus, "delivery": id}
+        id = derived_id(id, f"requeued/{bus['requeued']}")
     message.headers = {
         "lang": "py",
         "task": agent.task_name,

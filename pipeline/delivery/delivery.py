@@ -17,6 +17,7 @@ from ..agents.effects import Effects
 from ..core.errors import line_of
 from ..core.observe import Log
 from ..core.retry import Again, Dead, decide
+from .steps import Filtered, Paused
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -35,8 +36,15 @@ class Scheduled:
     delay: float
 
 
-#: What follows a failed attempt: Celery tries again, a timer does, or it is over.
-Verdict = Again | Scheduled | Dead
+@dataclass(frozen=True, slots=True)
+class Postponed:
+    """Celery is to call the task again in `delay` seconds, and this attempt does not count."""
+
+    delay: float
+
+
+#: What follows an attempt: Celery tries again, as often as before or once more, a timer does, or it is over.
+Verdict = Again | Postponed | Scheduled | Dead
 
 
 class NotRecordedError(Exception):
@@ -73,10 +81,16 @@ class Bookkeeping(Protocol):
     def send(self, emitted: Sequence[Encoded]) -> None:
         """Send what a recorded success has emitted."""
 
-    def filtered(self, delivery: Delivery, attempt: int) -> None:
+    def stray(self, delivery: Delivery) -> Paused | Filtered | None:
+        """Say what becomes of an event that this version of the agent does not want; None when it gets it all the same.
+
+        Raises NobodyListens when it has been offered to others often enough.
+        """
+
+    def filtered(self, delivery: Delivery, attempt: int, reason: str) -> None:
         """Record that the agent does not want the event after all."""
 
-    def paused(self, delivery: Delivery, attempt: int, delay: float) -> Verdict:
+    def paused(self, delivery: Delivery, attempt: int, pause: Paused) -> Verdict:
         """Record that the handler is to be called in some seconds, and that this attempt does not count."""
 
     def fail(self, delivery: Delivery, attempt: int, error: BaseException) -> Verdict:

@@ -22,7 +22,9 @@ from ..core.outcome import Outcome
 from ..core.retry import Again, Dead
 from ..ledger.deliveries import AlreadyRecordedError, Claim, Delivery
 from ..publishing.outbox import GRACE, timer_of
-from .delivery import NotRecordedError, Scheduled, Verdict, decided
+from . import strays
+from .delivery import NotRecordedError, Postponed, Scheduled, Verdict, decided
+from .steps import Filtered, Paused
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -95,7 +97,8 @@ class Inbox:
             with RECORDING:
                 unsent = self._bus.outbox.encode(self._bus.ledger.events.unsent(ids))
             self.send(unsent)
-        logger.info("%s was delivered before (%s)", delivery.event.id, claim.outcome.value)
+        event, outcome = delivery.event, claim.outcome.value
+        logger.info("agent %s: %s %s was delivered before (%s)", delivery.agent, event.type, event.id, outcome)
         return orjson.loads(claim.result) if claim.result else None
 
     def succeed(
@@ -142,17 +145,26 @@ class Inbox:
             return []
         return [encoded._replace(delivery=delivery.id, replay=replay) for encoded in self._bus.outbox.encode(events)]
 
-    def filtered(self, delivery: Delivery, attempt: int) -> None:
-        """Record that the agent does not want the event after all."""
+    def stray(self, delivery: Delivery) -> Paused | Filtered | None:
+        """Keep the event for a version that wants it; what nobody wants ends, unless somebody has asked for it."""
         with RECORDING:
-            self._bus.ledger.filter(delivery.id, attempt)
+            if self._bus.ledger.subscribers.is_wanted(delivery.agent, delivery.event.type):
+                return strays.kept(delivery)
+        return None if delivery.asked else strays.ended(delivery)
 
-    def paused(self, delivery: Delivery, attempt: int, delay: float) -> Verdict:
-        """Record that the handler is to be called later, and that this attempt does not count."""
-        by_timer = not delivery.in_canvas
+    def filtered(self, delivery: Delivery, attempt: int, reason: str) -> None:
+        """Record that the agent does not want the event after all, and why."""
         with RECORDING:
-            self._bus.ledger.pause(delivery.id, delivery.event, attempt, delay=delay, timer=by_timer)
-        return Scheduled(delay) if by_timer else Again(delay)
+            self._bus.ledger.filter(delivery.id, attempt, reason)
+
+    def paused(self, delivery: Delivery, attempt: int, pause: Paused) -> Verdict:
+        """Record that the handler is to be called later, and that this attempt does not count."""
+        by_timer, delay = not delivery.in_canvas, pause.delay
+        with RECORDING:
+            self._bus.ledger.pause(
+                delivery.id, delivery.event, attempt, delay=delay, timer=by_timer, reason=pause.reason
+            )
+        return Scheduled(delay) if by_timer else Postponed(delay)
 
     def fail(self, delivery: Delivery, attempt: int, error: BaseException) -> Verdict:
         """Record a failed attempt and say what follows: a timer is set, Celery tries a canvas again, or it is over."""

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..agents.effects import Effects
-from ..core.errors import BrokerUnavailable
+from ..core.errors import BrokerUnavailable, NobodyListens
 from ..core.event import Encoded
 from ..core.outcome import Outcome
-from ..core.retry import Again
 from ..ledger.deliveries import Claim, Delivery
-from .delivery import NotRecordedError, Verdict, decided
+from . import strays
+from .delivery import NotRecordedError, Postponed, Verdict, decided
+from .steps import Filtered, Paused
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -53,12 +54,20 @@ class Plain:
             # The event goes back to its queue: its own events have fixed ids, so sending them again is harmless.
             raise NotRecordedError(str(exc)) from exc
 
-    def filtered(self, delivery: Delivery, attempt: int) -> None:
+    def stray(self, delivery: Delivery) -> Paused | Filtered | None:
+        """Let another worker have the event, for so long; raise NobodyListens then, so that the broker keeps it."""
+        pause = strays.handed_on(delivery)
+        if pause is None:
+            nobody = strays.NOBODY.format(delivery.event.type)
+            raise NobodyListens(f"{nobody}, as far as can be known without a ledger ({delivery.handed} times asked)")
+        return pause
+
+    def filtered(self, delivery: Delivery, attempt: int, reason: str) -> None:
         """Leave it at that: nobody keeps outcomes."""
 
-    def paused(self, delivery: Delivery, attempt: int, delay: float) -> Verdict:
-        """Let Celery call the task again; it counts that as a retry."""
-        return Again(delay)
+    def paused(self, delivery: Delivery, attempt: int, pause: Paused) -> Verdict:
+        """Let Celery call the task again."""
+        return Postponed(pause.delay)
 
     def fail(self, delivery: Delivery, attempt: int, error: BaseException) -> Verdict:
         """Let Celery send the event to this queue again, or the broker keep it as a dead letter."""

@@ -39,7 +39,7 @@ def _bus(header: Any) -> dict[str, Any]:
         return {}
     if not isinstance(header, dict):
         raise InvalidEvent(f"header 'bus' is {header!r}, not a mapping")
-    kinds = {"ledger": str, "replay": str, "attempt": int, "broadcast": bool, "direct": bool}
+    kinds = {"ledger": str, "replay": str, "attempt": int, "broadcast": bool, "direct": bool, "requeued": int}
     for name, kind in kinds.items():
         if not isinstance(header.get(name, kind()), kind):
             raise InvalidEvent(f"header 'bus' has {name}={header[name]!r}, which is no {kind.__name__}")

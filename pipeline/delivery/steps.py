@@ -38,6 +38,7 @@ class Paused:
     """The handler is to be called in `delay` seconds; this attempt does not count."""
 
     delay: float
+    reason: str | None = None
 
 
 Result = Done | Filtered | Paused

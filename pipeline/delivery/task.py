@@ -5,6 +5,7 @@ decode -> claim -> steps around the handler -> record with the effects -> send t
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -21,9 +22,10 @@ from ..core.ids import delivery_id
 from ..core.observe import Log
 from ..core.retry import Again, Dead
 from ..ledger.deliveries import Claim, Delivery
-from .delivery import NotRecordedError, Scheduled, Verdict
+from .delivery import NotRecordedError, Postponed, Scheduled, Verdict
 from .raised import is_order, presentable
 from .steps import Attempt, Done, Filtered, Paused, run
+from .strays import Told
 
 if TYPE_CHECKING:
     from ..agents.agent import Agent
@@ -52,6 +54,7 @@ class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
     books: Bookkeeping
     #: The CloudEvents source of the events that the agent emits.
     source: str
+    _told = Told()
 
     def run(self, message: str | dict[str, Any], failed: BaseException | None = None) -> Any:
         """Deliver one event: as JSON text from the bus, or decoded when Celery's canvas calls the agent.
@@ -90,7 +93,8 @@ class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
         try:
             if failed is not None:
                 raise failed
-            match run(Attempt(self.bus, self.agent, context)):
+            stray = None if delivery.wanted else self.books.stray(delivery)
+            match stray or run(Attempt(self.bus, self.agent, context)):
                 case Done(value):
                     answer = self._collect(context, value, in_canvas=delivery.in_canvas)
                     effects, session = context.end(), context.opened_session
@@ -100,10 +104,12 @@ class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
                         self.books.send(emitted)
                     return answer
                 case Filtered(reason):
-                    logger.debug("agent %s does not want %s: %s", delivery.agent, delivery.event.id, reason)
-                    return self.books.filtered(delivery, attempt)
-                case Paused(delay):
-                    verdict = self.books.paused(delivery, attempt, delay)
+                    self._tell("does not want", delivery, reason)
+                    return self.books.filtered(delivery, attempt, reason)
+                case Paused(delay, reason) as pause:
+                    if reason:
+                        self._tell("puts off", delivery, reason)
+                    verdict = self.books.paused(delivery, attempt, pause)
         except NotRecordedError:
             raise
         except BaseException as exc:
@@ -120,6 +126,12 @@ class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
         finally:
             context.close()
         raise self._verdict(verdict, TimeoutError(f"agent {delivery.agent} goes on in {delay:g} s"))
+
+    def _tell(self, does: str, delivery: Delivery, reason: str) -> None:
+        """Say what becomes of an event whose handler is not called: once in a while for each type, else in detail."""
+        event = delivery.event
+        level = logging.INFO if self._told.is_new(delivery.agent, event.type, reason) else logging.DEBUG
+        logger.log(level, "agent %s %s %s %s: %s", delivery.agent, does, event.type, event.id, reason)
 
     def _failed(
         self, context: Context, delivery: Delivery, attempt: int, error: BaseException, shown: BaseException
@@ -157,6 +169,8 @@ class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
                 return CeleryRetry(line_of(error), error, delay)  # type: ignore[no-any-return]
             case Again(delay):
                 return self._again(delay, error)
+            case Postponed(delay):
+                return self._postponed(delay, error)
             case Dead():
                 return error
 
@@ -169,6 +183,18 @@ class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
             outcome = Reject(exc.reason, requeue=True)
         return outcome
 
+    def _postponed(self, delay: float, error: BaseException) -> BaseException:
+        """Let Celery send the task again without counting that, and return what to raise then."""
+        bus = getattr(self.request, "bus", None) or {}
+        headers = {**(self.request.headers or {}), "bus": {**bus, "handed": bus.get("handed", 0) + 1}}
+        try:
+            self.signature_from_request(self.request, countdown=delay, headers=headers).apply_async()
+        except Exception as exc:  # whatever the broker has against it: back in the queue it is merely early
+            outcome: BaseException = Reject(exc, requeue=True)
+        else:
+            outcome = CeleryRetry(line_of(error), error, delay)
+        return outcome
+
     def delivery(self, message: str | dict[str, Any], request: Any) -> Delivery:
         """Return what a message says about its delivery.
 
@@ -178,20 +204,27 @@ class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
         bus: dict[str, Any] = getattr(request, "bus", None) or {}
         return Delivery(
             # Canvases may choose the task's id, the consumer derived it.
-            id=request.id if request.ignore_result else delivery_id(event.id, self.agent.name),
+            id=bus.get("delivery", request.id) if request.ignore_result else delivery_id(event.id, self.agent.name),
             event=event,
             agent=self.agent.name,
             source=self.source,
             retry=self.agent.retry,
             # Celery's own retries of a canvas come without our mark.
-            expected=bus.get("attempt") or (request.retries + 1 if request.retries else None),
+            expected=bus.get("attempt") or (request.retries + 1 if request.retries or "handed" in bus else None),
             replay=bus.get("replay"),
             broadcast=bus.get("broadcast", "replay" not in bus),
             logged="ledger" in bus and self.books.has_logged(bus["ledger"]),
             redelivered=bool((request.delivery_info or {}).get("redelivered")),
             in_canvas=not request.ignore_result,
             retries=request.retries,
+            # What a consumer has sent here is looked at once more: Celery may have sent it to another version since.
+            wanted=not ("stray" in bus or request.retries) or not request.ignore_result or self._wants(event),
+            asked="replay" in bus or "requeued" in bus,
+            handed=bus.get("handed", 0),
         )
+
+    def _wants(self, event: Event) -> bool:
+        return self.agent.name in event.targets or self.agent.matches(event.type)
 
     def _context(self, delivery: Delivery, attempt: int) -> Context:
         return Context(

@@ -86,6 +86,9 @@ class Delivery(NamedTuple):
         redelivered: whether the broker had given the message to a worker before.
         in_canvas: whether a chord or chain waits for what the handler returns.
         retries: how often Celery has tried it before.
+        wanted: whether this version of the agent listens to the event's type, or is named by its targets.
+        asked: whether somebody has asked for this very delivery (a replay, a requeued dead letter).
+        handed: how often workers whose version does not want it have handed it on, without a ledger.
 
     """
 
@@ -101,6 +104,9 @@ class Delivery(NamedTuple):
     redelivered: bool = False
     in_canvas: bool = False
     retries: int = 0
+    wanted: bool = True
+    asked: bool = False
+    handed: int = 0
 
 
 class AlreadyRecordedError(Exception):
@@ -122,12 +128,12 @@ class Deliveries:
         running = and_(mine, deliveries.c.outcome == _RUNNING)
         this_attempt = and_(running, deliveries.c.attempts == bindparam("attempt"))
         not_yet = and_(mine, deliveries.c.outcome != Outcome.SUCCEEDED.value)
-        unspent = {"attempts": deliveries.c.attempts - 1, "error": None}
+        unspent = {"attempts": deliveries.c.attempts - 1}
         succeed = _to(Outcome.SUCCEEDED, "ended", "emitted", "result", error=None, traceback=None).where(not_yet)
         self._succeed = succeed.returning(deliveries.c.id)
         self._again = _to(Outcome.RETRYING, "due", "error").where(this_attempt)
-        self._pause = _to(Outcome.RETRYING, "due", **unspent).where(this_attempt)
-        self._filter = _to(Outcome.FILTERED, "ended", **unspent).where(this_attempt)
+        self._pause = _to(Outcome.RETRYING, "due", "error", **unspent).where(this_attempt)
+        self._filter = _to(Outcome.FILTERED, "ended", "error", **unspent).where(this_attempt)
         self._die = _to(Outcome.DEAD, "ended", "error", "traceback").where(running)
 
     # -- one delivery, by who has it in hand
@@ -182,13 +188,14 @@ class Deliveries:
         """
         return self._recorded(connection, self._again, {"key": id, "attempt": attempt, "due": due, "error": error})
 
-    def pause(self, connection: Connection, id: str, attempt: int, *, due: int) -> bool:
+    def pause(self, connection: Connection, id: str, attempt: int, *, due: int, reason: str | None = None) -> bool:
         """Record that the handler is to be called later, and that this attempt does not count."""
-        return self._recorded(connection, self._pause, {"key": id, "attempt": attempt, "due": due})
+        return self._recorded(connection, self._pause, {"key": id, "attempt": attempt, "due": due, "error": reason})
 
-    def filter(self, connection: Connection, id: str, attempt: int) -> bool:
+    def filter(self, connection: Connection, id: str, attempt: int, reason: str | None = None) -> bool:
         """Record that the agent does not want the event after all; the handler was not called."""
-        return self._recorded(connection, self._filter, {"key": id, "attempt": attempt, "ended": now()})
+        row = {"key": id, "attempt": attempt, "ended": now(), "error": reason}
+        return self._recorded(connection, self._filter, row)
 
     def die(self, connection: Connection, id: str, attempt: int | None, *, error: str, traceback: str) -> bool:
         """Record that a delivery is dead; say whether it was not so before.
@@ -257,6 +264,7 @@ class Deliveries:
 
         """
         values: dict[str, Any] = {"outcome": _WAITING, "due": now(), "attempts": 0}
+        values["requeued"] = deliveries.c.requeued + 1
         values |= dict.fromkeys(("ended", "worker", "error", "traceback"))
         if body is not None:
             values["body"] = body.decode()

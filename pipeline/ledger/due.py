@@ -42,7 +42,10 @@ _LOOK = select(
     exists().where(OPEN, AT_ONCE),
 )
 _MESSAGES = select(
-    *(deliveries.c[name] for name in ("id", "event_id", "agent", "outcome", "attempts", "replay", "broadcast")),
+    *(
+        deliveries.c[name]
+        for name in ("id", "event_id", "agent", "outcome", "attempts", "replay", "broadcast", "requeued")
+    ),
     func.coalesce(deliveries.c.body, events.c.body).label("body"),
 ).join(events, events.c.id == deliveries.c.event_id)
 _DEAD = select(
@@ -131,6 +134,8 @@ class Due:
         bus: dict[str, Any] = {"ledger": self._ledger_id(), "direct": True}
         if row.outcome == Outcome.RETRYING.value:
             bus["attempt"] = row.attempts + 1
+        if row.requeued:
+            bus["requeued"] = row.requeued
         if row.replay:
             bus |= {"replay": row.replay, "broadcast": bool(row.broadcast)}
         return Message(row.id, record._replace(agent=row.agent, bus=bus))

@@ -49,13 +49,13 @@ class Ledger:
         self.database = Database(url, timeout=timeout, prepare=prepare)
         self._statements = statements = Statements(self.database)
         self._id = (0, "")
-        self.subscribers = Subscribers(self.database)
+        self.workers = Workers(self.database)
+        self.subscribers = Subscribers(self.database, self.workers)
         self.deliveries = Deliveries(self.database)
         self.due = Due(self.database, self.deliveries, lambda: self.id, self.append)
         self.aside = SetAside(self.database)
         self.events = Events(self.database, statements, self.aside)
         self.timers = Timers(self.database, statements, self.append, self.due, self.aside)
-        self.workers = Workers(self.database)
         self.reconciliation = Reconciliation(self.database, self.deliveries, self.aside)
 
     def __str__(self) -> str:
@@ -229,26 +229,29 @@ class Ledger:
 
         return self.database.run(work)
 
-    def pause(self, delivery: str, event: Event, attempt: int, *, delay: float, timer: bool) -> bool:
+    def pause(
+        self, delivery: str, event: Event, attempt: int, *, delay: float, timer: bool, reason: str | None = None
+    ) -> bool:
         """Record that the handler is to be called in some seconds; say whether the attempt was the last one.
 
         Arguments:
             timer: whether it is to be sent from here.
+            reason: what it waits for.
 
         """
         due = now() + round(delay * SECOND)
 
         def work(connection: Connection) -> bool:
-            recorded = self.deliveries.pause(connection, delivery, attempt, due=due)
+            recorded = self.deliveries.pause(connection, delivery, attempt, due=due, reason=reason)
             if recorded and timer:
                 self.timers.add([timer_row(delivery, RETRY, due, event.correlation_id)], connection)
             return recorded
 
         return self.database.run(work)
 
-    def filter(self, delivery: str, attempt: int) -> bool:
+    def filter(self, delivery: str, attempt: int, reason: str | None = None) -> bool:
         """Record that the agent does not want the event after all; say whether the attempt was the last one."""
-        return self.database.run(lambda connection: self.deliveries.filter(connection, delivery, attempt))
+        return self.database.run(lambda connection: self.deliveries.filter(connection, delivery, attempt, reason))
 
     def die(
         self,

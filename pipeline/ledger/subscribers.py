@@ -1,20 +1,27 @@
-"""Who listens: every agent that ever ran, its patterns, and how far its past was checked."""
+"""Who listens: every agent that ever ran, its patterns, and how far its past was checked.
+
+While a new version of an agent is rolled out, old and new workers share its queue. Each worker registers the patterns
+of its own version, and the agent listens to what any version does that runs, or has run until a moment ago: no order of
+starts, restarts and rollbacks matters.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 import orjson
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, Row, delete, select, update
 
 from ..core.errors import nearest
 from ..core.event import Event
-from ..core.routing import needs_receiver, reaches
+from ..core.routing import needs_receiver, reaches, wants
 from ..core.times import micros, monotonic, now
 from .database.database import Database
 from .database.tables import agents, events
 from .log import Position, end_of_log
+from .workers import Listening, Workers, listening
 
 #: Seconds for which the list of agents is believed; a publisher asks the ledger for it no more often.
 FRESH = 1.0
@@ -40,25 +47,73 @@ def patterns_of(text: str) -> Patterns | None:
 class Subscribers:
     """The agents' table."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, workers: Workers) -> None:
         self._database = database
+        self._workers = workers
         self._patterns: dict[str, Patterns] = {}
         self._routes: dict[str, bool] = {}
         self._asked = 0.0
 
-    def register(self, subscriptions: Wanted) -> None:
-        """Write down what agents listen to; one that is new starts now, or in the past that it asks for."""
+    def register(self, subscriptions: Wanted, worker: str | None = None) -> None:
+        """Write down what agents listen to; one that is new starts now, or in the past that it asks for.
+
+        Arguments:
+            worker: who runs them, and lives.
+
+        """
+        own = {name: patterns for name, (patterns, _) in subscriptions.items()}
 
         def work(connection: Connection) -> None:
-            registered = {row.name: row.patterns for row in connection.execute(_AGENTS)}
+            if worker is not None:
+                self._workers.beat(connection, worker, own)
+            known, change = self._changes(connection, own)
             for name, (patterns, since) in subscriptions.items():
-                text = orjson.dumps(patterns).decode()
-                if name not in registered:
+                if name not in known:
                     tx, seq = self._start(connection, since)
-                    row = {"name": name, "patterns": text, "tx": tx, "seq": seq, "registered": now()}
+                    text = _json(patterns)
+                    row = {"name": name, "patterns": text, "bound": text, "tx": tx, "seq": seq, "registered": now()}
                     connection.execute(self._database.insert(agents).on_conflict_do_nothing(), row)
-                elif registered[name] != text:
-                    connection.execute(update(agents).where(agents.c.name == name).values(patterns=text))
+            if change:  # seldom: only then others have to wait, and what they have registered is read once more
+                _, change = self._changes(connection, own, lock=True)
+            for name, values in change.items():
+                connection.execute(update(agents).where(agents.c.name == name).values(values))
+
+        self._database.run(work)
+
+    def _changes(
+        self, connection: Connection, own: Listening, *, lock: bool = False
+    ) -> tuple[set[str], dict[str, dict[str, Any]]]:
+        """Return which of some agents are known, and what changes about them by a registration."""
+        query = select(agents).where(agents.c.name.in_(own)).order_by(agents.c.name)
+        rows = connection.execute(query.with_for_update() if lock else query).all()
+        versions = listening(connection)
+        changes = {row.name: _changed(row, [own[row.name], *_of(row.name, versions)]) for row in rows}
+        return {*changes}, {name: values for name, values in changes.items() if values}
+
+    def is_wanted(self, agent: str, event_type: str) -> bool:
+        """Say whether a version of an agent listens to a type that runs, or has run until a moment ago."""
+        with self._database.reading() as connection:
+            versions = listening(connection)
+        return any(wants(patterns, event_type) for patterns in _of(agent, versions))
+
+    def left_over(self, names: Iterable[str]) -> dict[str, Patterns]:
+        """Return the patterns to which the queues of some agents may be bound, and which no version listens to."""
+        query = select(agents.c.name, agents.c.patterns, agents.c.bound).where(agents.c.name.in_(list(names)))
+        with self._database.reading() as connection:
+            rows = connection.execute(query.where(agents.c.bound != agents.c.patterns)).all()
+        left = {row.name: _without(row.bound, patterns_of(row.patterns) or ()) for row in rows}
+        return {name: patterns for name, patterns in left.items() if patterns}
+
+    def unbound(self, agent: str, patterns: Patterns) -> None:
+        """Note that an agent's queue is no longer bound to some patterns."""
+        this = agents.c.name == agent
+
+        def work(connection: Connection) -> None:
+            row = connection.execute(select(agents).where(this).with_for_update()).first()
+            if row is not None:
+                wanted = patterns_of(row.patterns) or ()
+                bound = _without(row.bound, [one for one in patterns if one not in wanted])
+                connection.execute(update(agents).where(this).values(bound=_json(bound)))
 
         self._database.run(work)
 
@@ -118,3 +173,27 @@ class Subscribers:
         if any(name not in known for name in names):
             known = self.known(connection, fresh=True)
         return "; ".join(f"no agent is called {name!r}; {nearest(name, known)}" for name in names if name not in known)
+
+
+def _of(agent: str, versions: Iterable[Listening]) -> list[Sequence[str]]:
+    return [version[agent] for version in versions if agent in version]
+
+
+def _changed(row: Row[Any], versions: Sequence[Sequence[str]]) -> dict[str, Any]:
+    """Return what changes about an agent that has these versions, the own one first."""
+    wanted = {one for version in versions for one in version}
+    was = {*(patterns_of(row.bound) or ())}
+    bound = was | wanted
+    if wanted == {*(patterns_of(row.patterns) or ())} and bound == was:
+        return {}
+    patterns = _json([*versions[0], *sorted(wanted - {*versions[0]})])
+    # In the order of the patterns when they are the same, so that a query can compare both.
+    return {"patterns": patterns, "bound": patterns if bound == wanted else _json(sorted(bound))}
+
+
+def _without(text: str, patterns: Iterable[str]) -> Patterns:
+    return tuple(one for one in patterns_of(text) or () if one not in patterns)
+
+
+def _json(patterns: Sequence[Any]) -> str:
+    return orjson.dumps(patterns).decode()

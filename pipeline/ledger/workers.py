@@ -1,15 +1,22 @@
-"""Which workers live: each says so every few seconds, and when it ends."""
+"""Which workers live, and what each of them runs: each says so every few seconds, and when it ends."""
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, delete
+from collections.abc import Mapping, Sequence
+
+import orjson
+from sqlalchemy import Connection, delete, select, update
 
 from ..core.times import SECOND, now
 from .database.database import Database
+from .database.rows import DEAD_AFTER, GONE_AFTER
 from .database.tables import workers
 
 #: Seconds after which a worker that has not been seen is forgotten.
 FORGOTTEN_AFTER = 86400
+
+#: What a worker listens to: its agents, each with the patterns of the worker's own version.
+Listening = Mapping[str, Sequence[str]]
 
 
 class Workers:
@@ -18,17 +25,36 @@ class Workers:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def heartbeat(self, worker: str) -> None:
-        """Note that a worker lives."""
+    def heartbeat(self, worker: str, agents: Listening | None = None) -> None:
+        """Note that a worker lives, and what it listens to."""
+        self._database.run(lambda connection: self.beat(connection, worker, agents or {}))
+
+    def beat(self, connection: Connection, worker: str, agents: Listening) -> None:
+        """Do what heartbeat() does, in somebody's transaction."""
         insert = self._database.insert(workers)
-        statement = insert.on_conflict_do_update(index_elements=["id"], set_={"seen": insert.excluded.seen})
-
-        def work(connection: Connection) -> None:
-            connection.execute(statement, {"id": worker, "seen": now()})
-            connection.execute(delete(workers).where(workers.c.seen < now() - FORGOTTEN_AFTER * SECOND))
-
-        self._database.run(work)
+        update = {name: insert.excluded[name] for name in ("seen", "agents")}
+        row = {"id": worker, "seen": now(), "agents": orjson.dumps(agents).decode()}
+        connection.execute(insert.on_conflict_do_update(index_elements=["id"], set_=update), row)
+        connection.execute(delete(workers).where(workers.c.seen < now() - FORGOTTEN_AFTER * SECOND))
 
     def leave(self, worker: str) -> None:
-        """Note that a worker has ended."""
-        self._database.run(lambda connection: connection.execute(delete(workers).where(workers.c.id == worker)))
+        """Note that a worker has ended; what it has listened to is known for a while: its version may come back."""
+        dead = now() - round(DEAD_AFTER * SECOND)
+        statement = update(workers).where(workers.c.id == worker, workers.c.seen > dead).values(seen=dead)
+        self._database.run(lambda connection: connection.execute(statement))
+
+
+def listening(connection: Connection) -> list[Listening]:
+    """Return what each version listens to that runs, or has run until GONE_AFTER seconds ago."""
+    recent = select(workers.c.agents).where(workers.c.seen > now() - round(GONE_AFTER * SECOND)).distinct()
+    return [agents for text in connection.execute(recent).scalars() if (agents := _agents_in(text)) is not None]
+
+
+def _agents_in(text: str) -> Listening | None:
+    """Return what a worker's row says; None when the row is damaged, until its worker is heard of again."""
+    try:
+        agents = orjson.loads(text)
+    except (ValueError, TypeError):
+        return None
+    is_right = isinstance(agents, dict) and all(isinstance(patterns, list) for patterns in agents.values())
+    return agents if is_right else None

@@ -210,5 +210,5 @@ class Requeue:
         return True
 
     def _marks(self, letter: DeadLetter) -> dict[str, Any]:
-        marks = {"attempt": 1, "ledger": self._bus.ledger.id}
+        marks = {"attempt": 1, "ledger": self._bus.ledger.id, "requeued": letter.requeued + 1}
         return marks if letter.replay is None else {**marks, "replay": letter.replay, "broadcast": letter.broadcast}

@@ -31,6 +31,7 @@ class DeadLetter:
         broadcast: whether what the agent emits is sent to others, which in a replay it is not.
         edited: whether somebody has edited the event's data for this delivery.
         readable: whether the event can be read; if not, it can only be requeued with other data, or dropped.
+        requeued: how often it was given back to its agent before.
 
     """
 
@@ -46,6 +47,7 @@ class DeadLetter:
     broadcast: bool = True
     edited: bool = False
     readable: bool = True
+    requeued: int = 0
 
     @property
     def age(self) -> timedelta:
@@ -155,6 +157,7 @@ def letter_of(row: Row[Any]) -> DeadLetter:
         broadcast=row.broadcast,
         edited=row.body is not None,
         readable=readable,
+        requeued=row.requeued,
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from celery.utils.log import get_logger
 
@@ -133,11 +133,27 @@ class Chores:
                 if isinstance(queue, AgentQueue):
                     with self._publisher.channel() as channel:
                         queue.declare(channel=channel)
+                        if agent := self._bus.names.agent_of(queue.name):
+                            self._unbind(channel, agent)
             except self._publisher.recoverable as exc:
                 logger.warning("the queue %s could not be declared again: %s", queue.name, exc)
                 if self._publisher.kind.objection(exc) is None:
                     break  # the broker is away
         return 0
+
+    def _unbind(self, channel: Any, agent: str) -> None:
+        """Undo the bindings that no version of an agent wants any more.
+
+        A worker that comes up at this moment declares its own again with its next chore, and reconciliation finds what
+        it has missed meanwhile.
+        """
+        names = self._bus.names
+        for patterns in self._ledger.subscribers.left_over([agent]).values():
+            queue = names.agent_queue(agent)(channel)
+            for pattern in patterns:
+                queue.unbind_from(names.events, pattern)
+                logger.info("agent %s: no version that runs listens to %s any more, it is unbound", agent, pattern)
+            self._ledger.subscribers.unbound(agent, patterns)
 
     def project(self) -> int:
         """Keep read models up to date; one that fails does not stop the others."""

@@ -82,8 +82,7 @@ class SweeperStep(StartStopStep):  # type: ignore[misc]  # celery's classes are 
         return {agent.name: (agent.patterns, agent.since) for agent in bus.agents if agent.name in names}
 
     def _register(self, bus: Bus) -> None:
-        bus.ledger.subscribers.register(self._agents)
-        bus.ledger.workers.heartbeat(bus.worker_id)
+        bus.ledger.subscribers.register(self._agents, bus.worker_id)
 
     def _sweep(self) -> None:
         assert self._sweeper is not None

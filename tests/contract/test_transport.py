@@ -330,3 +330,24 @@ def test_a_broker_that_does_not_answer_fails_in_bounded_time_and_says_what_to_do
     finally:
         server.resume()
     bus.publish("load.test", {}, timeout=30)
+
+
+def test_a_binding_that_is_undone_lets_nothing_through_and_can_be_made_again(
+    connect: Callable[[], Connection],
+) -> None:
+    one, other = connect(), connect()
+    for connection in (one, other):
+        declare(connection, queue("q0", "a.#"))
+    bound = queue("q0", "a.#")(other.default_channel)
+    bound.bind_to(TOPIC, "b.#")
+    with consuming(one, queue("q0")) as messages:
+        publish(one, "bound", "b.x")
+        receive(one, messages, 1)
+        bound.unbind_from(TOPIC, "b.#")
+        publish(one, "not bound", "b.x")
+        publish(one, "bound otherwise", "a.x")
+        receive(one, messages, 2)
+        bound.bind_to(TOPIC, "b.#")
+        publish(one, "bound again", "b.x")
+        receive(one, messages, 3)
+    assert bodies(messages) == ["bound", "bound otherwise", "bound again"]

@@ -11,6 +11,8 @@ from ...core.times import now
 
 #: Seconds after its last heartbeat when a worker counts as dead.
 DEAD_AFTER = 30.0
+#: Seconds after its last heartbeat for which a worker's version may come back: until then somebody listens.
+GONE_AFTER = 300.0
 #: Rows in one statement: below SQLite's limit of variables, and small enough to be interrupted between two.
 CHUNK = 500
 

@@ -87,6 +87,8 @@ deliveries = Table(
     Column("replay", _Id),
     #: Whether what a replayed delivery emits is sent.
     Column("broadcast", Boolean, nullable=False, server_default=true()),
+    #: How often somebody has given it back to its agent: each time Celery knows it by another id.
+    Column("requeued", Integer, nullable=False, server_default="0"),
     Index("pipeline_deliveries_event", "event_id"),
     Index("pipeline_deliveries_unrouted", "event_id", sqlite_where=_UNROUTED, postgresql_where=_UNROUTED),
     Index("pipeline_deliveries_open", "outcome", "agent", "due", sqlite_where=OPEN, postgresql_where=OPEN),
@@ -106,11 +108,15 @@ timers = Table(
 )
 
 #: One row for each agent that ever ran: what it listens to, and how far its past was checked for missing deliveries.
+#: Patterns are JSON lists.
 agents = Table(
     "pipeline_agents",
     metadata,
     Column("name", _Id, primary_key=True),
+    #: What any version listens to that runs, or has run until a moment ago.
     Column("patterns", Text, nullable=False),
+    #: What its queue may be bound to.
+    Column("bound", Text, nullable=False),
     Column("tx", _Big, nullable=False),
     Column("seq", _Big, nullable=False),
     Column("registered", _Big, nullable=False),
@@ -122,6 +128,8 @@ workers = Table(
     metadata,
     Column("id", _Id, primary_key=True),
     Column("seen", _Big, nullable=False),
+    #: The agents that it runs, each with the patterns of the worker's own version (JSON).
+    Column("agents", Text, nullable=False, server_default="{}"),
 )
 
 #: One row for each thing that could not be used, and stands in nobody's way: who could not use it, and why.

@@ -21,6 +21,7 @@ def upgrade() -> None:
         "pipeline_agents",
         sa.Column("name", ID, nullable=False),
         sa.Column("patterns", sa.Text(), nullable=False),
+        sa.Column("bound", sa.Text(), nullable=False),
         sa.Column("tx", BIG, nullable=False),
         sa.Column("seq", BIG, nullable=False),
         sa.Column("registered", BIG, nullable=False),
@@ -54,6 +55,7 @@ def upgrade() -> None:
         sa.Column("body", sa.Text(), nullable=True),
         sa.Column("broadcast", sa.Boolean(), server_default=sa.text("true"), nullable=False),
         sa.Column("replay", ID, nullable=True),
+        sa.Column("requeued", sa.Integer(), server_default="0", nullable=False),
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_index("pipeline_deliveries_event", "pipeline_deliveries", ["event_id"], unique=False)
@@ -154,5 +156,6 @@ def upgrade() -> None:
         "pipeline_workers",
         sa.Column("id", ID, nullable=False),
         sa.Column("seen", BIG, nullable=False),
+        sa.Column("agents", sa.Text(), server_default="{}", nullable=False),
         sa.PrimaryKeyConstraint("id"),
     )

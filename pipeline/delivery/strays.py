@@ -1,0 +1,63 @@
+"""Strays: events that a worker takes from an agent's queue although its own version of the agent does not want them.
+
+Old and new workers share a queue while a new version is rolled out, and bindings stay for a while when a pattern goes.
+So a stray is kept for a version that wants it, with growing pauses; what nobody wants ends, and somebody says so.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Hashable
+
+from ..core.times import micros, monotonic, now
+from ..ledger.deliveries import Delivery
+from .steps import Filtered, Paused
+
+#: Seconds that a stray waits before a worker takes it again: a quarter of its age, but no more and no less than these.
+SHORTEST, LONGEST = 0.5, 30.0
+#: How often it is handed on without a ledger, where nobody knows who else runs, and for how many seconds at most.
+MOST, LONGEST_UNKNOWN = 20, 2.0
+#: Seconds for which a line about the same thing is not written again, and things that are remembered for that.
+QUIET, REMEMBERED = 60.0, 500
+
+WAITS = "waits for a worker whose version of the agent listens to {}"
+NOBODY = "no version of the agent that runs listens to {}"
+
+
+def kept(delivery: Delivery) -> Paused:
+    """Return how long a stray waits for a worker that wants it, when there is one."""
+    age = (now() - micros(delivery.event.time)) / 1e6
+    return Paused(_about(min(max(age / 4, SHORTEST), LONGEST)), WAITS.format(delivery.event.type))
+
+
+def handed_on(delivery: Delivery) -> Paused | None:
+    """Return how long a stray waits when nobody knows who wants it; None when it was handed on often enough."""
+    if delivery.handed >= MOST:
+        return None
+    return Paused(_about(min(SHORTEST * 1.2**delivery.handed, LONGEST_UNKNOWN)), WAITS.format(delivery.event.type))
+
+
+def ended(delivery: Delivery) -> Filtered:
+    """Return the end of a stray that nobody wants."""
+    return Filtered(NOBODY.format(delivery.event.type))
+
+
+def _about(seconds: float) -> float:
+    return seconds * random.uniform(0.5, 1.0)
+
+
+class Told:
+    """Remembers what was said, so that it is a line now and then and no flood."""
+
+    def __init__(self) -> None:
+        self._until: dict[Hashable, float] = {}
+
+    def is_new(self, *about: Hashable) -> bool:
+        """Say whether nothing was said about this in the last QUIET seconds; now it is."""
+        at = monotonic()
+        if self._until.get(about, 0.0) > at:
+            return False
+        if len(self._until) >= REMEMBERED:
+            self._until.clear()
+        self._until[about] = at + QUIET
+        return True
