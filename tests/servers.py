@@ -115,9 +115,20 @@ class Server(ABC):
         self.process.wait(timeout=30)
 
     def pause(self) -> None:
-        """Freeze the server: connections stay open, nothing answers."""
+        """Freeze the server: connections stay open, nothing answers. It is frozen when this returns."""
         assert self.process is not None
         os.killpg(self.process.pid, signal.SIGSTOP)
+        # One thread takes the signal, when it gets a processor; until then the others go on, and answer.
+        wait_for(lambda: all(map(_has_stopped, self._group())), f"{self.name} to be frozen", interval=0.001)
+
+    def _group(self) -> list[int]:
+        """Return the processes of the server's process group."""
+        import psutil
+
+        assert self.process is not None
+        first = psutil.Process(self.process.pid)
+        pids = [first.pid, *(child.pid for child in first.children(recursive=True))]
+        return [pid for pid in pids if _group_of(pid) == first.pid]
 
     def resume(self) -> None:
         """Undo pause()."""
@@ -300,7 +311,8 @@ class PostgreSQL(Server):
 
     def pause(self) -> None:
         super().pause()
-        self._signal_children(signal.SIGSTOP)
+        children = self._signal_children(signal.SIGSTOP)
+        wait_for(lambda: all(_has_stopped(child.pid) for child in children), "PostgreSQL to be frozen", interval=0.001)
 
     def resume(self) -> None:
         self._signal_children(signal.SIGCONT)
@@ -356,3 +368,23 @@ def _has_ended(process: Any) -> bool:
         return bool(process.status() == psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return True
+
+
+def _group_of(pid: int) -> int:
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return 0
+
+
+def _has_stopped(pid: int) -> bool:
+    """Say whether no thread of a process runs any more."""
+    import psutil
+
+    try:
+        tasks = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/stat")]
+        if tasks:
+            return all(task.rpartition(")")[2].split()[0] in "TtZX" for task in tasks)
+        return psutil.Process(pid).status() in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE)
+    except (OSError, psutil.NoSuchProcess):
+        return True  # it has ended
