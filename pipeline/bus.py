@@ -14,6 +14,7 @@ from .core import forks
 from .core.errors import LedgerOff
 from .core.ids import new_id
 from .core.observe import Spans
+from .core.times import monotonic
 from .publishing.publisher import Publisher
 
 if TYPE_CHECKING:
@@ -47,6 +48,26 @@ class MadeOnce(Generic[T]):
             return value
 
 
+class Pulse:
+    """Whether a worker's loop goes on.
+
+    Attributes:
+        at: when it last turned (monotonic time).
+        rests: says whether it need not turn now: a handler runs in it, or it has ended.
+
+    """
+
+    def __init__(self) -> None:
+        self.at = monotonic()
+        self.rests: Callable[[], bool] = bool
+
+    def is_beating(self, within: float) -> bool:
+        """Say whether the loop has turned within so many seconds, or rests."""
+        if self.rests():
+            self.at = monotonic()
+        return monotonic() - self.at <= within
+
+
 class Bus:
     """What the rooms of one app share.
 
@@ -59,6 +80,7 @@ class Bus:
         agents: those that were declared.
         publisher: the way to the broker.
         spans: for those who measure what the bus does.
+        pulse: of this process's loop, when it is a worker's.
         has_ledger: whether the setting `ledger_url` names a ledger, or leaves the default.
         making: held while something of the rest is made.
 
@@ -73,6 +95,7 @@ class Bus:
         self.name_worker()
         self.agents = Agents()
         self.spans = Spans()
+        self.pulse = Pulse()
         self.publisher = Publisher(celery, settings, self.names)
         self.has_ledger = settings.has_ledger
         self.making = threading.RLock()

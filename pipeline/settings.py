@@ -33,6 +33,7 @@ class Settings(BaseSettings):
         agents: modules that declare agents; workers import them, publishers never do.
         confirm: wait until the broker has taken each event.
         publish_timeout: seconds after which publish() gives up.
+        broker_timeout: seconds after which a worker gives up a connection on which the broker is silent.
         max_event_bytes: the largest encoded event, in bytes, both when publishing and when receiving.
         ledger_url: the durable log: sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME; unset means a file in
             `directory`, empty means none.
@@ -53,6 +54,7 @@ class Settings(BaseSettings):
     agents: tuple[str, ...] = ()
     confirm: bool = True
     publish_timeout: float = Field(default=5.0, gt=0)
+    broker_timeout: float = Field(default=30.0, ge=10)  # heartbeats are whole seconds, and may be late
     max_event_bytes: int = Field(default=256 * 1024, ge=1024)
     ledger_url: str | None = None
     ledger_timeout: float = Field(default=5.0, gt=0)

@@ -80,6 +80,11 @@ def _in_namespace(namespace: str) -> Mapping[str, Any]:
     }
 
 
+def _first(urls: Any) -> str:
+    """Return the first of a Celery app's broker_url, which may be a list, or nothing yet."""
+    return urls if isinstance(urls, str) else next(iter(urls or ()), "")
+
+
 class Wiring:
     """Adds to a Celery app what the bus needs, whenever Celery reads its configuration."""
 
@@ -167,6 +172,10 @@ class Wiring:
         conf = self._celery.conf
         if conf.worker_consumer == CELERYS_CONSUMER:
             conf.worker_consumer = CONSUMER
+        kind = kind_of_url(_first(conf.broker_url))
+        if kind is not None:
+            bounds = kind.bounds(self._bus.settings.broker_timeout)
+            conf.broker_transport_options = {**bounds, **(conf.broker_transport_options or {})}
         routes = conf.task_routes or ()
         routes = routes if isinstance(routes, (list, tuple)) else (routes,)
         if self._route not in routes:

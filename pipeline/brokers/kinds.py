@@ -14,6 +14,8 @@ from ..core.errors import ConfigError
 
 #: The socket option of that name, where the system has it.
 TCP_USER_TIMEOUT: int | None = getattr(socket, "TCP_USER_TIMEOUT", None)
+#: Heartbeats within the time after which a silent connection is given up: three may be late or lost.
+PARTS = 3
 Options = dict[str, Any]
 
 
@@ -45,7 +47,9 @@ class Kind:
         lowest_first: whether the lower priority number is served first.
         has_exclusive_queues: whether a worker's name is taken as long as its mailbox is locked; else it is asked.
         package: what has to be installed beside the core, and the extra that brings it.
-        bounds: transport options that end every wait of a publisher after so many seconds.
+        bounds: transport options that end every wait on a connection after so many seconds.
+        of_worker: transport options of a worker's own loop, which has to notice within so many seconds that the broker
+            is silent.
         options: transport options of an app of ours, by the settings `confirm` and `redis_visibility_timeout`.
         objection: what an error says that is not about the broker: Objection.EVENT or Objection.QUEUE; else None.
         has_queue: whether somebody has declared a queue: asked with a connection, its exchange and its name.
@@ -59,6 +63,7 @@ class Kind:
     has_exclusive_queues: bool = True
     package: str = ""
     bounds: Callable[[float], Options] = field(default=lambda seconds: {})
+    of_worker: Callable[[float], Options] = field(default=lambda seconds: {})
     options: Callable[[bool, int], Options] = field(default=lambda confirm, visibility_timeout: {})
     objection: Callable[[BaseException], Objection | None] = field(default=lambda exc: None)
     has_queue: Callable[[Any, str, str], bool] = field(default=_is_declared)
@@ -77,8 +82,8 @@ def _is_bound(connection: Any, exchange: str, queue: str) -> bool:
 def _bounds_of_amqp(seconds: float) -> Options:
     # Without these a broker that is stopped, not gone, would hold the caller for ever; and py-amqp lets the kernel drop
     # a connection on which the broker has read nothing for one second.
-    patience = {TCP_USER_TIMEOUT: int(max(seconds, 10) * 1000)} if TCP_USER_TIMEOUT else {}
-    return {"read_timeout": seconds, "write_timeout": seconds, "socket_settings": patience}
+    settings = {TCP_USER_TIMEOUT: int(max(seconds, 10) * 1000)} if TCP_USER_TIMEOUT else {}
+    return {"patience": seconds, "write_timeout": seconds, "socket_settings": settings}
 
 
 #: Answers of AMQP that are about what was sent: 311 is content too large, 501 and 502 frames that cannot be.
@@ -104,6 +109,13 @@ def _bounds_of_redis(seconds: float) -> Options:
     return {"socket_timeout": seconds, "socket_connect_timeout": seconds}
 
 
+def _worker_on_redis(seconds: float) -> Options:
+    # A silent connection costs one event of the worker's, one look of Kombu's at what is overdue, and one attempt to
+    # connect, one after the other.
+    part = seconds / PARTS
+    return {**_bounds_of_redis(part), "health_check_interval": part}
+
+
 def _options_of_redis(confirm: bool, visibility_timeout: int) -> Options:
     return {
         "visibility_timeout": visibility_timeout,
@@ -124,6 +136,8 @@ KINDS = (
         transports={"amqp": _AMQP, "amqps": _AMQPS, "pyamqp": _AMQP},
         bounds=_bounds_of_amqp,
         objection=_objection_of_amqp,
+        # The loop must not wait for the confirm of a worker's event.
+        of_worker=lambda seconds: {"confirm_publish": False},
         options=lambda confirm, visibility_timeout: {"confirm_publish": confirm},
     ),
     Kind(
@@ -133,12 +147,16 @@ KINDS = (
         has_exclusive_queues=False,
         package="redis",
         bounds=_bounds_of_redis,
+        of_worker=_worker_on_redis,
         options=_options_of_redis,
         has_queue=_is_bound,
     ),
 )
+#: What helps those whose Redis has Sentinels.
+SENTINEL = " with the address of a proxy that follows the Sentinels' master, such as HAProxy"
 SCHEMES = tuple(scheme for kind in KINDS for scheme in kind.transports)
 _BY_SCHEME = {scheme: kind for kind in KINDS for scheme in kind.transports}
+_BY_TRANSPORT = {path: kind for kind in KINDS for path in kind.transports.values()}
 _BY_DRIVER = {kind.driver: kind for kind in KINDS}
 
 
@@ -147,17 +165,18 @@ def kind_of_url(url: str) -> Kind | None:
     return _BY_SCHEME.get(url.partition("://")[0].partition("+")[0])
 
 
-def kind_of_driver(driver: str) -> Kind:
-    """Return the kind of a connection's driver; raise ConfigError for one that the bus does not know."""
-    try:
-        return _BY_DRIVER[driver]
-    except KeyError:
-        raise unsupported(driver) from None
+def kind_of(transport: Any) -> Kind:
+    """Return the kind of a connection's transport; raise ConfigError for one that events cannot be published through.
 
-
-def unsupported(driver: str) -> ConfigError:
-    """Return the error of a broker that events cannot be published to."""
-    return ConfigError(f"the bus does not work on {driver!r} brokers; use sqlite://, amqp:// or redis://")
+    Another transport of a broker that we know will not do: ours give each agent a copy of its own.
+    """
+    for each in type(transport).__mro__:
+        if kind := _BY_TRANSPORT.get(f"{each.__module__}:{each.__qualname__}"):
+            return kind
+    raise ConfigError(
+        f"the bus does not work through {type(transport).__module__}.{type(transport).__qualname__}; use sqlite://, "
+        f"amqp:// or redis://{SENTINEL if 'entinel' in type(transport).__qualname__ else ''}"
+    )
 
 
 def has_exclusive_queues(driver: str) -> bool:

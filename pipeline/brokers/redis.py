@@ -15,11 +15,15 @@ from kombu.utils.uuid import uuid
 
 from ..core.errors import ConfigError
 from ..core.observe import Log
+from ..core.times import monotonic
 from ..core.topics import matches
 from .compression import RefusesCompression
 from .expiry import note_deadline
 
 logger = Log(logging.getLogger(__name__))
+
+#: Seconds that a call still gets whose time is up.
+LEAST = 0.001
 
 if kombu_redis.redis is None:
     raise ConfigError("redis:// needs the redis package; install it with `pip install 'pipeline[redis]'`")
@@ -63,6 +67,36 @@ class QoS(kombu_redis.QoS):  # type: ignore[misc]  # kombu's classes are untyped
         return super().restore_unacked(client)
 
 
+class Asked:
+    """By when (monotonic time) Redis has to have answered what it is asked; None for within `socket_timeout`."""
+
+    deadline: float | None = None
+
+
+class Bounded:
+    """Mixed into redis-py's connections: what is asked together ends together."""
+
+    asked: Asked
+    socket_connect_timeout: float | None
+    _sock: Any
+
+    def connect_check_health(self, *args: Any, **kwargs: Any) -> None:
+        """Connect within what is left."""
+        if self.asked.deadline is not None:
+            self.socket_connect_timeout = self._left(self.asked.deadline)
+        super().connect_check_health(*args, **kwargs)  # type: ignore[misc]
+
+    def send_packed_command(self, *args: Any, **kwargs: Any) -> None:
+        """Send a command whose answer has to come within what is left."""
+        if self.asked.deadline is not None and self._sock is not None:
+            self._sock.settimeout(self._left(self.asked.deadline))
+        super().send_packed_command(*args, **kwargs)  # type: ignore[misc]
+
+    @staticmethod
+    def _left(deadline: float) -> float:
+        return max(deadline - monotonic(), LEAST)
+
+
 class Channel(kombu_redis.Channel):  # type: ignore[misc]  # kombu's classes are untyped
     """A channel on which a copy is its queue's own: set aside when rejected, returned to that queue alone."""
 
@@ -71,6 +105,10 @@ class Channel(kombu_redis.Channel):  # type: ignore[misc]  # kombu's classes are
     exchange_types = {**kombu_redis.Channel.exchange_types, "topic": AmqpTopics}
     #: Every event priority gets a list of its own.
     priority_steps = list(range(10))
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._asked = Asked()
+        super().__init__(*args, **kwargs)
 
     def _new_queue(self, queue: str, auto_delete: bool = False, **kwargs: Any) -> None:
         super()._new_queue(queue, auto_delete=auto_delete, **kwargs)
@@ -93,15 +131,26 @@ class Channel(kombu_redis.Channel):  # type: ignore[misc]  # kombu's classes are
         """Publish one message: all its copies at once."""
         if kwargs.get("_publish_batch") is not None or self.typeof(exchange).type == "fanout":
             return super().basic_publish(message, exchange, routing_key, **kwargs)
-        return self.publish_many([(message, exchange, routing_key)])
+        return self._push([(message, exchange, routing_key)])
+
+    def limit(self, deadline: float) -> None:
+        """Let whatever Redis is asked end by the deadline (monotonic time), until another one is set."""
+        self._asked.deadline = deadline
+
+    def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
+        options: dict[str, Any] = super()._connparams(asynchronous=asynchronous)
+        options["connection_class"] = type("Bounded", (Bounded, options["connection_class"]), {"asked": self._asked})
+        return options
 
     def publish_many(
-        self, messages: list[tuple[dict[str, Any], str, str]], timeout: float = 0, *, confirm: bool = True
+        self, messages: list[tuple[dict[str, Any], str, str]], deadline: float, *, confirm: bool = True
     ) -> None:
-        """Push all copies of (message, exchange, routing key) tuples in one MULTI: all of them or none.
+        """Push (message, exchange, routing key) tuples by the deadline (monotonic time); Redis always confirms."""
+        self.limit(deadline)
+        self._push(messages)
 
-        How long it waits is the connection's `socket_timeout`, and Redis always confirms.
-        """
+    def _push(self, messages: list[tuple[dict[str, Any], str, str]]) -> None:
+        """Push all copies in one MULTI: all of them or none."""
         with self.conn_or_acquire() as client, client.pipeline(transaction=True) as pipe:
             for message, exchange, routing_key in messages:
                 self._inplace_augment_message(message, exchange, routing_key)

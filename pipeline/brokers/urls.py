@@ -12,7 +12,7 @@ from kombu import Connection
 from kombu.utils.url import url_to_parts
 
 from ..core.errors import ConfigError, nearest, without_passwords
-from .kinds import SCHEMES, kind_of_url
+from .kinds import SCHEMES, SENTINEL, kind_of_url
 
 #: What helps where a URL cannot be read.
 ESCAPE = (
@@ -53,7 +53,8 @@ def scheme_of(url: str) -> str:
 def check_broker(url: str) -> None:
     """Raise ConfigError when a broker's URL cannot be read; several may be joined by semicolons."""
     if scheme_of(url) not in SCHEMES:
-        raise ConfigError(f"unknown broker scheme {scheme_of(url)!r}; {nearest(scheme_of(url), SCHEMES)}")
+        hint = f"use redis://{SENTINEL}" if scheme_of(url) == "sentinel" else nearest(scheme_of(url), SCHEMES)
+        raise ConfigError(f"unknown broker scheme {scheme_of(url)!r}; {hint}")
     # Read as when it is connected to, but without importing the transport.
     _check(url, lambda each: Connection(each, transport="memory"))
 

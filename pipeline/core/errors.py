@@ -29,6 +29,12 @@ class ConfigError(PipelineError):
     """A setting is unknown, unreadable or out of range."""
 
 
+class QueueConflict(ConfigError):
+    """A queue or an exchange exists on the broker with other arguments; the message has the command that mends it."""
+
+    answered = True  # as with BrokerUnavailable, when the trouble is with a queue
+
+
 class InvalidEvent(PipelineError, ValueError):
     """An event, its type or its payload does not validate; the message names the field."""
 

@@ -191,7 +191,7 @@ def broker_check(celery: Celery, publisher: Publisher) -> Check:
         return fail("broker", f"the {needed} package is not installed", f"pip install 'pipeline[{needed}]'")
     url = publisher.address
     try:
-        publisher.connect(start + BROKER_TIMEOUT).close()
+        publisher.connect(start + BROKER_TIMEOUT).close(start + BROKER_TIMEOUT)
     except Exception as exc:
         mend = "start the broker, or set PIPELINE_BROKER_URL; leave it empty for the embedded broker"
         if isinstance(exc, EmbeddedBrokerError):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from ..core.errors import BrokerUnavailable, EventRefused
+from ..core.errors import BrokerUnavailable, EventRefused, QueueConflict
 from ..core.event import Encoded
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class Sent:
     taken: list[Encoded] = field(default_factory=list)
     refused: list[tuple[Encoded, str]] = field(default_factory=list)
     waiting: list[Encoded] = field(default_factory=list)
-    trouble: BrokerUnavailable | None = None
+    trouble: BrokerUnavailable | QueueConflict | None = None
 
 
 def send_apart(publisher: Publisher, batch: Sequence[Encoded], timeout: float | None = None) -> Sent:
@@ -73,7 +73,7 @@ def _send(publisher: Publisher, batch: Sequence[Encoded], timeout: float | None,
                 _send(publisher, half, timeout, sent)
             else:
                 sent.waiting += half
-    except BrokerUnavailable as exc:
+    except (BrokerUnavailable, QueueConflict) as exc:
         sent.waiting += batch
         sent.trouble = exc
     else:

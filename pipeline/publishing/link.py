@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Sequence
 from typing import Any
 
 from kombu import Connection
 
-from ..brokers.kinds import kind_of_driver, unsupported
+from ..brokers.kinds import kind_of
 from ..brokers.topology import Topology
 from ..core.event import CONTENT_TYPE, Encoded, Event
 from ..core.observe import Log
@@ -24,26 +25,29 @@ MOST_DECLARED = 10_000
 class Link:
     """A broker connection with one channel on which `events` is declared."""
 
-    def __init__(self, connection: Connection, names: Topology) -> None:
-        """Connect; raise what the transport raises when that fails, and ConfigError for a broker of another kind."""
+    def __init__(self, connection: Connection, names: Topology, deadline: float) -> None:
+        """Open a channel on a connection; raise what the transport raises when that fails by the deadline."""
         self.used = False
         self._names = names
-        self._kind = kind_of_driver(connection.transport.driver_type)
+        self._kind = kind_of(connection.transport)
         self._priorities = [self._kind.priority(number) for number in range(11)]
         self._declared: set[str] = set()
         self.connection = connection
         self.channel = connection.channel()
-        if not hasattr(self.channel, "publish_many"):  # a transport of another program's, on a broker that we know
-            raise unsupported(connection.transport.driver_type)
+        self.limit(deadline)
         names.declare_events(self.channel)
+
+    def limit(self, deadline: float) -> None:
+        """Let whatever the broker is asked end by the deadline (monotonic time), until another one is set."""
+        self.channel.limit(deadline)
 
     def send(self, batch: Sequence[Encoded], *, confirm: bool, deadline: float) -> None:
         """Publish all events of `batch`, and with `confirm` wait until the broker has them."""
         messages = [(message, *address) for encoded in batch for message, address in self._messages(encoded)]
         # An idle connection may have died unnoticed: half of the time is left for a new one.
-        timeout = max((deadline - monotonic()) * (0.5 if self.used else 1.0), 0.05)
+        deadline -= (deadline - monotonic()) / 2 if self.used else 0
         self.used = True
-        self.channel.publish_many(messages, timeout, confirm=confirm)
+        self.channel.publish_many(messages, deadline, confirm=confirm)
 
     def _messages(self, encoded: Encoded) -> list[tuple[Any, tuple[str, str]]]:
         """Return the messages of an event with their exchange and routing key: one for all, or one for each target."""
@@ -80,9 +84,21 @@ class Link:
         is_agents = self._names.agent_of(queue) == agent  # and no queue of dead letters
         return is_agents and self._kind.has_queue(self.connection, self._names.agents.name, queue)
 
-    def close(self) -> None:
-        """Close the connection, whatever state it is in: the broker's answer says that it has read everything."""
+    def abandon(self) -> None:
+        """Let go of a connection that has failed, without a word to the broker."""
+        with contextlib.suppress(Exception):
+            self.limit(monotonic())
+            self.connection.collect(socket_timeout=0)
+
+    def close(self, deadline: float) -> None:
+        """Close the connection, whatever state it is in: the broker's answer says that it has read everything.
+
+        Arguments:
+            deadline: the time (monotonic) after which the answer is not waited for any longer.
+
+        """
         try:
+            self.limit(deadline)
             self.connection.close()
         except Exception as exc:
             logger.warning("closing a connection failed, events published without confirms may be lost: %s", exc)

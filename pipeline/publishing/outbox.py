@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from ..core.errors import BrokerUnavailable, InvalidEvent, LedgerError, LedgerUnavailable, UnknownAgent
+from ..core.errors import BrokerUnavailable, InvalidEvent, LedgerError, LedgerUnavailable, QueueConflict, UnknownAgent
 from ..core.event import Encoded, Event
 from ..core.observe import Log
 from ..core.times import micros, monotonic
@@ -45,12 +45,16 @@ class Outbox:
     ) -> list[Event]:
         """Append events to the log and send them; what the broker does not take now is sent later.
 
-        Raises InvalidEvent, EventTooLarge or UnknownAgent before anything is written, and LedgerUnavailable.
+        Raises InvalidEvent, EventTooLarge, UnknownAgent or ConfigError before anything is written, LedgerUnavailable,
+        and QueueConflict when the events are accepted, and only somebody's hand can let them be sent.
 
         """
         batch = self.encode(events)
         self.ledger.append(batch, due_in=GRACE, rows=rows)
-        sent = self.send(batch, timeout=timeout)
+        try:
+            sent = self._send(batch, timeout)
+        except QueueConflict as exc:
+            raise QueueConflict(f"{exc}; what was published is accepted, and is sent then") from exc
         if not sent:
             self._hurry(events)
         return [event.marked(sent=sent) for event in events]
@@ -111,6 +115,13 @@ class Outbox:
 
     def send(self, batch: Sequence[Encoded], *, timeout: float | None = None) -> bool:
         """Send what is in the outbox and take it out; say whether the broker took it."""
+        try:
+            return self._send(batch, timeout)
+        except QueueConflict as exc:
+            logger.error("%s; what was accepted is kept and sent then", exc)
+            return False
+
+    def _send(self, batch: Sequence[Encoded], timeout: float | None) -> bool:
         if not batch:
             return True
         try:
@@ -139,7 +150,7 @@ class Outbox:
             self.ledger.events.postpone([encoded.event.id for encoded in sent.waiting], PAUSE)
         return len(sent.taken) + len(sent.refused)
 
-    def _complain(self, exc: BrokerUnavailable) -> None:
+    def _complain(self, exc: BrokerUnavailable | QueueConflict) -> None:
         """Log that the broker does not take events, once; one that is away is not asked again for a moment."""
         if monotonic() >= self._away_until:
             logger.warning("%s; what was accepted is kept and sent later", exc)

@@ -9,12 +9,14 @@ import os
 import struct
 from collections import deque
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from time import sleep
 from typing import TYPE_CHECKING, Any
 
 from kombu.exceptions import KombuError, OperationalError
 
-from ..brokers.kinds import Kind, Objection, kind_of_driver
+from ..brokers.conflicts import conflict_of
+from ..brokers.kinds import Kind, Objection, kind_of
 from ..brokers.topology import Topology
 from ..brokers.urls import ESCAPE
 from ..core.errors import (
@@ -51,8 +53,13 @@ class Publisher:
         self._celery = celery
         self._settings = settings
         self._names = names
-        self.max_bytes = settings.max_event_bytes
         self._reset()
+
+    @cached_property
+    def max_bytes(self) -> int:
+        """The largest encoded event that can be sent; raises ConfigError, before anything is written, when none can."""
+        kind_of(self._connection().transport)
+        return self._settings.max_event_bytes
 
     def _reset(self) -> None:
         self._pid = os.getpid()
@@ -90,9 +97,9 @@ class Publisher:
             patient: whether a broker that refuses is tried until then, instead of once more.
             known: agents whose queues somebody must have declared.
 
-        Raises UnknownAgent before anything is sent, BrokerUnavailable when the broker does not take the events in time,
-        and EventRefused when it is there and will never take one of them. After that some of them may have been taken
-        all the same; publishing the same events again is safe, because their ids stay.
+        Raises UnknownAgent or QueueConflict before anything is sent, BrokerUnavailable when the broker does not take
+        the events in time, and EventRefused when it is there and will never take one of them. After that some of them
+        may have been taken all the same; publishing the same events again is safe, because their ids stay.
 
         """
         limit = self._settings.publish_timeout if timeout is None else timeout
@@ -102,10 +109,14 @@ class Publisher:
             tries += 1
             try:
                 with self._link(deadline) as link:
+                    if known:
+                        link.limit(deadline)
                     unknown = [agent for agent in known if not link.knows(agent)]
                     if not unknown:
                         self._send(link, batch, deadline)
             except self.recoverable as exc:
+                if conflict := conflict_of(exc):
+                    raise conflict from exc
                 objection = self.kind.objection(exc)
                 if objection is Objection.EVENT:
                     raise self._refused(exc) from exc
@@ -140,24 +151,27 @@ class Publisher:
     @contextlib.contextmanager
     def channel(self) -> Iterator[Any]:
         """Lend a link's channel to somebody who looks at queues; the broker has to answer within `publish_timeout`."""
-        with self._link(monotonic() + self._settings.publish_timeout) as link:
+        deadline = monotonic() + self._settings.publish_timeout
+        with self._link(deadline) as link:
+            link.limit(deadline)
             yield link.channel
 
     @contextlib.contextmanager
     def _link(self, deadline: float) -> Iterator[Link]:
-        """Lend an idle link or a new one; a link that failed is closed, and its idle siblings with it."""
+        """Lend an idle link or a new one; one that failed is let go of, and its idle siblings with it."""
         self._leave_inherited()
         link = self._take() or self.connect(deadline)
         try:
             yield link
         except BaseException:
-            link.close()
-            self.close()
+            link.abandon()
+            while idle := self._take():
+                idle.abandon()
             raise
         if len(self._idle) < MAX_IDLE:
             self._idle.append(link)
         else:
-            link.close()
+            link.close(deadline)
 
     def _take(self) -> Link | None:
         try:
@@ -167,12 +181,21 @@ class Publisher:
 
     def connect(self, deadline: float) -> Link:
         """Return a new link; raise what the transport raises when there is none by the deadline (monotonic time)."""
-        left = max(deadline - monotonic(), 0.05)
-        connection = self._connection(connect_timeout=left, transport_options=self.kind.bounds(left))
+        connection = self._connection()
+        kind, own = self.kind, connection.transport_options
         try:
-            tries = max(1, len(connection.alt) - 1)  # each of the addresses that the app names
-            connection.ensure_connection(max_retries=tries, interval_start=0, interval_step=0, interval_max=0)
-            return Link(connection, self._names)
+            for hosts in range(len(connection.alt) or 1, 0, -1):  # each gets its share of the time
+                left = max((deadline - monotonic()) / hosts, 0.05)
+                connection.connect_timeout = left
+                connection.transport_options = {**own, **kind.bounds(left)}
+                try:
+                    connection.ensure_connection(max_retries=0)
+                    return Link(connection, self._names, deadline)
+                except self.recoverable:
+                    if hosts == 1:
+                        raise
+                    connection.maybe_switch_next()
+            raise AssertionError("there is always a host")
         except BaseException:
             with contextlib.suppress(Exception):
                 connection.close()
@@ -200,7 +223,7 @@ class Publisher:
     @property
     def kind(self) -> Kind:
         """The kind of the broker; raises ConfigError for one that the bus does not know."""
-        return kind_of_driver(self._connection().transport.driver_type)
+        return kind_of(self._connection().transport)
 
     @property
     def address(self) -> str:
@@ -222,10 +245,11 @@ class Publisher:
             self._reset()
 
     def close(self) -> None:
-        """Close all idle links."""
+        """Close all idle links, within `publish_timeout` seconds."""
         self._leave_inherited()
+        deadline = monotonic() + self._settings.publish_timeout
         while link := self._take():
-            link.close()
+            link.close(deadline)
 
 
 #: Links that came with a fork; closing or collecting them here would disturb the parent's sockets.

@@ -15,6 +15,7 @@ from kombu.utils.imports import symbol_by_name
 from ..core import forks
 from ..core.errors import ConfigError, LedgerError, PipelineError
 from ..core.observe import Log
+from ..core.times import monotonic
 from ..publishing.outbox import PAUSE
 from .sweeper import Sweeper
 
@@ -32,6 +33,10 @@ OFF = (
     "publish() fails while the broker is away, attempts that kill their worker are not counted, and what the broker "
     "loses is lost; there is no replay, no trace and no dead letter but in the broker's own queues"
 )
+
+
+class LoopHangs(PipelineError):
+    """The worker's loop does not turn."""
 
 
 class SweeperStep(StartStopStep):  # type: ignore[misc]  # celery's classes are untyped
@@ -73,6 +78,7 @@ class SweeperStep(StartStopStep):  # type: ignore[misc]  # celery's classes are 
         for name, run in (("sweeper", self._sweep), ("heartbeat", self._beat)):
             self._threads.append(threading.Thread(target=run, name=f"pipeline-{name}", daemon=True))
             self._threads[-1].start()
+        bus.pulse.at = monotonic()
         worker_shutdown.connect(self._end)  # there is one worker in a process
 
     @staticmethod
@@ -89,12 +95,18 @@ class SweeperStep(StartStopStep):  # type: ignore[misc]  # celery's classes are 
         self._repeat("sweeper", self._sweeper.sweep, TICK)
 
     def _beat(self) -> None:
-        """Say that the worker lives, in a thread of its own: a slow broker or read model must not make it seem dead."""
+        """Say that the worker lives, in a thread of its own: a slow broker or read model must not make it seem dead.
+
+        A worker whose loop hangs does not live: it takes nothing and ends nothing, so others have to.
+        """
+        assert self._bus is not None
+        bus, within = self._bus, self._bus.settings.broker_timeout
 
         def beat() -> None:
-            assert self._bus is not None
+            if not bus.pulse.is_beating(within):
+                raise LoopHangs(f"the worker's loop has not turned for {within:g} s, so it does not count as living")
             with forks.held_off():
-                self._register(self._bus)
+                self._register(bus)
 
         self._repeat("heartbeat", beat, HEARTBEAT)
 

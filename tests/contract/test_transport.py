@@ -234,7 +234,7 @@ def test_higher_wire_priority_is_served_as_the_bus_maps_it(connect: Callable[[],
     declare(connection, one)
     driver = connection.transport.driver_type
     for priority in (5, 10, 1, 7, 2):
-        publish(connection, str(priority), "a", priority=kinds.kind_of_driver(driver).priority(priority))
+        publish(connection, str(priority), "a", priority=kinds.kind_of_url(f"{driver}://").priority(priority))
     with consuming(connection, one, prefetch=1) as messages:
         for n in range(1, 6):
             wait_for(lambda n=n: drain(connection, 0.05) or len(messages) == n, "the next message")

@@ -202,6 +202,10 @@ class Store:
 
     # -- messages ------------------------------------------------------------------------------------------------------
 
+    def be_patient(self, seconds: float) -> None:
+        """Wait for the file's lock for so many seconds from now on."""
+        self._database.be_patient(seconds)
+
     def publish(self, messages: Iterable[Outgoing], timeout: float = BUSY_TIMEOUT) -> None:
         """Copy each message to every queue it is routed to, all in one transaction.
 

@@ -20,7 +20,6 @@ from ...core.times import monotonic
 from ..compression import RefusesCompression
 from ..expiry import note_deadline
 from ..urls import parse_url
-from .file import BUSY_TIMEOUT
 from .store import Claimed, Outgoing, Store
 
 #: Seconds between two looks at the file's change counter; half of it is the mean latency of an idle worker.
@@ -168,11 +167,15 @@ class Channel(virtual.Channel):  # type: ignore[misc]  # kombu's classes are unt
         """Publish one message; it is in the file when this returns."""
         self.store.publish([self._outgoing(message, exchange, routing_key)])
 
+    def limit(self, deadline: float) -> None:
+        """Wait for the file's lock no longer than until the deadline (monotonic time)."""
+        self.store.be_patient(max(deadline - monotonic(), 0.001))
+
     def publish_many(
-        self, messages: list[tuple[dict[str, Any], str, str]], timeout: float = BUSY_TIMEOUT, *, confirm: bool = True
+        self, messages: list[tuple[dict[str, Any], str, str]], deadline: float, *, confirm: bool = True
     ) -> None:
-        """Publish (message, exchange, routing key) several times in one transaction, within `timeout` seconds."""
-        self.store.publish((self._outgoing(*message) for message in messages), timeout)
+        """Publish (message, exchange, routing key) in one transaction, by the deadline (monotonic time)."""
+        self.store.publish((self._outgoing(*message) for message in messages), max(deadline - monotonic(), 0.001))
 
     @staticmethod
     def _outgoing(message: dict[str, Any], exchange: str, routing_key: str) -> Outgoing:

@@ -69,9 +69,8 @@ def test_the_settings_reach_celery(tmp_path: Path) -> None:
     assert app.conf.broker_url == "redis://example/5"
     assert app.conf.broker_transport_options["visibility_timeout"] == 40
     assert app.conf.result_backend == f"sqlite:///{tmp_path}/results.db"
-    assert Pipeline("test", broker_url="amqp://example", directory=tmp_path).conf.broker_transport_options == {
-        "confirm_publish": True
-    }
+    options = Pipeline("test", broker_url="amqp://example", directory=tmp_path).conf.broker_transport_options
+    assert (options["confirm_publish"], options["patience"], options["write_timeout"]) == (True, 30, 30)
 
 
 # -- declaring

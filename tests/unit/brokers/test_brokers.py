@@ -32,12 +32,12 @@ from pipeline.brokers.amqp import Message as AmqpMessage
     ],
 )
 def test_the_most_urgent_priority_is_the_brokers_first(priority: int, driver: str, expected: int) -> None:
-    assert kinds.kind_of_driver(driver).priority(priority) == expected
+    assert kinds.kind_of_url(f"{driver}://").priority(priority) == expected
 
 
 @pytest.mark.parametrize("driver", ["amqp", "redis", "sqlite"])
 def test_every_priority_has_a_number_of_its_own_that_brokers_know(driver: str) -> None:
-    numbers = [kinds.kind_of_driver(driver).priority(priority) for priority in range(1, 11)]
+    numbers = [kinds.kind_of_url(f"{driver}://").priority(priority) for priority in range(1, 11)]
     assert sorted(numbers) == list(range(10))
 
 

@@ -59,7 +59,12 @@ class FakeLink:
             raise self.error("broken")
         self.sent += [each.event.type for each in batch]
 
-    def close(self) -> None:
+    def limit(self, deadline: float) -> None: ...
+
+    def close(self, deadline: float) -> None:
+        self.closed = True
+
+    def abandon(self) -> None:
         self.closed = True
 
 
@@ -303,17 +308,33 @@ def test_a_broker_that_comes_back_in_time_gets_the_event(app: Pipeline, monkeypa
     assert len(waits) == 2
 
 
-def test_a_broker_that_the_bus_does_not_know_is_refused(tmp_path: Path) -> None:
-    app = Pipeline(Celery("test", broker="memory://", set_as_current=False), directory=tmp_path, ledger_url="")
-    with pytest.raises(ConfigError, match="does not work on 'memory' brokers; use sqlite://, amqp:// or redis://"):
+@pytest.mark.parametrize("ledger", ["", None])
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("memory://", r"does not work through kombu\.transport\.memory\.Transport; use sqlite://, amqp:// or redis://"),
+        ("sqlalchemy+sqlite:///other.db", r"does not work through kombu\.transport\.sqlalchemy\.Transport"),
+        ("sentinel://127.0.0.1:26379", r"redis:// with the address of a proxy that follows the Sentinels' master"),
+    ],
+)
+def test_a_broker_that_the_bus_does_not_know_is_refused_before_anything_is_written(
+    tmp_path: Path, ledger: str | None, url: str, said: str
+) -> None:
+    app = Pipeline(Celery("test", broker=url, set_as_current=False), directory=tmp_path, ledger_url=ledger)
+    with pytest.raises(ConfigError, match=said):
         app.publish("a.b")
+    with pytest.raises(ConfigError, match=said):
+        app.publish_many([("a.b", {})])
+    if ledger is None:
+        with pytest.raises(ConfigError, match=said):
+            app.publish("a.b", delay=5)
+        assert list(app.get_events()) == []
+    app.close()
 
 
-def test_another_transport_on_a_broker_that_the_bus_knows_is_refused(tmp_path: Path) -> None:
-    app = Pipeline("test", directory=tmp_path, ledger_url="")
-    app.celery.conf.broker_url = f"sqlalchemy+sqlite:///{tmp_path / 'other.db'}"
-    with pytest.raises(ConfigError, match="the bus does not work on 'sql' brokers"):
-        app.publish("a.b")
+def test_a_setting_that_names_a_sentinel_says_what_to_use_instead() -> None:
+    with pytest.raises(ConfigError, match=r"broker_url: .*a proxy that follows the Sentinels' master"):
+        Pipeline("test", broker_url="sentinel://127.0.0.1:26379", ledger_url="")
 
 
 # -- forks
