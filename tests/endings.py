@@ -15,7 +15,7 @@ from pipeline import Event, Pipeline
 from pipeline.core.event import CONTENT_TYPE
 from pipeline.delivery.consumer import to_task_message
 from pipeline.delivery.poison import check_event
-from pipeline.delivery.returns import Returns
+from pipeline.delivery.process.returns import Returns
 
 ACKED, ASIDE, BACK = "acked", "set aside", "back in its queue"
 

@@ -27,11 +27,11 @@ from ..core.observe import Log
 from ..core.routing import reaches
 from ..core.times import monotonic
 from ..limits.gate import Gate
-from .guarded import guard
-from .inline import Inline
 from .poison import check_event, check_task
-from .pool import keeping_what_was_given
-from .returns import Returns
+from .process.guarded import guard
+from .process.inline import Inline
+from .process.pool import keeping_what_was_given
+from .process.returns import Returns
 from .strays import Told
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from ..core.observe import Log
 from ..core.retry import Again, Dead
 from ..limits.gate import Gate
 from .delivery import NotRecordedError
-from .returns import Returns
+from .process.returns import Returns
 
 logger = Log(get_logger(__name__))
 

@@ -13,7 +13,7 @@ from sqlalchemy import text
 
 from pipeline import Pipeline
 from pipeline.core.ids import delivery_id
-from pipeline.delivery.returns import SHORTEST
+from pipeline.delivery.process.returns import SHORTEST
 from tests.harness import Broker, StartWorker, Worker, backlog
 from tests.records import rows
 from tests.servers import wait_for

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from pipeline.delivery import returns
-from pipeline.delivery.returns import LONGEST, REMEMBERED, SHORTEST, Returns
+from pipeline.delivery.process import returns
+from pipeline.delivery.process.returns import LONGEST, REMEMBERED, SHORTEST, Returns
 
 
 class Clock:

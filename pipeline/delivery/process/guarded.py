@@ -7,8 +7,8 @@ from typing import Any
 from celery.utils.imports import symbol_by_name
 from celery.utils.log import get_logger
 
-from ..core.errors import line_of
-from ..core.observe import Log
+from ...core.errors import line_of
+from ...core.observe import Log
 
 logger = Log(get_logger(__name__))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..core.times import monotonic
+from ...core.times import monotonic
 
 #: Seconds of a pause, at least and at most.
 SHORTEST, LONGEST = 0.1, 10.0
