@@ -64,13 +64,9 @@ class UnknownAgent(InvalidEvent):
 
 
 class BrokerUnavailable(PipelineError, ConnectionError):
-    """The broker did not take the event within `publish_timeout` seconds.
+    """The broker did not take the event within `publish_timeout` seconds."""
 
-    Attributes:
-        answered: whether the broker is there, and the trouble is with a queue or an event.
-
-    """
-
+    #: Whether the broker is there, and the trouble is with a queue or an event.
     answered = False
 
 

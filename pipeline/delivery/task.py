@@ -66,7 +66,8 @@ class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
         try:
             return self._deliver(message, failed)
         except NotRecordedError as exc:
-            raise Reject(line_of(exc.__cause__ or exc), requeue=True) from None  # Celery logs what it is raised from
+            cause = exc if exc.__cause__ is None else exc.__cause__  # an error may refuse to say whether it is true
+            raise Reject(line_of(cause), requeue=True) from None  # Celery logs what it is raised from
 
     def _deliver(self, message: str | dict[str, Any], failed: BaseException | None) -> Any:
         try:

@@ -121,11 +121,18 @@ def test_what_was_set_aside_is_counted_shown_with_the_reason_and_forgotten(shop:
 def test_pruning_writes_an_archive_that_can_be_restored(shop: Shop) -> None:
     backdated(shop, 3)
     found = shop.json("ledger", "prune", "--older-than", "30m", "--archive", "old.jsonl.gz", "--yes")
-    assert found == {"events": 3, "deliveries": 6, "dead": 0, "unfinished": 0, "archive": "old.jsonl.gz"}
+    assert found == {
+        "events": 3,
+        "deliveries": 6,
+        "dead": 0,
+        "unfinished": 0,
+        "unreadable": 0,
+        "archive": "old.jsonl.gz",
+    }
     assert shop.json_lines("events") == []
     assert "3 events and 6 deliveries are back" in shop.out("ledger", "restore", "old.jsonl.gz")
     assert len(shop.json_lines("events")) == 3
-    assert shop.json("ledger", "restore", "old.jsonl.gz") == {"events": 0, "deliveries": 0, "known": 3}
+    assert shop.json("ledger", "restore", "old.jsonl.gz") == {"events": 0, "deliveries": 0, "known": 3, "aside": 0}
 
 
 def test_pruning_says_what_stays(shop: Shop) -> None:

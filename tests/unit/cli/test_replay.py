@@ -60,14 +60,14 @@ def test_a_replay_has_to_say_what_and_to_whom(shop: Shop) -> None:
 
 def test_ctrl_c_says_how_far_a_replay_came(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     published(shop, 3)
-    deliver, done = shop.app.bus.publisher.deliver, []
+    send, done = shop.app.bus.publisher.send_encoded, []
 
-    def once(agent: str, items: Any) -> None:
+    def once(batch: Any, **options: Any) -> None:
         if done:
             raise KeyboardInterrupt
-        done.append(deliver(agent, items))
+        done.append(send(batch, **options))
 
-    monkeypatch.setattr(shop.app.bus.publisher, "deliver", once)
+    monkeypatch.setattr(shop.app.bus.publisher, "send_encoded", once)
     monkeypatch.setattr("pipeline.operations.replay.BATCH", 1)
     monkeypatch.setattr("pipeline.operations.replay._ToAgent.size", 1)
     result = shop("replay", "--to", "billing", "--all", "--id", "r1")

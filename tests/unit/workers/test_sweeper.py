@@ -155,8 +155,11 @@ def test_the_sweeper_goes_on_after_errors_and_logs_each_once(
         step.start(worker)
         wait_for(lambda: len(tries) > len(errors), "a sweep without an error")
         worker_shutdown.send(sender=None)
-    found = [(one.getMessage(), bool(one.exc_info)) for one in caplog.records if one.name == "pipeline.workers.step"]
-    assert found == [("the sweeper goes on in 0.001 s: away", False), ("the sweeper goes on in 0.001 s: a bug", True)]
+    said = [one.getMessage().splitlines() for one in caplog.records if one.name == "pipeline.workers.step"]
+    assert [(lines[0], len(lines) > 1) for lines in said] == [
+        ("the sweeper goes on in 0.001 s: LedgerUnavailable: away", False),
+        ("the sweeper goes on in 0.001 s: ZeroDivisionError: a bug", True),  # with its traceback
+    ]
 
 
 @pytest.mark.parametrize("failing", ["look", "relay", "fire", "send_at_once", "declare", "reconcile", "project"])
@@ -189,7 +192,7 @@ def test_a_chore_that_fails_keeps_no_other_from_running(
     one._next.clear()
     one.sweep()
     assert failing in run
-    assert caplog.text.count(f"1 s: {failing}") == 1, "said once"
+    assert caplog.text.count(f"1 s: ZeroDivisionError: {failing}") == 1, "said once"
     one.leave()
 
 
