@@ -12,6 +12,7 @@ from kombu import pools
 
 from pipeline import Pipeline
 from tests.harness import Broker, Worker, delete_queues, flush
+from tests.invariant import nothing_has_disappeared
 from tests.pooler import PgBouncer
 from tests.servers import PostgreSQL, RabbitMQ, Redis, Server, ServerMissingError
 
@@ -120,6 +121,17 @@ def bus(broker: Broker, no_settings: None) -> Iterator[Pipeline]:
     app.close()
     app.celery.close()
     pools.reset()  # Kombu shares pooled connections by address, also those to a server that a test has killed
+
+
+@pytest.fixture
+def nothing_disappears(bus: Pipeline, broker: Broker) -> Iterator[None]:
+    """Check, when the workers of a test have ended, that every event is accounted for.
+
+    To be asked for with `usefixtures`: what is set up first is torn down last.
+    """
+    yield
+    if bus.has_ledger:
+        nothing_has_disappeared(bus, broker)
 
 
 @pytest.fixture

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+import pytest
 from celery import chord
 
 from pipeline import Pipeline
 from tests.apps.chords_app import declare
 from tests.harness import Broker, StartWorker, backlog
 from tests.servers import wait_for
+
+pytestmark = pytest.mark.usefixtures("nothing_disappears")
 
 PAST = datetime(2020, 1, 1, tzinfo=UTC)
 

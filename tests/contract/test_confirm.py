@@ -11,6 +11,8 @@ from pipeline import Pipeline
 from tests.harness import Broker, backlog, run
 from tests.servers import wait_for
 
+pytestmark = pytest.mark.usefixtures("nothing_disappears")
+
 PUBLISH_AND_END = """
 from pipeline import Pipeline
 app = Pipeline("fast", confirm=False)

@@ -91,6 +91,7 @@ def shown(event: Event) -> Any:
     return json.loads(event.encode())
 
 
+@pytest.mark.usefixtures("nothing_disappears")
 def test_whatever_is_accepted_arrives_at_every_agent_as_it_was_sent(
     bus: Pipeline, broker: Broker, worker: StartWorker
 ) -> None:

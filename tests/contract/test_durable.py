@@ -13,6 +13,8 @@ from pipeline.core.ids import delivery_id
 from tests.harness import SOON, Broker, StartWorker, revoke
 from tests.servers import wait_for
 
+pytestmark = pytest.mark.usefixtures("nothing_disappears")
+
 
 @pytest.fixture
 def start(worker: StartWorker) -> StartWorker:

@@ -12,6 +12,8 @@ from tests.harness import Broker, StartWorker, backlog, dead_letters
 from tests.records import rows
 from tests.servers import wait_for
 
+pytestmark = pytest.mark.usefixtures("nothing_disappears")
+
 
 @pytest.mark.bare
 @pytest.mark.parametrize("pool", ["solo", "threads", "prefork"])

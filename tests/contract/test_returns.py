@@ -18,6 +18,8 @@ from tests.harness import Broker, StartWorker, Worker, backlog
 from tests.records import rows
 from tests.servers import wait_for
 
+pytestmark = pytest.mark.usefixtures("nothing_disappears")
+
 EVENTS = 6
 POOLS = pytest.mark.parametrize("pool", ["solo", "threads", "prefork"])
 

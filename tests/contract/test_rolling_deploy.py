@@ -18,6 +18,8 @@ from pipeline.ledger.database.tables import workers
 from tests.harness import Broker, StartWorker, Worker
 from tests.servers import wait_for
 
+pytestmark = pytest.mark.usefixtures("nothing_disappears")
+
 #: Who may handle an event of each type.
 WANT = {
     "more.one": {"old", "new"}, "more.two": {"new"}, "less.one": {"old", "new"}, "less.two": {"old"},

@@ -12,6 +12,8 @@ from tests.harness import SOON, Broker, StartWorker, Worker, backlog
 from tests.records import rows
 from tests.servers import wait_for
 
+pytestmark = pytest.mark.usefixtures("nothing_disappears")
+
 ENDED = {"succeeded", "dead"}
 POOLS = pytest.mark.parametrize("pool", ["solo", "threads", "prefork"])
 

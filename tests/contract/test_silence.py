@@ -165,6 +165,7 @@ def test_a_worker_that_starts_on_a_silent_network_waits_until_the_broker_speaks(
         worker.kill()
 
 
+@pytest.mark.usefixtures("nothing_disappears")
 def test_a_handler_may_run_longer_than_a_broker_waits_for_heartbeats(
     bus: Pipeline, broker: Broker, worker: Callable[..., Worker]
 ) -> None:

@@ -15,6 +15,8 @@ from pipeline import Pipeline
 from tests.harness import Broker, StartWorker, Worker, backlog, run
 from tests.servers import wait_for
 
+pytestmark = pytest.mark.usefixtures("nothing_disappears")
+
 #: Only a worker that hangs takes it all.
 PATIENCE = 120.0
 CELERY = [sys.executable, "-m", "celery", "-A", "contract_app"]

@@ -13,6 +13,8 @@ from pipeline import Pipeline
 from tests.harness import PING, SOON, Broker, StartWorker, backlog, dead_letters, run
 from tests.servers import wait_for
 
+pytestmark = pytest.mark.usefixtures("nothing_disappears")
+
 
 def test_workers_share_an_agents_events_and_each_is_handled_once(
     bus: Pipeline, broker: Broker, worker: StartWorker

@@ -20,6 +20,8 @@ from tests.effects import CHAIN, Effects
 from tests.harness import APPS, Broker, StartWorker, Worker, run
 from tests.servers import wait_for
 
+pytestmark = pytest.mark.usefixtures("nothing_disappears")
+
 Report = Callable[[str], None]
 
 #: Where the process that runs a handler dies; with the prefork pool it is one of the pool's.

@@ -15,6 +15,8 @@ from pipeline import Pipeline
 from tests.harness import Broker, Worker
 from tests.servers import wait_for
 
+pytestmark = pytest.mark.usefixtures("nothing_disappears")
+
 PUBLISHER = """
 import os, sys
 from pipeline import Pipeline

@@ -63,6 +63,7 @@ def lose_everything(broker: Broker) -> None:
         broker.server.start()
 
 
+@pytest.mark.usefixtures("nothing_disappears")
 def test_events_whose_messages_are_lost_with_the_broker_take_effect_once(
     bus: Pipeline, broker: Broker, worker: StartWorker
 ) -> None:

@@ -14,6 +14,8 @@ from tests.effects import LOADED, Effects
 from tests.harness import SOON, Broker, StartWorker, Worker
 from tests.servers import wait_for
 
+pytestmark = pytest.mark.usefixtures("nothing_disappears")
+
 Report = Callable[[str], None]
 
 WORKERS = 4
