@@ -146,9 +146,11 @@ def test_a_demo_that_takes_too_long_says_what_is_missing(tmp_path: Path, environ
 def test_a_demo_that_is_interrupted_stops_its_worker(
     tmp_path: Path, environment: dict[str, str], number: signal.Signals, code: int
 ) -> None:
+    many = ["How do exceptions work?"] * 500  # it is not at its end before it is interrupted
     with subprocess.Popen(
-        COMMAND, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**environment, "PYTHONUNBUFFERED": "1"}
-    ) as running:
+        [*COMMAND, *many], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**environment, "PYTHONUNBUFFERED": "1"},
+    ) as running:  # fmt: skip
         wait_for(lambda: workers_in(tmp_path), "the worker")
         running.send_signal(number)
         _, said = running.communicate(timeout=30)

@@ -40,7 +40,7 @@ POINTS = {
     "publisher-append": "work.asked",  # in the log, not sent
     "publisher-sent": "work.asked",  # sent, and still in the outbox
 }
-_succeed, _send, _send_encoded = Ledger.succeed, Outbox.send, Publisher.send_encoded
+_succeed, _send, _send_encoded = Ledger.succeed, Outbox._send, Publisher.send_encoded
 _acknowledge = DeliveryRequest.acknowledge
 
 
@@ -59,11 +59,11 @@ def succeed(self: Ledger, delivery: str, emitted: Sequence[Any], *args: Any, **o
         die("effect", record.event)
 
 
-def send(self: Outbox, batch: Sequence[Encoded], **options: Any) -> bool:
+def send(self: Outbox, batch: Sequence[Encoded], timeout: float | None) -> bool:
     for each in batch:
         die("commit", each.event)
         die("publisher-append", each.event)
-    return _send(self, batch, **options)
+    return _send(self, batch, timeout)
 
 
 def send_encoded(self: Publisher, batch: Sequence[Encoded], **options: Any) -> None:
@@ -80,6 +80,6 @@ def acknowledge(self: DeliveryRequest) -> None:
 
 
 Ledger.succeed = succeed  # type: ignore[method-assign]
-Outbox.send = send  # type: ignore[method-assign]
+Outbox._send = send  # type: ignore[method-assign]
 Publisher.send_encoded = send_encoded  # type: ignore[method-assign]
 DeliveryRequest.acknowledge = acknowledge  # type: ignore[method-assign]

@@ -53,7 +53,7 @@ def edited(path: Path, number: int, **data: Any) -> bytes:
         (9, {"seq": "3"}, "line 9: data.seq"),
         (9, {"seq": True}, "line 9: data.seq"),
         (9, {"seq": None}, "line 9: data.seq"),
-        (9, {"seq": 2**63}, "line 9: data.seq.*range"),
+        (9, {"seq": 2**63}, "line 9: .*data.seq.*64 bits"),
         (9, {"recorded": -1}, "line 9: data.recorded.*range"),
         (9, {"ledger": None}, "line 9: data: ledger"),
         (9, {"deliveries": 1}, "line 12: type"),

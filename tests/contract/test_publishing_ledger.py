@@ -130,7 +130,10 @@ def test_an_event_that_could_not_be_marked_as_sent_is_sent_once_more(
         patch.setattr(app.ledger, "mark_sent", away)
         event = app.publish(order())
     assert event.sent
-    assert "the broker has 1 event(s), but that could not be noted: the ledger is away" in caplog.messages
+    assert (
+        "the broker has 1 event(s), but that could not be noted: LedgerUnavailable: the ledger is away"
+        in caplog.messages
+    )
     move(app.ledger, outbox_table, outbox.GRACE)
     sweep(app)
     assert (event_ids(app), backlog(app, "events.unrouted"), rows(app, outbox_table)) == ([event.id], 2, [])

@@ -262,13 +262,13 @@ def test_a_high_rate_is_kept_in_small_batches(app: Pipeline, monkeypatch: pytest
     clock = Clock(monkeypatch)
     app.publish_many([order(n) for n in range(250)])
     batches: list[tuple[float, int]] = []
-    deliver = app.bus.publisher.deliver
+    send = app.bus.publisher.send_encoded
 
-    def watch(agent: str, items: Any) -> None:
-        batches.append((clock.now - 1000, len(items)))
-        deliver(agent, items)
+    def watch(batch: Any, **options: Any) -> None:
+        batches.append((clock.now - 1000, len(batch)))
+        send(batch, **options)
 
-    monkeypatch.setattr(app.bus.publisher, "deliver", watch)
+    monkeypatch.setattr(app.bus.publisher, "send_encoded", watch)
     app.replay(to="billing", all=True, rate=1000)
     assert [size for _, size in batches] == [50] * 5
     assert [time for time, _ in batches] == pytest.approx([0, 0.05, 0.1, 0.15, 0.2])
