@@ -16,6 +16,7 @@ from pipeline.core.event import CONTENT_TYPE
 from pipeline.delivery.consumer import to_task_message
 from pipeline.delivery.poison import check_event
 from pipeline.delivery.process.returns import Returns
+from pipeline.publishing.link import wire_headers
 
 ACKED, ASIDE, BACK = "acked", "set aside", "back in its queue"
 
@@ -28,12 +29,13 @@ def take(
     task = app.celery.tasks[f"agent.{agent}"]
     ends: list[str] = []
     queue = app.bus.names.queue_of(agent)
-    headers = {"id": event.id, "type": event.type, "bus": {"ledger": app.ledger.id} if logged else None}
+    seal = app.ledger.seal if logged else None
+    encoded = event.encoded(10**9, {"ledger": seal.ledger} if seal else None, seal)
     message = Message(
-        event.encode(), headers=headers, content_type=CONTENT_TYPE, content_encoding="utf-8", properties={},
+        encoded.body, headers=wire_headers(encoded), content_type=CONTENT_TYPE, content_encoding="utf-8", properties={},
         delivery_info={"routing_key": queue, "redelivered": redelivered},
     )  # fmt: skip
-    assert to_task_message(message, check_event(message, 10**9), app.bus.agents[agent], queue)
+    assert to_task_message(message, check_event(message, 10**9, seal), app.bus.agents[agent], queue)
     if in_canvas:
         message.headers["ignore_result"] = False
     kind = create_request_cls(

@@ -15,6 +15,7 @@ from kombu import Queue
 from sqlalchemy import select
 
 from pipeline import Pipeline
+from pipeline.core.ids import foreign_id
 from pipeline.core.outcome import Outcome
 from pipeline.core.routing import reaches, targets_of
 from pipeline.ledger.database.tables import agents, aside, deliveries, events, outbox, timers
@@ -98,9 +99,10 @@ def _in_the_broker(bus: Pipeline, broker: Broker, agent: str) -> Iterator[str]:
 
 
 def _event_id(headers: dict[str, Any], body: Any) -> str:
-    if isinstance(headers.get("id"), str) and "task" not in headers:
+    if isinstance(headers.get("bus"), dict) and "task" not in headers:
         return str(headers["id"])
     try:
-        return str(orjson.loads(body)["id"])
+        event = orjson.loads(body)
+        return foreign_id(event["source"], event["id"])
     except (orjson.JSONDecodeError, KeyError, TypeError):
         return ""

@@ -70,7 +70,7 @@ class Agent:
         """Return the Celery signature that runs this agent on `event`, for chords and chains."""
         if self.app is None:
             raise InvalidAgent(f"agent {self.name!r} belongs to no app; declare it with @app.agent(...)")
-        return self.app.tasks[self.task_name].s(event.__json__())
+        return self.app.tasks[self.task_name].member(event)
 
     @property
     def place(self) -> Place:

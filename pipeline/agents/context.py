@@ -138,7 +138,11 @@ class Context:
                 data,
                 source=self._source,
                 cause=self.event,
-                id=caused_id(self.delivery_id, len(self._events) + len(self._later)),
+                id=caused_id(
+                    self.delivery_id,
+                    len(self._events) + len(self._later),
+                    self._ledger.secret if self._ledger is not None else b"",
+                ),
                 priority=self._priority if priority is None else priority,
                 subject=subject,
                 targets=targets,

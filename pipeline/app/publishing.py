@@ -57,7 +57,8 @@ class Publishing:
         With a ledger the event is in the log first. When the broker is away, `event.sent` is False and a worker's
         relay sends it later. Without a ledger BrokerUnavailable is raised within `timeout`.
 
-        Raises InvalidEvent that names the wrong field, EventTooLarge, UnknownAgent, LedgerUnavailable, LedgerOff.
+        Raises InvalidEvent that names the wrong field, EventTooLarge, UnknownAgent, IdTaken, LedgerUnavailable,
+        LedgerOff.
 
         """
         if isinstance(what, tuple):

@@ -107,7 +107,7 @@ class Reading:
         """
         from ..history.settle import settle
 
-        return settle(self.bus.ledger, event if isinstance(event, str) else event.id, timeout)
+        return settle(self.bus.ledger, event if isinstance(event, str) else event.key, timeout)
 
     @property
     def dead_letters(self) -> DeadLetters:

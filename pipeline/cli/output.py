@@ -73,7 +73,7 @@ def print_event(record: Recorded, *, as_json: bool) -> None:
         return
     event = record.event
     whose = event.source.partition("/agent/")[2] or event.subject or "-"
-    cells = (f"{record.seq:>6}", clock(event.time), f"{event.type:<24}", event.id, whose, event.source)
+    cells = (f"{record.seq:>6}", clock(event.time), f"{event.type:<24}", event.key, whose, event.source)
     line = [printable(cell) for cell in cells]
     if out.is_terminal:
         styles = ("dim", "dim", "bold", "", "", "dim")

@@ -32,7 +32,14 @@ class EmitTask(Task):  # type: ignore[misc]  # celery's classes are untyped
 
     bus: Bus
 
-    def publish(self, event_type: str, data: Any, cause: dict[str, Any] | None, task_id: str, join: str | None) -> None:
+    def publish(
+        self,
+        event_type: str,
+        data: Any,
+        cause: dict[str, Any] | None,
+        task_id: str,
+        join: tuple[str, str] | None,
+    ) -> None:
         """Publish an event whose id follows from the task's, so that a repeated task publishes the same event."""
         event = new_event(
             event_type,
@@ -40,7 +47,7 @@ class EmitTask(Task):  # type: ignore[misc]  # celery's classes are untyped
             source=self.bus.source,
             cause=Event.model_validate(cause) if cause else None,
             correlation_id=None if cause else self.request.root_id,
-            id=caused_id(task_id, 0),
+            id=caused_id(task_id, 0, self.bus.ledger.secret if self.bus.has_ledger else b""),
         )
         self.bus.outbox.publish([event], rows=ended(join, event))
 
@@ -57,13 +64,14 @@ class Emit(EmitTask):
         cause: dict[str, Any] | None = None,
         names: list[str] | None = None,
         join: str | None = None,
+        of: str | None = None,
     ) -> None:
         """Publish `result` as the data of an event; with `names`, as a join does: each result by its agent."""
         if names is not None:
             data = {"original": (cause or {}).get("data"), "results": dict(zip(names, result, strict=True))}
         else:
             data = result if isinstance(result, dict) else {"results" if isinstance(result, list) else "result": result}
-        self.publish(event_type, data, cause, self.request.id, join)
+        self.publish(event_type, data, cause, self.request.id, (join, of) if join and of else None)
 
 
 class EmitFailed(EmitTask):
@@ -81,10 +89,11 @@ class EmitFailed(EmitTask):
         event_type: str,
         cause: dict[str, Any],
         join: str | None = None,
+        of: str | None = None,
     ) -> None:
         """Publish the original data and the error."""
         data = {"original": cause.get("data"), "error": str(exc)}
-        self.publish(event_type, data, cause, request.id, join)
+        self.publish(event_type, data, cause, request.id, (join, of) if join and of else None)
 
 
 def emit(event_type: str, *, cause: Event | None = None, app: Celery | None = None) -> Signature:
@@ -101,6 +110,11 @@ def emit(event_type: str, *, cause: Event | None = None, app: Celery | None = No
     )
 
 
-def ended(join: str | None, event: Event) -> list[Write]:
-    """Return the row that says that a join is complete with an event; none for what is no join in the ledger."""
-    return [] if join is None else [join_ended(join, event.causation_id or "", event.correlation_id)]
+def ended(join: tuple[str, str] | None, event: Event) -> list[Write]:
+    """Return the row that says that a join is complete with an event; none for what is no join in the ledger.
+
+    Arguments:
+        join: its id, and the key of the event that it works on.
+
+    """
+    return [] if join is None else [join_ended(*join, event.correlation_id)]

@@ -38,15 +38,15 @@ def starter(
     names = [agent.name for agent in members]
 
     def start(event: Event, ctx: Context) -> None:
-        cause = event.__json__()
+        cause = {**event.__json__(), "correlationid": event.correlation_id}
         tasks = celery.tasks
-        body = tasks[EMIT_TASK].s(event_type=done, cause=cause, names=names, join=ctx.delivery_id)
-        body.link_error(tasks[EMIT_FAILED_TASK].s(event_type=failed, cause=cause, join=ctx.delivery_id))
+        body = tasks[EMIT_TASK].s(event_type=done, cause=cause, names=names, join=ctx.delivery_id, of=event.key)
+        body.link_error(tasks[EMIT_FAILED_TASK].s(event_type=failed, cause=cause, join=ctx.delivery_id, of=event.key))
         # For those who wait until everything has settled.
-        ctx.write(join_started(ctx.delivery_id, name, event.id, event.correlation_id))
+        ctx.write(join_started(ctx.delivery_id, name, event.key, event.correlation_id))
         # All ids follow from the event's: a join that is started twice is still one join.
         header = group(
-            [agent.s(event).set(task_id=delivery_id(event.id, agent.name)) for agent in members],
+            [agent.s(event).set(task_id=delivery_id(event.key, agent.name)) for agent in members],
             app=celery,
             task_id=derived_id(ctx.delivery_id, "members"),
         )

@@ -43,8 +43,12 @@ class EventTooLarge(InvalidEvent):
     """An encoded event is larger than `max_event_bytes`."""
 
 
+class IdTaken(InvalidEvent):
+    """The log has another event with that id; what an event says never changes."""
+
+
 class NotAnEventError(InvalidEvent):
-    """What was delivered is no event: the broker's dead letters keep it, as the ledger cannot."""
+    """What was delivered is no event, or none that the ledger can take: the broker's dead letters keep it."""
 
 
 class NobodyListens(InvalidEvent):

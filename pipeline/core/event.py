@@ -14,7 +14,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 from .door.classes import Way, check_arrival, way_of
 from .door.data import MAX_DEPTH, MAX_INTEGER, control_in, flaw, is_shallow, other_class
 from .errors import EventTooLarge, InvalidEvent
-from .ids import new_id
+from .ids import Seal, foreign_id, new_id
 from .topics import check_type
 
 CONTENT_TYPE = "application/cloudevents+json"
@@ -82,6 +82,7 @@ class Event(BaseModel):
         targets: names of the only agents that may receive the event; empty means all.
         hops: how many events lie between this one and the first of its correlation.
         sent: False when publish() has accepted the event but the broker is away: it is sent as soon as that is back.
+        key: what the ledger knows it by: its id, and for another program's event one that follows from source and id.
 
     """
 
@@ -107,6 +108,9 @@ class Event(BaseModel):
     tracestate: str | None = Field(default=None, max_length=MAX_TRACESTATE)
 
     sent: ClassVar[bool] = True
+    key: ClassVar[str] = ""
+    #: Another program's event as it came.
+    _received: ClassVar[bytes | None] = None
 
     @field_validator("type")
     @classmethod
@@ -123,6 +127,7 @@ class Event(BaseModel):
         """Let a first event be the start of its own correlation; refuse control characters in texts."""
         if not self.correlation_id:
             object.__setattr__(self, "correlation_id", self.id)
+        object.__setattr__(self, "key", self.id)
         texts = f"{self.id}{self.source}{self.correlation_id}{self.subject}{self.causation_id}{self.schema_version}"
         if self.targets or self.traceparent or self.tracestate or not texts.isprintable():
             self._check_texts()
@@ -149,8 +154,20 @@ class Event(BaseModel):
         object.__setattr__(copy, "sent", sent)
         return copy
 
+    def _came_as(self, raw: str | bytes, key: str | None) -> Self:
+        """Keep another program's event as it came; without a correlation of its own it is the start of one."""
+        key = key or foreign_id(self.source, self.id)
+        object.__setattr__(self, "key", key)
+        object.__setattr__(self, "_received", raw.encode() if isinstance(raw, str) else bytes(raw))
+        if not (self.correlation_id and "correlation_id" in self.model_fields_set):
+            object.__setattr__(self, "correlation_id", key)
+        return self
+
     def attributes(self) -> dict[str, Any]:
-        """Return the CloudEvents JSON attributes, without those that are absent."""
+        """Return the CloudEvents JSON attributes, without those that are absent; of another program's event all."""
+        if self._received:
+            received: dict[str, Any] = orjson.loads(self._received)
+            return received
         attributes = {
             "specversion": self.specversion,
             "id": self.id,
@@ -175,6 +192,8 @@ class Event(BaseModel):
 
     def encode(self) -> bytes:
         """Return the event as CloudEvents JSON; raise InvalidEvent that names the place of what not everybody reads."""
+        if self._received:
+            return self._received
         try:
             body = orjson.dumps(self.attributes(), default=other_class, option=orjson.OPT_UTC_Z)
         except TypeError as exc:
@@ -184,7 +203,7 @@ class Event(BaseModel):
             raise InvalidEvent(found)
         return body
 
-    def encoded(self, limit: int, bus: dict[str, Any] | None = None) -> Encoded:
+    def encoded(self, limit: int, bus: dict[str, Any] | None = None, seal: Seal | None = None) -> Encoded:
         """Return the event ready for the wire; raise InvalidEvent, or EventTooLarge above so many bytes."""
         body = self.encode()
         if len(body) > limit:
@@ -192,11 +211,16 @@ class Event(BaseModel):
                 f"data: event {self.type!r} takes {len(body):,} bytes, the limit is {limit:,}; "
                 "put large content elsewhere and publish its address, or raise PIPELINE_MAX_EVENT_BYTES"
             )
-        return Encoded(self, body, bus=bus)
+        return Encoded(self, body, bus=bus, seal=seal)
 
     @classmethod
-    def decode(cls, raw: str | bytes) -> Self:
-        """Read one event from CloudEvents JSON; raise InvalidEvent that names the wrong field."""
+    def decode(cls, raw: str | bytes, key: str | None = "") -> Self:
+        """Read one event from CloudEvents JSON; raise InvalidEvent that names the wrong field.
+
+        Arguments:
+            key: what the ledger knows it by; None for another program's event, which has yet to get it.
+
+        """
         try:
             attributes = orjson.loads(raw)
             event = cls.model_validate(attributes)
@@ -208,7 +232,7 @@ class Event(BaseModel):
         # orjson makes a float of an integer beyond 64 bits, Python's own parser does not.
         if not _is_plain(body) and (found := flaw(attributes, "") or flaw(json.loads(body), "")):
             raise InvalidEvent(f"event does not validate: {found}")
-        return event
+        return event if key in ("", event.id) else event._came_as(raw, key)
 
     def __json__(self) -> dict[str, Any]:
         """Let Celery's serializer carry an event as a task argument."""
@@ -231,6 +255,7 @@ class Encoded(NamedTuple):
         bus: what the worker has to know about this message, beside the event.
         delivery: the delivery that emitted the event.
         replay: the replay that emitted it.
+        seal: what signs the message; without it the message is as any other program's.
 
     """
 
@@ -240,6 +265,7 @@ class Encoded(NamedTuple):
     bus: dict[str, Any] | None = None
     delivery: str | None = None
     replay: str | None = None
+    seal: Seal | None = None
 
 
 def _is_plain(body: bytes) -> bool:

@@ -1,4 +1,4 @@
-"""What tells one thing from another: ids of events and deliveries, and where in a program something is declared.
+"""What tells one thing from another: ids of events and deliveries, the bus's own signature, and places in a program.
 
 The ids are UUIDs, made without the UUID class, which takes most of the time of a delivery.
 """
@@ -8,13 +8,16 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from hashlib import sha1
+from hashlib import blake2b, sha1
+from hmac import compare_digest
 from pathlib import Path
 from types import CellType, CodeType, FrameType, FunctionType
 from typing import Any
 from uuid import UUID, uuid5
+
+import orjson
 
 #: Namespace of the ids that are derived from event ids which are not UUIDs themselves.
 FOREIGN_IDS = uuid5(UUID(int=0), "pipeline/foreign-event-id")
@@ -36,9 +39,22 @@ def delivery_id(event_id: str, agent: str) -> str:
     return derived_id(event_id, agent)
 
 
-def caused_id(delivery: str, position: int) -> str:
-    """Return the id of the event that a delivery emits at `position` (0, 1, ...)."""
-    return derived_id(delivery, str(position))
+def foreign_id(source: str, id: str) -> str:
+    """Return the id that the bus knows another program's event by: its own one is unique for its source only."""
+    return derived_id(str(FOREIGN_IDS), f"{len(source)}:{source}{id}")
+
+
+def caused_id(delivery: str, position: int, secret: bytes = b"") -> str:
+    """Return the id of the event that a delivery emits at `position` (0, 1, ...).
+
+    Arguments:
+        secret: the ledger's; without it nobody can say beforehand what the id will be (RFC 9562, version 8).
+
+    """
+    if not secret:
+        return derived_id(delivery, str(position))
+    digest = blake2b(f"{delivery}/{position}".encode(), key=secret, digest_size=16, person=b"event id").digest()
+    return _format(digest, 0x80)
 
 
 def _namespace(id: str) -> bytes:
@@ -59,6 +75,49 @@ def _format(raw: bytes, version: int) -> str:
     octets[8] = octets[8] & 0x3F | 0x80
     text = octets.hex()
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+# -- what the bus says itself
+
+
+class Seal:
+    """Signs what the bus says about its messages with a secret of the ledger: others can neither say it nor change it.
+
+    Attributes:
+        ledger: the ledger's id.
+        secret: 32 bytes that are made with the ledger, and that never leave it and the processes that use it.
+
+    """
+
+    __slots__ = ("_signing", "ledger", "secret")
+
+    def __init__(self, ledger: str, secret: bytes) -> None:
+        self.ledger = ledger
+        self.secret = secret
+        self._signing = blake2b(key=secret, digest_size=16, person=b"message")
+
+    def sign(self, said: Mapping[str, Any], body: bytes, agent: str = "") -> str:
+        """Return the signature of a message: nothing that was signed can be taken for something else.
+
+        Arguments:
+            said: its headers, without the signature.
+            body: its body: who could change that would need no header.
+            agent: the agent whose queue alone it is sent to.
+
+        """
+        signing = self._signing.copy()
+        signing.update(orjson.dumps((agent, said), option=orjson.OPT_SORT_KEYS))  # JSON says where it ends
+        signing.update(body)
+        return signing.hexdigest()
+
+    def is_on(self, signature: object, said: Mapping[str, Any], body: bytes, agent: str = "") -> bool:
+        """Say whether a signature is the one of a message, for anything that a stranger may have sent as one."""
+        if not isinstance(signature, str) or not signature.isascii():
+            return False
+        try:
+            return compare_digest(self.sign(said, body, agent), signature)
+        except TypeError:  # headers that JSON cannot have
+            return False
 
 
 # -- declarations

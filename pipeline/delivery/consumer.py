@@ -21,13 +21,13 @@ from kombu import Connection
 from ..agents.agent import Agent
 from ..brokers.conflicts import conflict_of
 from ..brokers.kinds import PARTS, has_exclusive_queues, kind_of
-from ..core.errors import ConfigError
-from ..core.ids import delivery_id, derived_id
+from ..core.errors import ConfigError, InvalidEvent, LedgerError
+from ..core.ids import Seal, delivery_id, derived_id
 from ..core.observe import Log
 from ..core.routing import reaches
 from ..core.times import monotonic
 from ..limits.gate import Gate
-from .poison import check_event, check_task
+from .poison import check_event, check_task, said_by_bus
 from .process.guarded import guard
 from .process.inline import Inline
 from .process.pool import keeping_what_was_given
@@ -266,6 +266,21 @@ class AgentConsumer(Consumer):  # type: ignore[misc]  # celery's classes are unt
         logger.error("set aside a message from %s: %s", self.queue_of(message) or "an unknown queue", reason)
         message.reject_log_error(logger, self.connection_errors)
 
+    @property
+    def _seal(self) -> Seal | None:
+        return self.bus.ledger.seal if self.bus.has_ledger else None
+
+    def _check_sender(self, message: Any, agent: Agent | None) -> None:
+        """Take from a task message what only the bus may say, unless it has; refuse what came in by the events' door.
+
+        Who may publish events need not be one who may run tasks.
+        """
+        headers, exchange = message.headers, (message.delivery_info or {}).get("exchange")
+        if exchange == self.bus.names.events.name or (agent is not None and headers["task"] != agent.task_name):
+            raise InvalidEvent(f"task {headers['task']!r} was sent where only events are taken")
+        if "bus" in headers and self.bus.agents.of_task(headers["task"]):
+            headers["bus"] = said_by_bus(headers, message._decoded_cache, self._seal)
+
     def queue_of(self, message: Any) -> str | None:
         """Return the queue that a message was taken from."""
         info = message.delivery_info or {}
@@ -294,12 +309,22 @@ class AgentConsumer(Consumer):  # type: ignore[misc]  # celery's classes are unt
             try:
                 if agent is None or "task" in message.headers:
                     check_task(message)
-                elif not to_task_message(message, event := check_event(message, limit), agent, queue):
-                    self._pass_by(message, event, agent)
-                    return
+                    self._check_sender(message, agent)
+                else:
+                    event = check_event(message, limit, self._seal, agent.name)
+                    if not to_task_message(message, event, agent, queue):
+                        self._pass_by(message, event, agent)
+                        return
+            except LedgerError as exc:  # whether the message is ours cannot be said now
+                logger.warning("a message goes back to %s after a pause: %s", queue, exc)
+                give_back = partial(message.reject_log_error, logger, self.connection_errors, requeue=True)
+                self._returns.after_pause(queue, give_back)
+                return
             except Exception as exc:  # whatever a stranger's message provokes must not reach the main process
                 self.set_aside(message, exc)
                 return
+            if self._returns.since:
+                self._returns.since.pop(queue, None)
             try:
                 run(message)
             except self.connection_errors + self.channel_errors:
@@ -327,10 +352,15 @@ def to_task_message(message: Any, event: dict[str, Any], agent: Agent, queue: st
     none of them is the agent.
     """
     bus, targets = event["bus"], event["targets"]
-    if not reaches(agent.name, agent.patterns, event["type"], targets and targets.split(",")):
-        if targets and "direct" not in bus:  # what was sent to this queue alone is for its agent
+    named = targets and targets.split(",")
+    if not reaches(agent.name, agent.patterns, event["type"], named):
+        key = message.delivery_info.get("routing_key")
+        if not bus and isinstance(key, str) and key != queue and reaches(agent.name, agent.patterns, key, named):
+            bus = {"routed": key}  # other programs may choose a routing key that is not the type
+        elif targets and "direct" not in bus:  # what was sent to this queue alone is for its agent
             return False
-        bus = {**bus, "stray": True}  # a process of the pool asks who wants it
+        else:
+            bus = {**bus, "stray": True}  # a process of the pool asks who wants it
     id = delivery_id(event["id"], agent.name)
     if "replay" in bus:
         id = derived_id(id, bus["replay"])
@@ -351,7 +381,7 @@ def to_task_message(message: Any, event: dict[str, Any], agent: Agent, queue: st
         "argsrepr": f"({event['type']} {event['id']})",
         "kwargsrepr": "{}",
         "ignore_result": True,
-        "bus": bus,
+        "bus": {**bus, "key": event["id"]} if bus else {},
     }
     redelivered = (message.delivery_info or {}).get("redelivered", False)
     message.delivery_info = {**message.delivery_info, "exchange": "", "routing_key": queue, "redelivered": redelivered}

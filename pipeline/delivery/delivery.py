@@ -58,9 +58,6 @@ class Bookkeeping(Protocol):
     def ledger(self) -> Ledger | None:
         """What the books are kept in, if they are kept."""
 
-    def has_logged(self, ledger: str) -> bool:
-        """Say whether that is the id of the ledger in which the books are kept: then it has the message's event."""
-
     def claim(self, delivery: Delivery) -> Claim:
         """Return the attempt to make now, or say why there is none; raise WorkerDied when none is left."""
 

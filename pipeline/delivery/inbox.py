@@ -6,6 +6,7 @@ Attempts are counted durably, and the outcome is written in one transaction with
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -59,15 +60,10 @@ class Inbox:
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
 
-    @property
+    @cached_property
     def ledger(self) -> Ledger:
         """Where the books are kept."""
         return self._bus.ledger
-
-    def has_logged(self, ledger: str) -> bool:
-        """Say whether that is the id of the ledger, so it has the event; raise NotRecordedError when away."""
-        with RECORDING:
-            return ledger == self._bus.ledger.id
 
     def claim(self, delivery: Delivery) -> Claim:
         """Count an attempt, or learn that there is none to make.
@@ -93,7 +89,7 @@ class Inbox:
         if delivery.in_canvas and claim.outcome not in (Outcome.SUCCEEDED, Outcome.FILTERED):
             raise WorkerDied(f"this delivery is {claim.outcome}")
         if claim.emitted:
-            ids = [caused_id(delivery.id, position) for position in range(claim.emitted)]
+            ids = [caused_id(delivery.id, position, self._bus.ledger.secret) for position in range(claim.emitted)]
             with RECORDING:
                 unsent = self._bus.outbox.encode(self._bus.ledger.events.unsent(ids))
             self.send(unsent)
@@ -205,7 +201,7 @@ class Inbox:
         if event.type != DeliveryDead.event_type and delivery.replay is None:  # not the death of its own announcement
             payload = DeliveryDead(
                 delivery_id=delivery.id,
-                event_id=event.id,
+                event_id=event.key,
                 original_type=event.type,
                 agent=delivery.agent,
                 error=line_of(error),

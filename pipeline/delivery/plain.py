@@ -29,10 +29,6 @@ class Plain:
     #: The broker keeps what there is to keep.
     ledger = None
 
-    def has_logged(self, ledger: str) -> bool:
-        """Say no."""
-        return False
-
     def claim(self, delivery: Delivery) -> Claim:
         """Return the attempt that Celery counted."""
         return Claim(delivery.retries + 1, Outcome.RUNNING)

@@ -11,59 +11,102 @@ from kombu.serialization import loads
 from ..brokers.expiry import DEADLINE, is_over
 from ..core.errors import EventTooLarge, InvalidEvent
 from ..core.event import CONTENT_TYPE
+from ..core.ids import Seal, foreign_id
 
 #: An ETA further away than this is a mistake: Celery would hold the message in memory all that time.
 MAX_ETA = timedelta(days=365)
 _TEXT_FIELDS = ("id", "task", "root_id", "parent_id", "group")
+#: Headers of an event that the bus has signed; what others add on the way is none of them.
+_SIGNED = ("id", "type", "correlationid", "causationid", "targets")
+#: What the bus says about a delivery that it asks for as a task: its event's key, the routing key that the event came
+#: with where that is what the agent listens to, and how often it was handed on.
+_OF_TASKS = {"key": str, "routed": str, "handed": int}
+#: How headers begin that carry a CloudEvent's attributes in binary mode.
+_BINARY = ("cloudevents:", "cloudevents_", "ce-", "ce_")
 
 
-def check_event(message: Any, max_bytes: int) -> dict[str, Any]:
-    """Return the event's attributes that routing needs; raise InvalidEvent or EventTooLarge for anything else."""
-    size = len(message.body or b"")
-    if size > max_bytes:
-        raise EventTooLarge(f"{size:,} bytes, the limit is {max_bytes:,}")
-    if not str(message.content_type or "").startswith(CONTENT_TYPE):
-        raise InvalidEvent(f"content type {message.content_type!r} is not {CONTENT_TYPE}")
+def check_event(message: Any, max_bytes: int, seal: Seal | None = None, agent: str = "") -> dict[str, Any]:
+    """Return the event's attributes that routing needs; raise InvalidEvent or EventTooLarge for anything else.
+
+    What the bus has sent is known by its signature, and then its headers are believed. Anything else is the event of
+    another program, about which only its body is asked; `bus` is then empty, and `id` follows from source and id.
+
+    Arguments:
+        max_bytes: the largest body.
+        seal: what the bus signs with; without a ledger there is none.
+        agent: from whose queue the message is.
+
+    """
+    body = message.body or b""
+    if len(body) > max_bytes:
+        raise EventTooLarge(f"{len(body):,} bytes, the limit is {max_bytes:,}")
     if DEADLINE in message.properties and is_over(message.properties[DEADLINE]):
-        raise InvalidEvent(f"it has expired: its publisher wanted it handled in {message.properties['expiration']} ms")
-    headers = message.headers
-    bus = _bus(headers.get("bus"))
-    if not isinstance(headers.get("id"), str) or not isinstance(headers.get("type"), str):
-        headers = _attributes(message.body)  # published by a program that sends CloudEvents without our headers
-    return {**_texts(headers), "bus": bus}
+        wanted_in = message.properties.get("expiration")
+        raise InvalidEvent(f"it has expired: its publisher wanted it handled in {wanted_in} ms")
+    said = message.headers.get("bus")
+    if seal is not None and isinstance(said, dict) and said.get("ledger") == seal.ledger:
+        marks = {name: value for name, value in said.items() if name != "signature"}
+        signed = {name: message.headers[name] for name in _SIGNED if name in message.headers}
+        raw = body.encode() if isinstance(body, str) else body
+        if seal.is_on(said.get("signature"), {**signed, "bus": marks}, raw, agent if "direct" in marks else ""):
+            return {**dict.fromkeys(_SIGNED), **signed, "bus": marks}
+    attributes = _attributes(body, message.content_type, message.headers)
+    key = foreign_id(attributes["source"], attributes["id"])
+    return {**attributes, "id": key, "bus": {}}
 
 
-def _bus(header: Any) -> dict[str, Any]:
-    """Return what another process of the bus says about its message."""
-    if header is None:
-        return {}
-    if not isinstance(header, dict):
-        raise InvalidEvent(f"header 'bus' is {header!r}, not a mapping")
-    kinds = {"ledger": str, "replay": str, "attempt": int, "broadcast": bool, "direct": bool, "requeued": int}
-    for name, kind in kinds.items():
-        if not isinstance(header.get(name, kind()), kind):
-            raise InvalidEvent(f"header 'bus' has {name}={header[name]!r}, which is no {kind.__name__}")
-    return {name: header[name] for name in kinds if name in header}
-
-
-def _attributes(body: Any) -> dict[str, Any]:
+def _attributes(body: Any, content_type: Any, headers: dict[str, Any]) -> dict[str, Any]:
+    """Return the attributes that a body has which another program has sent as an event."""
+    kind = str(content_type or "").partition(";")[0].strip().lower()
+    if kind != CONTENT_TYPE and any(str(name).lower().startswith(_BINARY) for name in headers):
+        raise InvalidEvent(f"a CloudEvent in binary mode; send structured mode: all in the body, as {CONTENT_TYPE}")
+    if kind not in (CONTENT_TYPE, ""):
+        raise InvalidEvent(f"content type {content_type!r} is not {CONTENT_TYPE}")
     try:
         decoded = orjson.loads(body)
     except orjson.JSONDecodeError as exc:
         raise InvalidEvent(f"the body is not JSON: {exc}") from exc
     if not isinstance(decoded, dict):
         raise InvalidEvent("the body is not a JSON object")
-    return decoded
+    if not kind and "specversion" not in decoded:
+        raise InvalidEvent(
+            f"no content type, and the body is no CloudEvent: it has no 'specversion'; send {CONTENT_TYPE}"
+        )
+    return _texts(decoded)
 
 
 def _texts(attributes: dict[str, Any]) -> dict[str, Any]:
-    texts = {name: attributes.get(name) for name in ("id", "type", "correlationid", "causationid", "targets")}
+    texts = {name: attributes.get(name) for name in (*_SIGNED, "source")}
     for name, value in texts.items():
-        if not isinstance(value, str) and (value is not None or name in ("id", "type")):
+        required = name in ("id", "type", "source")
+        if not isinstance(value, str) and (value is not None or required):
             raise InvalidEvent(f"attribute {name!r} is {value!r}, not text")
-    if not texts["id"] or not texts["type"]:
-        raise InvalidEvent("attributes 'id' and 'type' must not be empty")
+        if required and not value:
+            raise InvalidEvent(f"attribute {name!r} must not be empty")
     return texts
+
+
+def said_by_bus(headers: dict[str, Any], body: Any, seal: Seal | None) -> dict[str, Any]:
+    """Return what the bus itself has said about a delivery that it asked for as a task: nothing that is not signed.
+
+    Arguments:
+        body: the decoded body.
+        seal: what the bus signs with; without a ledger who sends tasks is believed what is about this try alone.
+
+    """
+    said, arguments = headers.get("bus"), body[0]
+    if not isinstance(said, dict) or len(arguments) != 1:
+        return {}
+    marks = {name: said[name] for name, kind in _OF_TASKS.items() if type(said.get(name)) is kind}
+    if seal is None:
+        return {name: mark for name, mark in marks.items() if name != "key"}
+    try:
+        event = orjson.dumps(arguments[0], option=orjson.OPT_SORT_KEYS)
+    except TypeError:
+        return {}
+    signature = said.get("signature")
+    is_ours = seal.is_on(signature, {**marks, "task": headers["task"]}, event)
+    return {**marks, "signature": signature} if is_ours else {}
 
 
 def check_task(message: Any) -> None:

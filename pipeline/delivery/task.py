@@ -9,7 +9,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 import orjson
-from celery import Task
+from celery import Signature, Task
 from celery.exceptions import Ignore, Reject, TaskPredicate
 from celery.exceptions import Retry as CeleryRetry
 from celery.utils.log import get_task_logger
@@ -187,7 +187,9 @@ class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
     def _postponed(self, delay: float, error: BaseException) -> BaseException:
         """Let Celery send the task again without counting that, and return what to raise then."""
         bus = getattr(self.request, "bus", None) or {}
-        headers = {**(self.request.headers or {}), "bus": {**bus, "handed": bus.get("handed", 0) + 1}}
+        marks = {name: bus[name] for name in ("key", "routed") if name in bus}
+        marks["handed"] = max(bus.get("handed", 0), 0) + 1
+        headers = {**(self.request.headers or {}), "bus": self._signed(self.request.args[0], marks)}
         try:
             self.signature_from_request(self.request, countdown=delay, headers=headers).apply_async()
         except Exception as exc:  # whatever the broker has against it: back in the queue it is merely early
@@ -199,13 +201,15 @@ class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
     def delivery(self, message: str | dict[str, Any], request: Any) -> Delivery:
         """Return what a message says about its delivery.
 
-        Raises NotAnEventError when it holds no event, and NotRecordedError when the ledger is away.
+        Raises NotAnEventError when it holds no event.
         """
-        event = decode(message)
+        # The consumer has checked who says it, and leaves nothing that others have said.
         bus: dict[str, Any] = getattr(request, "bus", None) or {}
+        event = decode(message, bus.get("key"))
+        is_own = "ledger" in bus
         return Delivery(
-            # Canvases may choose the task's id, the consumer derived it.
-            id=bus.get("delivery", request.id) if request.ignore_result else delivery_id(event.id, self.agent.name),
+            # The consumer has derived it; canvases and other programs may choose the task's id.
+            id=bus.get("delivery", request.id) if is_own else delivery_id(event.key, self.agent.name),
             event=event,
             agent=self.agent.name,
             source=self.source,
@@ -214,18 +218,24 @@ class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
             expected=bus.get("attempt") or (request.retries + 1 if request.retries or "handed" in bus else None),
             replay=bus.get("replay"),
             broadcast=bus.get("broadcast", "replay" not in bus),
-            logged="ledger" in bus and self.books.has_logged(bus["ledger"]),
+            logged=is_own,
             redelivered=bool((request.delivery_info or {}).get("redelivered")),
             in_canvas=not request.ignore_result,
             retries=request.retries,
             # What a consumer has sent here is looked at once more: Celery may have sent it to another version since.
-            wanted=not ("stray" in bus or request.retries) or not request.ignore_result or self._wants(event),
+            wanted=not (request.retries or "stray" in bus or "handed" in bus)
+            or not request.ignore_result
+            or self._wants(event, bus),
             asked="replay" in bus or "requeued" in bus,
             handed=bus.get("handed", 0),
         )
 
-    def _wants(self, event: Event) -> bool:
-        return self.agent.name in event.targets or self.agent.matches(event.type)
+    def _wants(self, event: Event, bus: dict[str, Any]) -> bool:
+        if self.agent.name in event.targets or self.agent.matches(event.type):
+            return True
+        # Another program's event may be wanted for the routing key that it came with, which the ledger does not keep:
+        # but only of what was wanted does an attempt count.
+        return self.agent.matches(bus.get("routed", "")) or (event.key != event.id and bus.get("attempt", 1) > 1)
 
     def _context(self, delivery: Delivery, attempt: int) -> Context:
         return Context(
@@ -238,6 +248,21 @@ class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
             replay=delivery.replay is not None,
             ledger=self.books.ledger,
         )
+
+    def member(self, event: Event) -> Signature:
+        """Return the Celery signature that runs the agent on an event, signed where there is a ledger."""
+        data = event.__json__()
+        if self.books.ledger is None:
+            return self.s(data)
+        return self.s(data).set(headers={"bus": self._signed(data, {"key": event.key})})
+
+    def _signed(self, message: str | dict[str, Any], marks: dict[str, Any]) -> dict[str, Any]:
+        """Return what the bus says about a delivery that it asks for as a task, signed where there is a ledger."""
+        ledger = self.books.ledger
+        if ledger is None:
+            return marks
+        body = orjson.dumps(message, option=orjson.OPT_SORT_KEYS)
+        return {**marks, "signature": ledger.seal.sign({**marks, "task": self.name}, body)}
 
 
 class Surrounded(DeliveryTask):
@@ -273,11 +298,16 @@ def surrounded_by(base: type[Task]) -> tuple[type[Task], ...]:
     return (DeliveryTask if is_plain else Surrounded, base)
 
 
-def decode(message: str | dict[str, Any]) -> Event:
-    """Return the event that a task was called with; raise NotAnEventError when it is none."""
+def decode(message: str | dict[str, Any], key: str | None = None) -> Event:
+    """Return the event that a task was called with; raise NotAnEventError when it is none.
+
+    Arguments:
+        key: what the ledger knows it by; None for another program's event.
+
+    """
     if isinstance(message, Event):
         return message
     try:
-        return Event.decode(message if isinstance(message, str) else orjson.dumps(message))
+        return Event.decode(message if isinstance(message, str) else orjson.dumps(message), key)
     except InvalidEvent as exc:
         raise NotAnEventError(*exc.args) from exc

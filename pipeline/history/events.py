@@ -18,13 +18,15 @@ from ..core.routing import pattern_of
 from ..core.times import micros, moment
 from ..core.topics import matches
 from ..ledger import log
-from ..ledger.aside import Bad, printable, read
+from ..ledger.aside import Bad, printable, read, read_all
 from ..ledger.database.tables import deliveries, events, timers
 from ..ledger.ledger import Ledger
 from ..ledger.log import COLUMNS, Bounds, Index, Position, merged, rows
 
 logger = Log(logging.getLogger(__name__))
 
+#: Events that are looked through for one that another program has given an id.
+LOOKED_AT = 10_000
 #: A place in the log: an aware datetime, or a sequence number.
 Moment = datetime | int | None
 
@@ -54,6 +56,8 @@ class Recorded(NamedTuple):
     def as_data(self) -> dict[str, Any]:
         """Return it as JSON data: a CloudEvent with its sequence number, and the replay that emitted it."""
         data = {**self.event.attributes(), "seq": self.seq}
+        if self.event.key != self.event.id:
+            data["key"] = self.event.key
         return data if self.replay is None else {**data, "replay": self.replay}
 
 
@@ -136,10 +140,20 @@ def unknown_event(ledger: Ledger, connection: Connection, id: str) -> UnknownEve
     due = connection.execute(select(timers.c.due).where(timers.c.id == id)).scalar()
     if due is not None:
         return UnknownEvent(f"the event {id!r} is not published yet; it is due at {moment(due).isoformat()}")
+    if keys := _keys_of(connection, id):
+        one = f"another program has given {id!r} to an event; the ledger knows that by"
+        return UnknownEvent(f"{one} its key: use {', or '.join(map(repr, keys))}")
     return UnknownEvent(
         f"no event {id!r} is in the ledger {ledger}: it was published without a ledger or to another one, "
         "or it has been pruned"
     )
+
+
+def _keys_of(connection: Connection, id: str) -> list[str]:
+    """Return the keys of other programs' events that have an id, of the newest ones of the log."""
+    newest = select(events.c.id, events.c.body).order_by(events.c.seq.desc()).limit(LOOKED_AT).subquery()
+    with_it = select(newest.c.id, newest.c.body).where(newest.c.body.contains(id, autoescape=True))
+    return [one.event.key for one in read_all(connection.execute(with_it))[0] if one.event.id == id]
 
 
 def recorded(row: Row[Any]) -> Recorded:

@@ -131,9 +131,9 @@ def _unsent(connection: Connection, caused: Sequence[EventNode]) -> tuple[EventN
 def _delayed(connection: Connection, correlation: str, caused: Sequence[EventNode]) -> tuple[str, ...]:
     """Return the delayed events that one of these events has caused; retries show as deliveries."""
     query = select(timers.c.id, timers.c.body).where(timers.c.correlation == correlation, timers.c.kind == "publish")
-    causes = {event.id for event in caused}
+    causes = {event.given for event in caused}
     rows = connection.execute(query.order_by(timers.c.due)).all()
-    return tuple(one.event.id for one in read_all(rows)[0] if one.event.causation_id in causes)
+    return tuple(one.event.key for one in read_all(rows)[0] if one.event.causation_id in causes)
 
 
 def _undelivered(connection: Connection, caused: Sequence[EventNode]) -> tuple[tuple[EventNode, str], ...]:

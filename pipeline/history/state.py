@@ -86,7 +86,7 @@ class _Fold(Generic[State]):
     def add(self, row: Row[Any]) -> None:
         """Apply one event."""
         try:
-            following = self.state.apply(Event.decode(row.body))  # type: ignore[attr-defined]  # its class was checked
+            following = self.state.apply(Event.decode(row.body, row.id))  # type: ignore[attr-defined]  # its class was checked
         except Exception as exc:
             exc.add_note(f"while the event {row.id} ({row.type}, number {row.seq}) was applied")
             raise

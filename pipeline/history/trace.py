@@ -65,12 +65,13 @@ def tree_of(connection: Connection, correlation: str, top: str | None) -> Trace:
     """Return the events of a correlation as a tree, or what is under one of them."""
     mine = {"correlation": correlation}
     nodes = {row.id: _event(row) for row in connection.execute(_EVENTS, mine)}
+    given = {event.given: event for event in nodes.values()}
     emitters: _Emitters = {}
     for event_id, *columns in connection.execute(_DELIVERIES, mine):
         delivery = _delivery(*columns)
         emitters[delivery.id] = nodes[event_id], delivery
     _hang_deliveries(emitters)
-    roots = _hang_events(nodes, emitters)
+    roots = _hang_events(nodes, emitters, {**given, **nodes})
     tree = Trace(correlation, roots if top is None else [nodes[top]], [])
     within = {event.id for event in tree}
     started = [_join(row) for row in connection.execute(_JOINS, mine) if row.event_id in within]
@@ -85,11 +86,11 @@ def _hang_deliveries(emitters: _Emitters) -> None:
             event.children.append(delivery)
 
 
-def _hang_events(nodes: dict[str, EventNode], emitters: _Emitters) -> list[EventNode]:
+def _hang_events(nodes: dict[str, EventNode], emitters: _Emitters, causes: dict[str, EventNode]) -> list[EventNode]:
     """Hang each event under the delivery that emitted it, else under the event that caused it; return the others."""
     homes: dict[str, tuple[EventNode | None, DeliveryNode | None]] = {}
     for event in nodes.values():
-        homes[event.id] = emitters.get(event.delivery or "") or (nodes.get(event.causation or ""), None)
+        homes[event.id] = emitters.get(event.delivery or "") or (causes.get(event.causation or ""), None)
     first_of_circle = _first_of_circles({id: parent.id if parent else None for id, (parent, _) in homes.items()})
     roots = []
     for event in nodes.values():
@@ -152,6 +153,7 @@ def _event(row: Row[Any]) -> EventNode:
         delivery=row.delivery,
         targets=tuple(filter(None, (row.targets or "").split(","))),
         replay=row.replay,
+        given=body["id"],
     )
 
 

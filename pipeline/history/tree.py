@@ -45,6 +45,7 @@ class EventNode:
     Attributes:
         parent: the event that it hangs under.
         delivery: the delivery that emitted it.
+        given: the id that its program gave it, by which what it has caused names it.
 
     """
 
@@ -59,6 +60,7 @@ class EventNode:
     delivery: str | None
     targets: tuple[str, ...]
     replay: str | None
+    given: str
     parent: EventNode | None = field(default=None, repr=False)
     children: list[DeliveryNode | EventNode] = field(default_factory=list, repr=False)
 

@@ -15,6 +15,7 @@ from sqlalchemy.exc import DBAPIError
 
 from ..core.errors import InvalidEvent, LedgerUnavailable
 from ..core.event import Encoded, Event
+from ..core.ids import foreign_id
 from ..core.observe import Log
 from ..core.times import as_json_time, moment, now
 from .database.database import Database
@@ -66,10 +67,10 @@ def read(id: str, body: str | bytes | None) -> Encoded | Bad:
     """Return the event of a row, or why there is none: damage, another program, or limits that it came before."""
     try:
         raw = body if isinstance(body, bytes) else (body or "").encode()
-        event = Event.decode(raw)
+        event = Event.decode(raw, id)
     except (InvalidEvent, UnicodeEncodeError) as exc:  # SQLite's text need not be text
         return Bad(id, f"the event cannot be read: {exc}")
-    if event.id != id:
+    if id != event.id and id != foreign_id(event.source, event.id):
         return Bad(id, f"the event cannot be read: id: it is {event.id!r}, not the row's")
     return Encoded(event, raw)
 

@@ -149,7 +149,7 @@ class Deliveries:
         """
         return self._claim, {
             "id": delivery.id,
-            "event_id": delivery.event.id,
+            "event_id": delivery.event.key,
             "agent": delivery.agent,
             "outcome": _RUNNING,
             "attempts": 1,

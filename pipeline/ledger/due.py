@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Select, and_, bindparam, exists, func, or_, s
 from ..core.announcements import DeliveryDead
 from ..core.errors import InvalidEvent
 from ..core.event import Encoded, new_event
+from ..core.ids import Seal
 from ..core.outcome import OPEN as OPEN_OUTCOMES
 from ..core.outcome import Outcome
 from ..core.times import now
@@ -59,12 +60,12 @@ class Due:
     """What is due, or should have been; several workers may ask at once."""
 
     def __init__(
-        self, database: Database, deliveries: Deliveries, ledger_id: Callable[[], str], append: Callable[..., None]
+        self, database: Database, deliveries: Deliveries, seal: Callable[[], Seal], append: Callable[..., None]
     ) -> None:
         self._database = database
         self._append = append
         self._deliveries = deliveries
-        self._ledger_id = ledger_id
+        self._seal = seal
 
     def look(self) -> Look:
         """Say what is due: one short query, as an idle worker asks it several times a second."""
@@ -131,14 +132,15 @@ class Due:
         record = read(row.event_id, row.body)
         if isinstance(record, Bad):
             return record._replace(id=row.id)
-        bus: dict[str, Any] = {"ledger": self._ledger_id(), "direct": True}
+        seal = self._seal()
+        bus: dict[str, Any] = {"ledger": seal.ledger, "direct": True}
         if row.outcome == Outcome.RETRYING.value:
             bus["attempt"] = row.attempts + 1
         if row.requeued:
             bus["requeued"] = row.requeued
         if row.replay:
             bus |= {"replay": row.replay, "broadcast": bool(row.broadcast)}
-        return Message(row.id, record._replace(agent=row.agent, bus=bus))
+        return Message(row.id, record._replace(agent=row.agent, bus=bus, seal=seal))
 
 
 def _announcement(correlation: str, type: str, id: str, event: str, agent: str, error: str, attempts: int) -> Encoded:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import orjson
 from sqlalchemy import Connection, delete, select, update
 
+from ..core.errors import IdTaken
 from ..core.event import Encoded, Event
 from ..core.times import SECOND, now
 from .aside import Bad, SetAside, read_all
@@ -39,8 +41,30 @@ class Events:
         """
         statements: list[Statement] = [(self._statements.event, [_row(record, at) for record in records])]
         if due is not None:
-            statements.append((self._statements.outbox, [{"event_id": r.event.id, "due": due} for r in records]))
+            statements.append((self._statements.outbox, [{"event_id": r.event.key, "due": due} for r in records]))
         return statements
+
+    def check_same(self, records: Sequence[Encoded], connection: Any) -> None:
+        """Raise IdTaken when the log has another event with the id of one of the records.
+
+        A later time of the same event, as a program that tries again may give it, makes no other one of it.
+        """
+        for record in records:
+            self._check_same(connection, record, self._statements.logged, "the log has")
+
+    def check_delayed(self, record: Encoded, connection: Any) -> None:
+        """Raise IdTaken when the log, or a timer, has another event with the id of one that is to be delayed."""
+        self._check_same(connection, record, self._statements.logged, "the log has")
+        self._check_same(connection, record, self._statements.delayed, "there is, delayed,")
+
+    def _check_same(self, connection: Any, record: Encoded, there: Any, who: str) -> None:
+        event = record.event
+        row = connection.execute(there, {"id": event.key}).fetchone()
+        if row is not None and not _is_same(row[0], record.body):
+            raise IdTaken(
+                f"id: {who} another event {event.id!r} of source {event.source!r}, which says something else; "
+                "give each event an id of its own"
+            )
 
     def sent(self, id: str) -> Statement:
         """Return what takes an event out of the outbox: the broker has it."""
@@ -75,7 +99,7 @@ class Events:
                 good, bad = read_all(connection.execute(bodies))
                 self._aside.put(connection, OUTBOX, bad)
                 records += good
-            usable = {record.event.id for record in records}
+            usable = {record.event.key for record in records}
             _forget(connection, [id for id in ids if id not in usable])  # the others have been pruned
             return records
 
@@ -96,12 +120,31 @@ class Events:
         self._database.run(lambda connection: _postpone(connection, ids, in_seconds(seconds)))
 
 
+#: What may differ between two tries to publish one event.
+_OF_THE_TRY = ("time", "traceparent", "tracestate")
+
+
+def _is_same(logged: Any, body: bytes) -> bool:
+    """Say whether the log's event says the same as another one; what cannot be read says something else."""
+    try:
+        kept = logged.encode() if isinstance(logged, str) else bytes(logged)
+        return kept == body or _content(kept) == _content(body)
+    except (ValueError, TypeError, AttributeError):
+        return False
+
+
+def _content(body: bytes) -> dict[str, Any]:
+    """Return what an event says."""
+    attributes: dict[str, Any] = orjson.loads(body)
+    return {name: value for name, value in attributes.items() if name not in _OF_THE_TRY}
+
+
 def _row(record: Encoded, at: int) -> dict[str, Any]:
     """Return the row of an event that is appended at a time (microseconds)."""
     event = record.event
     emitter = event.source.partition("/agent/")[2]
     return {
-        "id": event.id,
+        "id": event.key,
         "type": event.type,
         "stream": emitter or event.subject,
         "correlation": event.correlation_id,

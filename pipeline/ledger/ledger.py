@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property, partial
 from typing import Any
 
 from sqlalchemy import Connection, select
 
-from ..core.errors import LedgerUnavailable
+from ..core.errors import LedgerError, LedgerUnavailable
 from ..core.event import Encoded, Event
+from ..core.ids import Seal
 from ..core.outcome import Outcome
 from ..core.times import SECOND, now
 from .aside import SetAside
@@ -48,11 +50,11 @@ class Ledger:
         """Take the address (see Database); nothing is opened before it is used."""
         self.database = Database(url, timeout=timeout, prepare=prepare)
         self._statements = statements = Statements(self.database)
-        self._id = (0, "")
+        self._sealed: tuple[int, Seal | None] = (0, None)
         self.workers = Workers(self.database)
         self.subscribers = Subscribers(self.database, self.workers)
         self.deliveries = Deliveries(self.database)
-        self.due = Due(self.database, self.deliveries, lambda: self.id, self.append)
+        self.due = Due(self.database, self.deliveries, lambda: self.seal, self.append)
         self.aside = SetAside(self.database)
         self.events = Events(self.database, statements, self.aside)
         self.timers = Timers(self.database, statements, self.append, self.due, self.aside)
@@ -65,11 +67,30 @@ class Ledger:
     @property
     def id(self) -> str:
         """The ledger's own id: messages carry it, so that a worker knows whether its ledger has the event."""
+        return self.seal.ledger
+
+    @property
+    def seal(self) -> Seal:
+        """What signs the bus's messages, read once; a ledger that was made anew has another one."""
         if not self.database.fast.is_checked():
             self.database.check()
-        if self._id[0] != self.database.opened:
-            self._id = (self.database.opened, self.database.read(self.id_in))
-        return self._id[1]
+        opened, seal = self._sealed
+        if seal is None or opened != self.database.opened:
+            seal = self.database.read(self._seal_in)
+            self._sealed = (self.database.opened, seal)
+            vars(self).pop("secret", None)
+        return seal
+
+    @cached_property
+    def secret(self) -> bytes:
+        """What the ids of emitted events are derived with."""
+        return self.seal.secret
+
+    def _seal_in(self, connection: Connection) -> Seal:
+        facts = {row.name: row.value for row in connection.execute(select(meta))}
+        if "secret" not in facts:
+            raise LedgerError(f"the ledger {self} has no secret to sign messages with: run `pipeline ledger upgrade`")
+        return Seal(facts["id"], bytes.fromhex(facts["secret"]))
 
     @staticmethod
     def id_in(connection: Connection) -> str:
@@ -96,22 +117,25 @@ class Ledger:
         due_in: float | None,
         rows: Sequence[Write] = (),
         connection: Connection | None = None,
+        checked: bool = False,
     ) -> None:
-        """Write events into the log, and into the outbox.
+        """Write events into the log, and into the outbox; an event that the log has already is not written again.
 
         Arguments:
             due_in: seconds after which the relay sends them if nobody did before; None leaves the outbox alone.
             rows: what is written with them.
             connection: the caller's own transaction, which is neither committed nor rolled back here.
+            checked: raise IdTaken where the log has another event with the id.
 
         """
         statements = self._appending(records, now(), due_in, rows, connection)
         if not statements:
             return
+        taken = partial(self.events.check_same, records) if checked and records else None
         if connection is None:
-            self.database.fast.all(statements)
+            self.database.fast.all(statements, taken)
         else:
-            run_all(connection, statements)
+            run_all(connection, statements, taken)
 
     def _appending(
         self,
@@ -121,14 +145,34 @@ class Ledger:
         rows: Sequence[Write] = (),
         connection: Connection | None = None,
     ) -> list[Statement]:
-        statements: list[Statement] = [(getattr(self._statements, name), [row]) for name, row in rows]
+        statements: list[Statement] = []
         if records:
             due = None if due_in is None else at + round(due_in * SECOND)
             statements += self.events.appended(records, at, due)
-            missed = [r.event.id for r in records if r.replay is None and self.subscribers.miss(r.event, connection)]
+            missed = [r.event.key for r in records if r.replay is None and self.subscribers.miss(r.event, connection)]
             if missed:
                 statements.append(self.deliveries.unrouted(missed, at))
-        return statements
+        return [*statements, *((getattr(self._statements, name), [row]) for name, row in rows)]
+
+    def delay(self, record: Encoded, timer: dict[str, Any], connection: Connection | None = None) -> None:
+        """Keep an event until it is due; the same event again gets the new due time.
+
+        Arguments:
+            timer: its timer's row.
+            connection: the caller's own transaction; default a new one.
+
+        Raises IdTaken where the log, or a timer, has another event with the id.
+
+        """
+
+        def work(own: Connection) -> None:
+            self.events.check_delayed(record, own)
+            self.timers.add([timer], own)
+
+        if connection is None:
+            self.database.run(work)
+        else:
+            work(connection)
 
     def mark_sent(self, ids: Sequence[str]) -> None:
         """Take events out of the outbox: the broker has them."""
@@ -145,14 +189,17 @@ class Ledger:
         Arguments:
             worker: who runs it.
 
+        Raises IdTaken when another program's event has source and id of one that the log has, and says something else.
+
         """
         at = now()
         claiming = self.deliveries.claiming(delivery, worker, at)
         if delivery.logged:
             claimed = self.database.fast.one(claiming)
         else:  # another program has published the event
-            event = self._appending([Encoded(delivery.event, delivery.event.encode())], at, None)
-            claimed = self.database.fast.last(event, claiming)
+            records = [Encoded(delivery.event, delivery.event.encode())]
+            taken = partial(self.events.check_same, records)
+            claimed = self.database.fast.last(self._appending(records, at, None), claiming, taken)
         return Claim(claimed[0], Outcome.RUNNING) if claimed is not None else self._known(delivery, worker, at)
 
     def _known(self, delivery: Delivery, worker: str, at: int) -> Claim:

@@ -98,9 +98,9 @@ class Timers:
         unknown = [Bad(row.id, f"kind: {row.kind!r} is no kind of timer") for row in rows if row.kind != PUBLISH]
 
         def append(records: Sequence[Encoded]) -> None:
-            self._append(records, due_in=grace, connection=connection)
+            self._append(records, due_in=grace, connection=connection, checked=True)
 
-        items = [(record.event.id, record) for record in good]
+        items = [(record.event.key, record) for record in good]
         delayed, refused = self._aside.apart(connection, items, append)
         bodies = {row.id: row.body for row in rows}
         bad = (Bad(one.id, one.reason, bodies[one.id]) for one in (*unreadable, *refused, *unknown))

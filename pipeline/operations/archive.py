@@ -24,7 +24,7 @@ from sqlalchemy import Column, DefaultClause, Table
 
 from ..core.errors import InvalidEvent, LedgerError, PipelineError
 from ..core.event import Event
-from ..core.ids import derived_id
+from ..core.ids import derived_id, foreign_id
 from ..core.outcome import FINAL
 from ..core.times import moment
 from ..ledger.database.migrate import HEAD
@@ -196,17 +196,19 @@ def _entry(head: Event, lines: _Lines) -> Entry:
     row = _row(events, data, without=_NOT_IN_ROW, old=format < FORMAT)
     _check(1 <= row["seq"] <= HIGHEST_SEQ, f"data.seq: {row['seq']} is not between 1 and {HIGHEST_SEQ}")
     event = lines.need()
-    _check((event.id, event.type) == (row["id"], row["type"]), f"id: not the event {row['id']} of the line before")
+    known_by = (event.id, foreign_id(event.source, event.id))
+    is_same = row["id"] in known_by and event.type == row["type"]
+    _check(is_same, f"id: not the event {row['id']} of the line before")
     row.update(tx=0, body=lines.text)
-    mine = []
+    own = []
     for _ in range(number):
         record = lines.need()
         _check(record.type == DELIVERY, f"type: {record.type!r} is not {DELIVERY!r}")
         delivery = _row(deliveries, record.data, old=format < FORMAT)
-        _check(delivery["event_id"] == event.id, f"data.event_id: not {event.id}")
+        _check(delivery["event_id"] == row["id"], f"data.event_id: not {row['id']}")
         _check(delivery["outcome"] in FINAL, f"data.outcome: {delivery['outcome']!r} is not over")
-        mine.append(delivery)
-    return Entry(row, mine, ledger)
+        own.append(delivery)
+    return Entry(row, own, ledger)
 
 
 def _row(table: Table, data: Any, without: tuple[str, ...] = (), *, old: bool = False) -> dict[str, Any]:

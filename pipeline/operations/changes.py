@@ -126,7 +126,7 @@ def _audit(
 
 def _about(letter: DeadLetter, by: str) -> dict[str, Any]:
     event = letter.event
-    about = {"delivery_id": letter.id, "event_id": event.id, "original_type": event.type, "agent": letter.agent}
+    about = {"delivery_id": letter.id, "event_id": event.key, "original_type": event.type, "agent": letter.agent}
     return {**about, "by": by}
 
 
@@ -203,7 +203,7 @@ class Requeue:
             by_agent.setdefault(letter.agent, []).append((event, self._marks(letter)))
         try:
             for agent, items in by_agent.items():
-                self._bus.publisher.deliver(agent, items)
+                self._bus.publisher.deliver(agent, items, self._bus.ledger.seal)
         except (BrokerUnavailable, InvalidEvent) as exc:  # or it came before the limits that there are now
             logger.debug("requeued deliveries are left to the sweeper: %s", exc)
             return False

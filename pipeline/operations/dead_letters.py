@@ -10,6 +10,7 @@ from enum import Enum
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
+import orjson
 from sqlalchemy import func, select, tuple_
 
 from ..agents.payloads import payload_of, plain
@@ -214,7 +215,11 @@ class DeadLetters:
                 f"agent {letter.agent!r} is not declared in this process, so its data cannot be checked; "
                 "import its module, or name that in PIPELINE_AGENTS"
             )
-        encoded = self._bus.publisher.encode(letter.event.evolve(data=plain(data)))
-        event = Event.decode(encoded.body)
+        event = letter.event.evolve(data=plain(data))
+        if letter.event.key != event.key:  # another program's: whatever else it came with stays
+            edited = orjson.dumps({**letter.event.attributes(), "data": event.data})
+            event = Event.decode(edited, letter.event.key)
+        encoded = self._bus.publisher.encode(event)
+        event = Event.decode(encoded.body, event.key)
         payload_of(self._bus.agents[letter.agent], event)
         return encoded._replace(event=event)

@@ -69,7 +69,7 @@ class DeadLetter:
         data = {field.name: getattr(self, field.name) for field in fields(self)}
         del data["event"], data["traceback"]
         event = self.event
-        data |= {"event_id": event.id, "type": event.type, "correlation": event.correlation_id}
+        data |= {"event_id": event.key, "type": event.type, "correlation": event.correlation_id}
         data |= {"started": as_json_time(self.started), "ended": as_json_time(self.ended), "cursor": self.cursor}
         return {**data, "traceback": self.traceback, "event": event.attributes()} if whole else data
 

@@ -14,7 +14,7 @@ from ..agents.agent import Agent
 from ..agents.runner import awaited
 from ..core.errors import BrokerUnavailable, InvalidAgent, InvalidEvent, InvalidSelection, LedgerUnavailable, nearest
 from ..core.event import Event
-from ..core.ids import new_id
+from ..core.ids import Seal, new_id
 from ..core.routing import reaches
 from ..core.times import monotonic
 from ..history.events import EventQuery, Recorded, get_event, get_events
@@ -113,8 +113,11 @@ class _ToAgent:
 
     size = BATCH
 
-    def __init__(self, publisher: Publisher, name: str, patterns: tuple[str, ...], marks: dict[str, Any]) -> None:
+    def __init__(
+        self, publisher: Publisher, seal: Seal, name: str, patterns: tuple[str, ...], marks: dict[str, Any]
+    ) -> None:
         self._publisher = publisher
+        self._seal = seal
         self._name = name
         self._patterns = patterns
         self._marks = marks
@@ -127,14 +130,14 @@ class _ToAgent:
         bad, encoded = [], []
         for event in batch:
             try:
-                message = self._publisher.encode(event, {**self._marks, "direct": True})
+                message = self._publisher.encode(event, {**self._marks, "direct": True}, self._seal)
                 encoded.append(message._replace(agent=self._name))
             except InvalidEvent as exc:  # it came before the limits that there are now
-                bad.append(Bad(event.id, str(exc)))
+                bad.append(Bad(event.key, str(exc)))
         sent = send_apart(self._publisher, encoded)
         if sent.trouble is not None:
             raise sent.trouble
-        return [*bad, *(Bad(one.event.id, reason) for one, reason in sent.refused)]
+        return [*bad, *(Bad(one.event.key, reason) for one, reason in sent.refused)]
 
 
 class _ToFunction:
@@ -157,7 +160,7 @@ class _ToFunction:
                 if inspect.isawaitable(result):
                     self._await(awaited(result))
             except Exception as exc:
-                exc.add_note(f"while {event.type} {event.id} was replayed")
+                exc.add_note(f"while {event.type} {event.key} was replayed")
                 raise
         return []
 
@@ -176,7 +179,7 @@ def _target(
     patterns = {**bus.ledger.subscribers.all(), **{agent.name: agent.patterns for agent in bus.agents}}
     if name not in patterns:
         raise InvalidAgent(f"no agent is called {name!r}; {nearest(name, patterns)}")
-    return _ToAgent(bus.publisher, name, patterns[name], marks)
+    return _ToAgent(bus.publisher, bus.ledger.seal, name, patterns[name], marks)
 
 
 # -- which

@@ -11,7 +11,7 @@ from kombu import Connection
 
 from ..brokers.kinds import kind_of
 from ..brokers.topology import Topology
-from ..core.event import CONTENT_TYPE, Encoded, Event
+from ..core.event import CONTENT_TYPE, Encoded
 from ..core.observe import Log
 from ..core.times import monotonic
 
@@ -74,7 +74,7 @@ class Link:
             priority=self._priorities[event.priority],
             content_type=CONTENT_TYPE,
             content_encoding="utf-8",
-            headers=wire_headers(event, encoded.bus),
+            headers=wire_headers(encoded),
             properties={"delivery_mode": PERSISTENT},
         )
 
@@ -104,13 +104,15 @@ class Link:
             logger.warning("closing a connection failed, events published without confirms may be lost: %s", exc)
 
 
-def wire_headers(event: Event, bus: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Return what a worker needs to know before it decodes the body."""
-    headers: dict[str, Any] = {"id": event.id, "type": event.type, "correlationid": event.correlation_id}
+def wire_headers(encoded: Encoded) -> dict[str, Any]:
+    """Return what a worker needs to know before it decodes the body, signed where there is a seal."""
+    event, bus, seal = encoded.event, encoded.bus, encoded.seal
+    headers: dict[str, Any] = {"id": event.key, "type": event.type, "correlationid": event.correlation_id}
     if event.causation_id:
         headers["causationid"] = event.causation_id
     if event.targets:
         headers["targets"] = ",".join(event.targets)
-    if bus:
+    if bus and seal:
         headers["bus"] = bus
+        headers["bus"] = {**bus, "signature": seal.sign(headers, encoded.body, encoded.agent or "")}
     return headers

@@ -45,12 +45,12 @@ class Outbox:
     ) -> list[Event]:
         """Append events to the log and send them; what the broker does not take now is sent later.
 
-        Raises InvalidEvent, EventTooLarge, UnknownAgent or ConfigError before anything is written, LedgerUnavailable,
-        and QueueConflict when the events are accepted, and only somebody's hand can let them be sent.
+        Raises InvalidEvent, EventTooLarge, UnknownAgent, IdTaken or ConfigError before anything is written,
+        LedgerUnavailable, and QueueConflict when what was accepted can be sent only after somebody has mended a queue.
 
         """
         batch = self.encode(events)
-        self.ledger.append(batch, due_in=GRACE, rows=rows)
+        self.ledger.append(batch, due_in=GRACE, rows=rows, checked=True)
         try:
             sent = self._send(batch, timeout)
         except QueueConflict as exc:
@@ -62,7 +62,7 @@ class Outbox:
     def _hurry(self, events: Sequence[Event]) -> None:
         """Let the relay try at once: nobody else is sending these events any more."""
         try:
-            self.ledger.events.postpone([event.id for event in events], PAUSE)
+            self.ledger.events.postpone([event.key for event in events], PAUSE)
         except LedgerUnavailable as exc:  # they are accepted; the relay takes them a little later
             logger.warning("the relay takes %d event(s) only in %g s: %s", len(events), GRACE, exc)
 
@@ -72,18 +72,19 @@ class Outbox:
         batch = self._in_transaction(connection, events)
         with self.ledger.database.errors():
             # Due at once: the relay sees the events as soon as they are committed.
-            self.ledger.append(batch, due_in=0, connection=connection)
+            self.ledger.append(batch, due_in=0, connection=connection, checked=True)
         return [event.marked(sent=False) for event in events]
 
     def delay(self, event: Event, due: datetime, transaction: Any = None) -> Event:
         """Keep an event until it is due; then a worker publishes it. With a transaction, as append() does."""
         if transaction is None:
-            self.ledger.timers.add([timer_of(self.encode([event])[0], due)])
+            (record,) = self.encode([event])
+            self.ledger.delay(record, timer_of(record, due))
         else:
             connection = _connection(transaction)
-            row = timer_of(self._in_transaction(connection, [event])[0], due)
+            (record,) = self._in_transaction(connection, [event])
             with self.ledger.database.errors():
-                self.ledger.timers.add([row], connection)
+                self.ledger.delay(record, timer_of(record, due), connection)
         return event.marked(sent=False)
 
     def cancel(self, event_id: str) -> bool:
@@ -95,8 +96,9 @@ class Outbox:
 
     def encode(self, events: Sequence[Event]) -> list[Encoded]:
         """Return events ready for the log and the wire; raise InvalidEvent, EventTooLarge or UnknownAgent."""
-        bus = {"ledger": self.ledger.id}
-        batch = [event.encoded(self._publisher.max_bytes, bus) for event in events]
+        seal = self.ledger.seal
+        bus = {"ledger": seal.ledger}
+        batch = [event.encoded(self._publisher.max_bytes, bus, seal) for event in events]
         self._check_targets(events)
         return batch
 
@@ -143,11 +145,11 @@ class Outbox:
         sent = Sent(waiting=list(batch)) if is_away else send_apart(self._publisher, batch)
         if sent.taken:
             self._note(sent.taken)
-        self.ledger.events.refuse([Bad(encoded.event.id, reason) for encoded, reason in sent.refused])
+        self.ledger.events.refuse([Bad(encoded.event.key, reason) for encoded, reason in sent.refused])
         if sent.trouble is not None:
             self._complain(sent.trouble)
         if sent.waiting:
-            self.ledger.events.postpone([encoded.event.id for encoded in sent.waiting], PAUSE)
+            self.ledger.events.postpone([encoded.event.key for encoded in sent.waiting], PAUSE)
         return len(sent.taken) + len(sent.refused)
 
     def _complain(self, exc: BrokerUnavailable | QueueConflict) -> None:
@@ -159,7 +161,7 @@ class Outbox:
 
     def _note(self, batch: Sequence[Encoded]) -> None:
         try:
-            self.ledger.mark_sent([encoded.event.id for encoded in batch])
+            self.ledger.mark_sent([encoded.event.key for encoded in batch])
         except LedgerUnavailable as exc:  # then the relay sends them once more, and the inbox knows them
             logger.warning("the broker has %d event(s), but that could not be noted: %s", len(batch), exc)
 

@@ -29,6 +29,7 @@ from ..core.errors import (
     without_passwords,
 )
 from ..core.event import Encoded, Event
+from ..core.ids import Seal
 from ..core.observe import Log
 from ..core.times import monotonic
 from .link import Link
@@ -69,17 +70,18 @@ class Publisher:
         self._idle: deque[Link] = deque()
 
     def deliver(
-        self, agent: str, items: Sequence[tuple[Event, dict[str, Any]]], *, timeout: float | None = None
+        self, agent: str, items: Sequence[tuple[Event, dict[str, Any]]], seal: Seal, *, timeout: float | None = None
     ) -> None:
         """Send events to one agent's queue; nobody else gets them.
 
         Arguments:
             items: events, each with what the worker has to know: {"attempt": n}, or {"replay": id, "broadcast": bool}.
+            seal: what signs that.
 
         Raises as send_encoded() does, and EventTooLarge or InvalidEvent before anything is sent.
 
         """
-        batch = [self.encode(event, {**bus, "direct": True})._replace(agent=agent) for event, bus in items]
+        batch = [self.encode(event, {**bus, "direct": True}, seal)._replace(agent=agent) for event, bus in items]
         self.send_encoded(batch, timeout=timeout)
 
     def send_encoded(
@@ -139,14 +141,15 @@ class Publisher:
         except (TypeError, ValueError, OverflowError, struct.error) as exc:  # no driver can write it
             raise self._refused(exc) from exc
 
-    def encode(self, event: Event, bus: dict[str, Any] | None = None) -> Encoded:
+    def encode(self, event: Event, bus: dict[str, Any] | None = None, seal: Seal | None = None) -> Encoded:
         """Return the event ready for the wire; raise EventTooLarge or InvalidEvent.
 
         Arguments:
             bus: what the worker has to know about the message, beside the event.
+            seal: what signs that.
 
         """
-        return event.encoded(self.max_bytes, bus)
+        return event.encoded(self.max_bytes, bus, seal)
 
     @contextlib.contextmanager
     def channel(self) -> Iterator[Any]:

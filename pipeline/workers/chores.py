@@ -181,8 +181,9 @@ class Chores:
     # -- sending
 
     def _on_the_bus(self, records: Sequence[Encoded]) -> list[Encoded]:
-        bus = {"ledger": self._ledger.id}
-        return [record._replace(bus=bus) for record in records]
+        seal = self._ledger.seal
+        bus = {"ledger": seal.ledger}
+        return [record._replace(bus=bus, seal=seal) for record in records]
 
     def _send_or_ask_again(self, messages: Sequence[Message]) -> int:
         done, waiting = self._send(messages, "deliveries")

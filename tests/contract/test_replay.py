@@ -49,6 +49,7 @@ def test_an_agent_gets_the_events_that_it_listens_to_in_order_and_nobody_else_do
     taken = messages(app, "billing")
     assert [body for _, body in taken] == [json.loads(events[n].encode()) for n in (0, 2, 3)]
     marks = {"replay": "r-1", "broadcast": False, "ledger": app.ledger.id, "direct": True}
+    assert len({bus.pop("signature") for bus, _ in taken}) == 3
     assert [bus for bus, _ in taken] == [marks] * 3
     assert messages(app, "stock") == []
     assert rows(app, agent="billing") == [], "the ordinary deliveries are not touched"

@@ -36,6 +36,7 @@ def test_a_requeued_letter_is_in_its_agents_queue_only_and_starts_anew(app: Pipe
     assert messages(app, "stock") == []
     ((bus, body),) = messages(app, "billing")
     assert body == json.loads(event.encode())
+    assert bus.pop("signature")
     assert bus == {"attempt": 1, "ledger": app.ledger.id, "requeued": 1, "direct": True}
     (row,) = rows(app, id=id)
     assert (row["outcome"], row["attempts"], row["error"], row["traceback"], row["ended"]) == (

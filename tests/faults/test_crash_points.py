@@ -135,7 +135,7 @@ class Accident:
     def _check_effects(self) -> None:
         once = dict.fromkeys({*self._keys, "last"}, 1)
         asked = self._effects.logged("work.asked")
-        followed = {caused_id(delivery_id(event, "work"), 0): 1 for event in asked}
+        followed = {caused_id(delivery_id(event, "work"), 0, self._bus.ledger.secret): 1 for event in asked}
         assert len(asked) == len(once)
         assert self._effects.keys("work") == self._effects.keys("follow") == once
         assert self._effects.events("work") == asked

@@ -36,7 +36,7 @@ def test_types_without_an_end_are_not_all_remembered(app: Pipeline, monkeypatch:
 def test_queues_without_an_end_are_not_all_remembered(app: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(link_module, "MOST_DECLARED", 10)
     for number in range(30):
-        app.bus.publisher.deliver(f"a{number}", [(new_order(), {})])
+        app.bus.publisher.deliver(f"a{number}", [(new_order(), {})], app.ledger.seal)
     (link,) = app.bus.publisher._idle
     assert 0 < len(link._declared) <= 10
     app.close()

@@ -28,6 +28,9 @@ Row = Mapping[str, Any]
 #: A statement that lives as long as the ledger, and the row or rows of parameters that it is run with.
 Statement = tuple[Any, Row | Sequence[Row]]
 
+#: What is done in the transaction in which rows were there already.
+Fewer = Callable[[Any], None]
+
 #: Seconds between two attempts to reach a database that is locked or away.
 RETRY_INTERVAL = 0.1
 
@@ -62,7 +65,9 @@ class Hot:
         prepared = self._translated(statement, rows[0])
         if len(rows) == 1:
             return self._driver.execute(prepared.sql, prepared.arguments(rows[0]))
-        return self._driver.cursor().executemany(prepared.sql, [prepared.arguments(row) for row in rows])
+        cursor = self._driver.cursor()
+        cursor.executemany(prepared.sql, [prepared.arguments(row) for row in rows])
+        return cursor
 
     def _translated(self, statement: Any, row: Row) -> Prepared:
         key = (statement, *row)
@@ -113,15 +118,15 @@ class Fast:
         """Run one statement in a transaction of its own and return the first row of its answer, or None."""
         return self.run(lambda connection: connection.execute(*statement).fetchone(), alone=True)
 
-    def all(self, statements: Sequence[Statement]) -> None:
-        """Run several statements in one transaction."""
-        self.run(lambda connection: run_all(connection, statements))
+    def all(self, statements: Sequence[Statement], fewer: Fewer | None = None) -> None:
+        """Run several statements in one transaction, as run_all() does."""
+        self.run(lambda connection: run_all(connection, statements, fewer))
 
-    def last(self, others: Sequence[Statement], last: Statement) -> Any:
+    def last(self, others: Sequence[Statement], last: Statement, fewer: Fewer | None = None) -> Any:
         """Run several statements in one transaction and return the first row of the last one's answer, or None."""
 
         def work(connection: Hot) -> Any:
-            run_all(connection, others)
+            run_all(connection, others, fewer)
             return connection.execute(*last).fetchone()
 
         return self.run(work)
@@ -202,10 +207,19 @@ class Fast:
         return result
 
 
-def run_all(connection: Any, statements: Sequence[Statement]) -> None:
-    """Run such statements in somebody's own transaction, whether that is SQLAlchemy's or one of these."""
+def run_all(connection: Any, statements: Sequence[Statement], fewer: Fewer | None = None) -> None:
+    """Run such statements in somebody's own transaction, whether that is SQLAlchemy's or one of these.
+
+    Arguments:
+        fewer: called when the first one writes fewer rows than it is given: some are there already.
+
+    """
     for statement, rows in statements:
-        connection.execute(statement, rows)
+        answer = connection.execute(statement, rows)
+        if fewer is not None:
+            if answer.rowcount < len(rows):
+                fewer(connection)
+            fewer = None
 
 
 @contextlib.contextmanager

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from sqlalchemy import Connection, func, inspect, select, text
@@ -18,6 +20,8 @@ _MIGRATIONS = Path(__file__).parent / "migrations"
 #: The newest migration: the number that its file's name begins with.
 HEAD = max(path.name.partition("_")[0] for path in (_MIGRATIONS / "versions").glob("[0-9]*_*.py"))
 VERSION_TABLE = "pipeline_version"
+#: Bytes of the secret that signs the bus's own messages.
+SECRET_BYTES = 32
 #: A number of our own: on PostgreSQL only one process migrates at a time.
 _LOCK = 7_316_200_101
 
@@ -97,6 +101,8 @@ def _upgrade(connection: Connection) -> None:
         config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
-    ledger_id = connection.execute(select(tables.meta.c.value).where(tables.meta.c.name == "id")).scalar()
-    if ledger_id is None:
-        connection.execute(tables.meta.insert().values(name="id", value=new_id()))
+    known = connection.execute(select(tables.meta.c.name)).scalars().all()
+    # What signs messages is never shown, and is not in any archive: whoever reads the ledger may sign.
+    for name, make in (("id", new_id), ("secret", partial(secrets.token_hex, SECRET_BYTES))):
+        if name not in known:
+            connection.execute(tables.meta.insert().values(name=name, value=make()))

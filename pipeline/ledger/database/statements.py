@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import bindparam, delete, func, literal_column
+from sqlalchemy import bindparam, delete, func, literal_column, select
 
 from .database import Database
 from .tables import events, joins, outbox, timers
@@ -19,6 +19,8 @@ class Statements:
         if not database.is_sqlite:
             event = event.values(tx=literal_column("txid_current()"))
         self.event = event
+        self.logged = select(events.c.body).where(events.c.id == bindparam("id"))
+        self.delayed = select(timers.c.body).where(timers.c.id == bindparam("id"))
         self.outbox = insert(outbox).on_conflict_do_nothing()
         sent = delete(outbox).where(outbox.c.event_id == bindparam("event_id"))
         self.sent = sent.returning(outbox.c.event_id, *relaxed(database))

@@ -180,7 +180,7 @@ joins = Table(
     Index("pipeline_joins_correlation", "correlation"),
 )
 
-#: Facts about the ledger itself: its id.
+#: Facts about the ledger itself: its id, and the secret that signs the bus's own messages.
 meta = Table(
     "pipeline_meta",
     metadata,

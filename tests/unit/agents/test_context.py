@@ -51,7 +51,7 @@ def test_the_ids_of_what_is_emitted_follow_from_its_position_now_or_later(ledger
         ctx.publish("order.sent", {}),
         ctx.publish("order.later", {}, at=datetime.now(UTC) + timedelta(hours=1)),
     ]
-    assert [event.id for event in emitted] == [caused_id(DELIVERY, position) for position in range(4)]
+    assert [event.id for event in emitted] == [caused_id(DELIVERY, position, ledger.secret) for position in range(4)]
     assert [event.type for event in ctx.effects().events] == ["order.paid", "order.sent"]
     assert [event.type for event, _ in ctx.effects().later] == ["order.late", "order.later"]
     assert all(event.time == due for event, due in ctx.effects().later)
@@ -65,7 +65,7 @@ def test_an_event_that_is_refused_takes_no_position(ledger: Ledger) -> None:
     for options in ({"priority": 11}, {"delay": -1}, {"delay": "soon"}, {"at": datetime(2030, 1, 1)}):
         with pytest.raises(InvalidEvent):
             ctx.publish("order.paid", {}, **options)  # type: ignore[arg-type]
-    assert ctx.publish("order.paid", {}).id == caused_id(DELIVERY, 0)
+    assert ctx.publish("order.paid", {}).id == caused_id(DELIVERY, 0, ledger.secret)
 
 
 def test_without_a_ledger_what_needs_one_says_so() -> None:
@@ -156,7 +156,7 @@ def test_threads_of_one_handler_emit_events_with_ids_of_their_own(busy: None, le
 
     with ThreadPoolExecutor(8) as pool:
         ids = list(pool.map(emit, range(600)))
-    assert sorted(ids) == sorted(caused_id(DELIVERY, position) for position in range(600))
+    assert sorted(ids) == sorted(caused_id(DELIVERY, position, ledger.secret) for position in range(600))
     effects = ctx.end()
     assert (len(effects.events), len(effects.later)) == (400, 200)
 

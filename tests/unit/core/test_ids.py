@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.core.ids import caused_id, delivery_id, new_id
+from pipeline.core.ids import caused_id, delivery_id, foreign_id, new_id
 
 UUIDS = st.uuids().map(str)
 AGENTS = st.from_regex(r"[a-z][a-z0-9_-]{0,20}", fullmatch=True)
@@ -27,6 +27,20 @@ def test_a_deliverys_id_is_uuid5_of_the_event_and_the_agent(event: str, agent: s
 @given(UUIDS, st.integers(0, 1000))
 def test_an_emitted_events_id_is_uuid5_of_the_delivery_and_its_position(delivery: str, position: int) -> None:
     assert caused_id(delivery, position) == str(uuid5(UUID(delivery), str(position)))
+
+
+def test_with_a_secret_the_ids_of_caused_events_cannot_be_said_beforehand() -> None:
+    delivery = new_id()
+    ids = {caused_id(delivery, position, secret) for position in range(3) for secret in (b"", b"one", b"two")}
+    assert len(ids) == 9
+    assert caused_id(delivery, 1, b"one") == caused_id(delivery, 1, b"one")
+    assert UUID(caused_id(delivery, 1, b"one")).version == 8
+
+
+@given(st.text(max_size=9), st.text(max_size=9), st.text(max_size=9), st.text(max_size=9))
+def test_another_programs_event_is_known_by_source_and_id(one: str, id: str, other: str, other_id: str) -> None:
+    assert (foreign_id(one, id) == foreign_id(other, other_id)) is ((one, id) == (other, other_id))
+    assert foreign_id(one, id) not in (id, delivery_id(id, one))
 
 
 @pytest.mark.parametrize("spelled", [str.upper, lambda id: id.replace("-", ""), lambda id: "urn:uuid:" + id])

@@ -14,6 +14,7 @@ from kombu.message import Message
 
 from pipeline import EventTooLarge, InvalidEvent
 from pipeline.core.event import CONTENT_TYPE, new_event
+from pipeline.core.ids import Seal, foreign_id
 from pipeline.delivery.poison import MAX_ETA, check_event, check_task
 from pipeline.publishing.link import wire_headers
 
@@ -25,9 +26,17 @@ ANY_JSON = st.recursive(
 )
 
 
+SEAL = Seal("l1", b"secret")
+
+
+def signed(marks: dict[str, Any], agent: str | None = None) -> Message:
+    sealed = EVENT.encoded(1000, marks, SEAL)._replace(agent=agent)
+    return event_message(sealed.body, wire_headers(sealed))
+
+
 def event_message(body: Any = None, headers: Any = None, content_type: Any = CONTENT_TYPE) -> Message:
     body = EVENT.encode() if body is None else body
-    return Message(body, headers=wire_headers(EVENT) if headers is None else headers, content_type=content_type)
+    return Message(body, headers={} if headers is None else headers, content_type=content_type)
 
 
 def task_message(body: Any = None, content_type: str = "application/json", **headers: Any) -> Message:
@@ -44,29 +53,57 @@ def task_message(body: Any = None, content_type: str = "application/json", **hea
 # -- events
 
 
-def test_an_events_headers_are_enough_to_route_it() -> None:
-    found = check_event(event_message(body=b"never looked at"), 1000)
+def test_what_the_bus_has_signed_is_routed_by_its_headers_alone() -> None:
+    found = check_event(signed({"ledger": "l1"}), 1000, SEAL)
     expected = {"id": EVENT.id, "type": "a.b", "correlationid": "story", "causationid": None, "targets": "alpha,beta"}
-    assert found == {**expected, "bus": {}}
+    assert found == {**expected, "bus": {"ledger": "l1"}}
 
 
-def test_an_event_of_a_program_that_sends_no_headers_is_read_from_its_body() -> None:
-    assert check_event(event_message(headers={}), 1000) == check_event(event_message(), 1000)
+def test_another_programs_event_is_known_by_its_body_and_no_header_wins_over_that() -> None:
+    own = {"id": "7", "type": "not.this", "targets": "gamma", "correlationid": "other", "source": "/elsewhere"}
+    found = check_event(event_message(headers=own), 1000, SEAL)
+    assert found == check_event(event_message(headers={}), 1000)
+    assert (found["id"], found["type"], found["bus"]) == (foreign_id("/test", EVENT.id), "a.b", {})
+    assert (found["correlationid"], found["targets"]) == ("story", "alpha,beta")
 
 
-@pytest.mark.parametrize("parameters", ["", "; charset=utf-8"])
-def test_the_content_type_may_have_parameters(parameters: str) -> None:
-    assert check_event(event_message(content_type=CONTENT_TYPE + parameters), 1000)["id"] == EVENT.id
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "application/cloudevents+json; charset=utf-8",
+        "Application/CloudEvents+JSON",
+        " application/cloudevents+json ;v=1",
+    ],
+)
+def test_the_content_type_has_no_case_and_may_have_parameters(content_type: str) -> None:
+    assert check_event(event_message(content_type=content_type), 1000)["type"] == "a.b"
+
+
+@pytest.mark.parametrize("content_type", [None, ""])
+def test_the_content_type_may_be_missing_where_the_body_is_a_cloudevent(content_type: Any) -> None:
+    assert check_event(event_message(content_type=content_type), 1000)["type"] == "a.b"
+    with pytest.raises(InvalidEvent, match="no 'specversion'"):
+        check_event(event_message(b'{"id": "1", "type": "a.b", "source": "/t"}', {}, content_type), 1000)
+
+
+@pytest.mark.parametrize("name", ["cloudEvents:id", "cloudEvents_type", "ce-source", "CE_ID"])
+@pytest.mark.parametrize("content_type", [None, "application/json", "application/octet-stream"])
+def test_binary_mode_is_refused_with_the_way_out(name: str, content_type: str | None) -> None:
+    with pytest.raises(InvalidEvent, match="binary mode; send structured mode"):
+        check_event(event_message(b'{"order_id": "A1"}', {name: "x"}, content_type), 1000)
 
 
 def test_an_event_may_be_as_large_as_the_limit_and_no_larger() -> None:
-    message = event_message(body=b"x" * 1000)
-    check_event(message, 1000)
-    with pytest.raises(EventTooLarge, match="1,000 bytes, the limit is 999"):
-        check_event(message, 999)
+    size = len(EVENT.encode())
+    check_event(event_message(), size)
+    with pytest.raises(EventTooLarge, match=f"{size} bytes, the limit is {size - 1}"):
+        check_event(event_message(), size - 1)
 
 
-@pytest.mark.parametrize("content_type", [None, "", "application/json", "application/x-python-serialize", 5])
+@pytest.mark.parametrize(
+    "content_type",
+    ["application/json", "application/cloudevents-batch+json", "application/cloudevents+jsonx", "text", 5],
+)
 def test_other_content_types_are_refused(content_type: Any) -> None:
     with pytest.raises(InvalidEvent, match="content type"):
         check_event(event_message(content_type=content_type), 1000)
@@ -85,8 +122,9 @@ def test_other_content_types_are_refused(content_type: Any) -> None:
         (b'{"id": "1"}', "attribute 'type' is None"),
         (b'{"id": "", "type": "a.b"}', "must not be empty"),
         (b'{"id": "1", "type": ""}', "must not be empty"),
-        (b'{"id": "1", "type": "a.b", "targets": ["alpha"]}', "attribute 'targets'"),
-        (b'{"id": "1", "type": "a.b", "correlationid": {}}', "attribute 'correlationid'"),
+        (b'{"id": "1", "type": "a.b"}', "attribute 'source' is None"),
+        (b'{"id": "1", "type": "a.b", "source": "/t", "targets": ["alpha"]}', "attribute 'targets'"),
+        (b'{"id": "1", "type": "a.b", "source": "/t", "correlationid": {}}', "attribute 'correlationid'"),
         (b"[" * 100_000, "the body is not JSON"),
     ],
 )
@@ -95,35 +133,58 @@ def test_a_body_that_is_no_event_is_refused_with_the_reason(body: bytes, message
         check_event(event_message(body=body, headers={}), 1_000_000)
 
 
-@given(st.dictionaries(st.sampled_from(["id", "type", "targets", "correlationid", "causationid"]), ANY_JSON))
-def test_whatever_stands_in_the_headers_only_texts_come_out(headers: dict[str, Any]) -> None:
+NAMES = ["id", "type", "source", "specversion", "targets", "correlationid", "causationid", "data"]
+
+
+@given(st.dictionaries(st.sampled_from([*NAMES, "bus", "task", "x"]), ANY_JSON), ANY_JSON | st.text(), st.booleans())
+def test_whatever_a_stranger_sends_only_texts_come_out(headers: dict[str, Any], body: Any, is_typed: bool) -> None:
+    message = event_message(json.dumps(body).encode(), headers, CONTENT_TYPE if is_typed else None)
     try:
-        found = check_event(event_message(headers=headers), 10_000)
+        found = check_event(message, 10_000, SEAL, "alpha")
     except InvalidEvent:
         return
-    assert isinstance(found["id"], str)
-    assert isinstance(found["type"], str)
     assert found.pop("bus") == {}
+    assert all(isinstance(found[name], str) and found[name] for name in ("id", "type", "source"))
     assert all(value is None or isinstance(value, str) for value in found.values())
 
 
-@pytest.mark.parametrize(
-    ("bus", "expected"),
-    [
-        ({}, {}),
-        ({"attempt": 2, "ledger": "l1"}, {"attempt": 2, "ledger": "l1"}),
-        ({"replay": "r1", "broadcast": False, "direct": True}, {"replay": "r1", "broadcast": False, "direct": True}),
-        ({"task": "os.system"}, {}),
-    ],
-)
-def test_what_the_bus_says_about_a_message_is_taken_by_name(bus: dict[str, Any], expected: dict[str, Any]) -> None:
-    assert check_event(event_message(headers={**wire_headers(EVENT), "bus": bus}), 1000)["bus"] == expected
+MARKS = [
+    {"ledger": "l1"},
+    {"ledger": "l1", "attempt": 1, "requeued": 2, "direct": True},
+    {"ledger": "l1", "direct": True, "replay": "r1", "broadcast": False},
+]
 
 
-@pytest.mark.parametrize("bus", ["", 7, [], {"attempt": "2"}, {"replay": {}}, {"ledger": None}, {"broadcast": 1}])
-def test_what_the_bus_cannot_have_said_is_refused(bus: Any) -> None:
-    with pytest.raises(InvalidEvent, match="header 'bus'"):
-        check_event(event_message(headers={**wire_headers(EVENT), "bus": bus}), 1000)
+@pytest.mark.parametrize("marks", MARKS)
+def test_what_the_bus_says_about_its_own_message_is_believed(marks: dict[str, Any]) -> None:
+    agent = "alpha" if "direct" in marks else None
+    message = signed(marks, agent)
+    assert check_event(message, 1000, SEAL, "alpha")["bus"] == marks
+    assert check_event(message, 1000, SEAL, "beta")["bus"] == ({} if agent else marks), "it was for alpha's queue"
+    assert check_event(message, 1000, Seal("l1", b"another"))["bus"] == {}
+    assert check_event(message, 1000, Seal("l2", SEAL.secret))["bus"] == {}
+    assert check_event(message, 1000, None)["bus"] == {}, "without a ledger nobody can know"
+
+
+@given(st.sampled_from(MARKS), st.data())
+def test_what_was_signed_cannot_be_changed(marks: dict[str, Any], data: st.DataObject) -> None:
+    message = signed(marks, "alpha" if "direct" in marks else None)
+    part = data.draw(st.sampled_from([*sorted(message.headers), *sorted(message.headers["bus"]), "body", "new mark"]))
+    if part == "body":
+        message.body = message.body.replace(b'"n":1', b'"n":2')
+    elif part in message.headers and part != "bus":
+        message.headers[part] = data.draw(ANY_JSON.filter(lambda value: value != message.headers[part]))
+    else:
+        bus = dict(message.headers["bus"])
+        bus[part] = data.draw((ANY_JSON | st.text()).filter(lambda value: value != bus.get(part, ...)))
+        message.headers["bus"] = data.draw(st.sampled_from([bus, [bus], None])) if part == "bus" else bus
+    found = check_event(message, 1000, SEAL, "alpha")
+    assert (found["bus"], found["id"]) == ({}, foreign_id("/test", EVENT.id)), f"another {part} makes it a stranger's"
+
+
+@given(st.dictionaries(st.sampled_from([*MARKS[2], "attempt", "signature"]), ANY_JSON | st.just("l1")))
+def test_what_others_claim_about_their_messages_is_not_even_read(bus: dict[str, Any]) -> None:
+    assert check_event(event_message(headers={"bus": bus}), 1000, SEAL, "alpha")["bus"] == {}
 
 
 # -- tasks

@@ -55,7 +55,7 @@ def deliver(app: Pipeline, event: Event, **bus: Any) -> Any:
     task = app.celery.tasks["agent.answer"]
     task.push_request(
         id=delivery_id(event.id, "answer"), retries=0, called_directly=False, is_eager=False, ignore_result=True,
-        delivery_info={"redelivered": False}, bus={"ledger": app.ledger.id, **bus},
+        delivery_info={"redelivered": False}, bus={"ledger": app.ledger.id, "key": event.key, **bus},
     )  # fmt: skip
     try:
         return task.run(event.encode().decode())
