@@ -35,7 +35,7 @@ def take(
         encoded.body, headers=wire_headers(encoded), content_type=CONTENT_TYPE, content_encoding="utf-8", properties={},
         delivery_info={"routing_key": queue, "redelivered": redelivered},
     )  # fmt: skip
-    assert to_task_message(message, check_event(message, 10**9, seal), app.bus.agents[agent], queue)
+    assert to_task_message(message, check_event(message, 10**9, app.ledger.seal), app.bus.agents[agent], queue)
     if in_canvas:
         message.headers["ignore_result"] = False
     kind = create_request_cls(

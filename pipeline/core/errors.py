@@ -16,7 +16,7 @@ LONGEST_TRACEBACK = 20_000
 _PASSWORD = re.compile(r"((?<![\w+.-])[\w+.-]*\w://[^\s/@:]*):(\S{0,1000})@")
 _PORT = re.compile(r"\d+[/?#]")
 _SECRETS = "pass|pwd|secret|token|credential|api_?key|signature"
-_IN_QUERY = re.compile(rf"([?&;][\w.-]*(?:{_SECRETS})[\w.-]*=)[^\s&;#'\"]+", re.IGNORECASE)
+_IN_QUERY = re.compile(rf"([?&;][\w.-]{{0,64}}(?:{_SECRETS})[\w.-]{{0,64}}=)[^\s&;#'\"]+", re.IGNORECASE)
 #: Control characters (C0, DEL, C1), what else ends a line for some reader, and what changes the direction of a line.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 

@@ -342,7 +342,7 @@ def dump(payload: Payload) -> Any:
     """Return a payload's data; raise InvalidEvent when an agent would not get what is sent."""
     way = way_of(type(payload))
     try:
-        data = payload.model_dump(mode="json", by_alias=True, round_trip=True, warnings="error")
+        data = payload.model_dump(mode="json", by_alias=True, round_trip=True)
     except Exception as exc:  # pydantic's own, or whatever a user's serializer raises
         raise InvalidEvent(f"payload {type(payload).__name__} cannot be sent: {exc}") from exc
     if way is Way.BY_VALUE:

@@ -32,7 +32,8 @@ def make_private(path: Path) -> None:
     refuse_links(path)
     if not path.exists():
         # Nobody in this process has it open yet, so closing it drops no lock.
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        not_through = 0 if path.is_symlink() else os.O_NOFOLLOW  # a link that somebody puts there now
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR | not_through, 0o600))
 
 
 def refuse_links(path: Path) -> None:

@@ -364,8 +364,8 @@ def to_task_message(message: Any, event: dict[str, Any], agent: Agent, queue: st
     id = delivery_id(event["id"], agent.name)
     if "replay" in bus:
         id = derived_id(id, bus["replay"])
+    delivery = id
     if "requeued" in bus:  # Celery may remember the delivery's own id as one that was revoked
-        bus = {**bus, "delivery": id}
         id = derived_id(id, f"requeued/{bus['requeued']}")
     message.headers = {
         "lang": "py",
@@ -381,7 +381,7 @@ def to_task_message(message: Any, event: dict[str, Any], agent: Agent, queue: st
         "argsrepr": f"({event['type']} {event['id']})",
         "kwargsrepr": "{}",
         "ignore_result": True,
-        "bus": {**bus, "key": event["id"]} if bus else {},
+        "bus": {**bus, "key": event["id"], "type": event["type"], "delivery": delivery},
     }
     redelivered = (message.delivery_info or {}).get("redelivered", False)
     message.delivery_info = {**message.delivery_info, "exchange": "", "routing_key": queue, "redelivered": redelivered}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -21,6 +22,7 @@ _SIGNED = ("id", "type", "correlationid", "causationid", "targets")
 #: What the bus says about a delivery that it asks for as a task: its event's key, the routing key that the event came
 #: with where that is what the agent listens to, and how often it was handed on.
 _OF_TASKS = {"key": str, "routed": str, "handed": int}
+_ROUTING = (*_SIGNED, "source")
 #: How headers begin that carry a CloudEvent's attributes in binary mode.
 _BINARY = ("cloudevents:", "cloudevents_", "ce-", "ce_")
 
@@ -28,8 +30,9 @@ _BINARY = ("cloudevents:", "cloudevents_", "ce-", "ce_")
 def check_event(message: Any, max_bytes: int, seal: Seal | None = None, agent: str = "") -> dict[str, Any]:
     """Return the event's attributes that routing needs; raise InvalidEvent or EventTooLarge for anything else.
 
-    What the bus has sent is known by its signature, and then its headers are believed. Anything else is the event of
-    another program, about which only its body is asked; `bus` is then empty, and `id` follows from source and id.
+    What the bus has sent is known by its signature, and then its headers are believed; without a ledger, by a `bus`
+    header that says nothing, and the delivery compares the type. Anything else is the event of another program, about
+    which only its body is asked; `bus` is then empty, and `id` follows from source and id.
 
     Arguments:
         max_bytes: the largest body.
@@ -44,6 +47,8 @@ def check_event(message: Any, max_bytes: int, seal: Seal | None = None, agent: s
         wanted_in = message.properties.get("expiration")
         raise InvalidEvent(f"it has expired: its publisher wanted it handled in {wanted_in} ms")
     said = message.headers.get("bus")
+    if seal is None and said == {}:
+        return {**_texts(message.headers, ("id", "type")), "bus": {}}
     if seal is not None and isinstance(said, dict) and said.get("ledger") == seal.ledger:
         marks = {name: value for name, value in said.items() if name != "signature"}
         signed = {name: message.headers[name] for name in _SIGNED if name in message.headers}
@@ -72,16 +77,15 @@ def _attributes(body: Any, content_type: Any, headers: dict[str, Any]) -> dict[s
         raise InvalidEvent(
             f"no content type, and the body is no CloudEvent: it has no 'specversion'; send {CONTENT_TYPE}"
         )
-    return _texts(decoded)
+    return _texts(decoded, ("id", "type", "source"))
 
 
-def _texts(attributes: dict[str, Any]) -> dict[str, Any]:
-    texts = {name: attributes.get(name) for name in (*_SIGNED, "source")}
+def _texts(attributes: dict[str, Any], required: Sequence[str]) -> dict[str, Any]:
+    texts = {name: attributes.get(name) for name in _ROUTING}
     for name, value in texts.items():
-        required = name in ("id", "type", "source")
-        if not isinstance(value, str) and (value is not None or required):
+        if not isinstance(value, str) and (value is not None or name in required):
             raise InvalidEvent(f"attribute {name!r} is {value!r}, not text")
-        if required and not value:
+        if value == "" and name in required:
             raise InvalidEvent(f"attribute {name!r} must not be empty")
     return texts
 
@@ -91,7 +95,7 @@ def said_by_bus(headers: dict[str, Any], body: Any, seal: Seal | None) -> dict[s
 
     Arguments:
         body: the decoded body.
-        seal: what the bus signs with; without a ledger who sends tasks is believed what is about this try alone.
+        seal: what the bus signs with; without a ledger nothing could be told apart, and who sends tasks is believed.
 
     """
     said, arguments = headers.get("bus"), body[0]
@@ -99,7 +103,7 @@ def said_by_bus(headers: dict[str, Any], body: Any, seal: Seal | None) -> dict[s
         return {}
     marks = {name: said[name] for name, kind in _OF_TASKS.items() if type(said.get(name)) is kind}
     if seal is None:
-        return {name: mark for name, mark in marks.items() if name != "key"}
+        return marks
     try:
         event = orjson.dumps(arguments[0], option=orjson.OPT_SORT_KEYS)
     except TypeError:

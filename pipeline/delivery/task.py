@@ -85,7 +85,7 @@ class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
         except (NotRecordedError, Ignore, WorkerDied):
             raise
         except BaseException as exc:
-            told = f"agent {delivery.agent}: {delivery.event.id} was delivered before, and could not be finished"
+            told = f"agent {delivery.agent}: {delivery.event.key} was delivered before, and could not be finished"
             raise self._not_recorded(exc, told) from exc
 
     def _attempt(self, delivery: Delivery, attempt: int, failed: BaseException | None) -> Any:
@@ -132,7 +132,7 @@ class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
         """Say what becomes of an event whose handler is not called: once in a while for each type, else in detail."""
         event = delivery.event
         level = logging.INFO if self._told.is_new(delivery.agent, event.type, reason) else logging.DEBUG
-        logger.log(level, "agent %s %s %s %s: %s", delivery.agent, does, event.type, event.id, reason)
+        logger.log(level, "agent %s %s %s %s: %s", delivery.agent, does, event.type, event.key, reason)
 
     def _failed(
         self, context: Context, delivery: Delivery, attempt: int, error: BaseException, shown: BaseException
@@ -144,7 +144,7 @@ class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
         except NotRecordedError:
             raise
         except BaseException as exc:
-            told = f"agent {delivery.agent}: that {delivery.event.id} failed could not be recorded"
+            told = f"agent {delivery.agent}: that {delivery.event.key} failed could not be recorded"
             raise self._not_recorded(exc, told) from exc
 
     @staticmethod
@@ -206,10 +206,12 @@ class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
         # The consumer has checked who says it, and leaves nothing that others have said.
         bus: dict[str, Any] = getattr(request, "bus", None) or {}
         event = decode(message, bus.get("key"))
+        if bus.get("type", event.type) != event.type:
+            raise NotAnEventError(f"its header says that it is {bus['type']!r}, and its body {event.type!r}")
         is_own = "ledger" in bus
         return Delivery(
-            # The consumer has derived it; canvases and other programs may choose the task's id.
-            id=bus.get("delivery", request.id) if is_own else delivery_id(event.key, self.agent.name),
+            # The consumer has derived it, but for tasks, whose id canvases and other programs may choose.
+            id=bus.get("delivery") or (request.id if is_own else delivery_id(event.key, self.agent.name)),
             event=event,
             agent=self.agent.name,
             source=self.source,
@@ -252,8 +254,6 @@ class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
     def member(self, event: Event) -> Signature:
         """Return the Celery signature that runs the agent on an event, signed where there is a ledger."""
         data = event.__json__()
-        if self.books.ledger is None:
-            return self.s(data)
         return self.s(data).set(headers={"bus": self._signed(data, {"key": event.key})})
 
     def _signed(self, message: str | dict[str, Any], marks: dict[str, Any]) -> dict[str, Any]:

@@ -34,6 +34,7 @@ class Link:
         self._declared: set[str] = set()
         self.connection = connection
         self.channel = connection.channel()
+        self._deadline = deadline
         self.limit(deadline)
         names.declare_events(self.channel)
 
@@ -43,10 +44,11 @@ class Link:
 
     def send(self, batch: Sequence[Encoded], *, confirm: bool, deadline: float) -> None:
         """Publish all events of `batch`, and with `confirm` wait until the broker has them."""
-        messages = [(message, *address) for encoded in batch for message, address in self._messages(encoded)]
         # An idle connection may have died unnoticed: half of the time is left for a new one.
         deadline -= (deadline - monotonic()) / 2 if self.used else 0
         self.used = True
+        self._deadline = deadline
+        messages = [(message, *address) for encoded in batch for message, address in self._messages(encoded)]
         self.channel.publish_many(messages, deadline, confirm=confirm)
 
     def _messages(self, encoded: Encoded) -> list[tuple[Any, tuple[str, str]]]:
@@ -63,6 +65,7 @@ class Link:
         if queue not in self._declared:
             if len(self._declared) >= MOST_DECLARED:  # names may come from other people's events, without an end
                 self._declared.clear()
+            self.limit(self._deadline)
             self._names.agent_queue(agent).declare(channel=self.channel)
             self._declared.add(queue)
         return queue
@@ -112,7 +115,9 @@ def wire_headers(encoded: Encoded) -> dict[str, Any]:
         headers["causationid"] = event.causation_id
     if event.targets:
         headers["targets"] = ",".join(event.targets)
-    if bus and seal:
+    if seal is None:
+        headers["bus"] = {}  # nobody can sign without a ledger, and there is nothing to say
+    elif bus:
         headers["bus"] = bus
         headers["bus"] = {**bus, "signature": seal.sign(headers, encoded.body, encoded.agent or "")}
     return headers

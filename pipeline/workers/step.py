@@ -89,6 +89,7 @@ class SweeperStep(StartStopStep):  # type: ignore[misc]  # celery's classes are 
 
     def _register(self, bus: Bus) -> None:
         bus.ledger.subscribers.register(self._agents, bus.worker_id)
+        _ = bus.ledger.seal  # read here once: the loop, which checks signatures, should not wait for the ledger
 
     def _sweep(self) -> None:
         assert self._sweeper is not None

@@ -82,7 +82,7 @@ class File:
 
     def be_patient(self, seconds: float) -> None:
         """Change how long this connection waits for the file's lock."""
-        if seconds != self._patience:
+        if not 0.9 * seconds <= self._patience <= 1.1 * seconds:  # asking SQLite takes longer than what it would gain
             self.read(f"PRAGMA busy_timeout = {max(1, int(seconds * 1000))}")
             self._patience = seconds
 

@@ -51,7 +51,9 @@ def way_of(cls: type[BaseModel]) -> Way:
     except (PydanticUndefinedAnnotation, PydanticUserError) as exc:
         raise InvalidEvent(f"payload {cls.__name__}: {exc}") from exc
     parts = list(_walk(cls.__pydantic_core_schema__, cls.__name__, {}))  # all of them: each may raise
-    return Way.SAFE if all(parts) else Way.BY_VALUE
+    # Where another model is expected, an instance of a class that adds fields to it may stand.
+    models = sum(kind in ("model", "dataclass", "definition-ref") for kind, _ in parts)
+    return Way.SAFE if models == 1 and all(is_safe for _, is_safe in parts) else Way.BY_VALUE
 
 
 def check_arrival(payload: BaseModel, data: Any) -> None:
@@ -74,8 +76,8 @@ def _differ(one: BaseModel, other: BaseModel, field: str) -> bool:
     return bool(getattr(one, field) != getattr(other, field))
 
 
-def _walk(schema: Any, place: str, config: dict[str, Any]) -> Iterator[bool]:
-    """Yield for each part of a core schema whether it is safe; raise InvalidEvent for one that never survives."""
+def _walk(schema: Any, place: str, config: dict[str, Any]) -> Iterator[tuple[str, bool]]:
+    """Yield the kind of each part of a core schema and whether it is safe; raise InvalidEvent for what never is."""
     if isinstance(schema, (list, tuple)):
         for part in schema:
             yield from _walk(part, place, config)
@@ -88,7 +90,7 @@ def _walk(schema: Any, place: str, config: dict[str, Any]) -> Iterator[bool]:
         if kind in ("model", "dataclass", "typed-dict"):
             place = getattr(schema.get("cls"), "__name__", place)
             config = schema.get("config") or {}
-        yield _is_safe(kind, schema, place)
+        yield kind, _is_safe(kind, schema, place)
     for name, part in _parts(schema):
         if isinstance(part, dict) and part.get("type") in _FIELDS:
             field = f"{place}.{name or part.get('name')}"
@@ -128,8 +130,10 @@ def _is_safe(kind: str, schema: dict[str, Any], place: str) -> bool:
     if function is not None or schema.get("custom_init") or schema.get("root_model"):
         return False
     if kind in ("model", "dataclass"):
-        own = getattr(schema["cls"], schema.get("post_init") or "", None)
-        return own is None or own is True or getattr(own, "__name__", "") == "init_private_attributes"
+        after = schema.get("post_init")
+        named = getattr(schema["cls"], after, None) if isinstance(after, str) else after or None
+        is_own = named is not None and getattr(named, "__name__", "") != "init_private_attributes"
+        return not is_own and _is_plain(schema.get("config") or {})
     if kind == "dict":
         return bool(schema.get("keys_schema", {}).get("type") == "str")
     if kind == "enum":
@@ -141,6 +145,11 @@ def _is_safe(kind: str, schema: dict[str, Any], place: str) -> bool:
             )
         return all(type(value) in (str, int, bool, type(None)) for value in schema["expected"])
     return kind in _SAFE
+
+
+def _is_plain(config: dict[str, Any]) -> bool:
+    """Say whether a class's settings leave what is sent as it is."""
+    return config.get("extra_fields_behavior") != "allow" and not any(name.startswith("ser_json") for name in config)
 
 
 def _secret(place: str) -> InvalidEvent:

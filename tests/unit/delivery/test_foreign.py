@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -383,7 +384,17 @@ def test_how_often_a_delivery_was_handed_on_is_signed_with_it_and_without_a_ledg
     for forged in ({**bus, "handed": 3}, {**bus, "key": "l"}, {**bus, "routed": "#"}, {"key": "k", "handed": 2}):
         assert said_by_bus({**headers, "bus": forged}, [[data], {}, {}], seal) == {}
     assert said_by_bus({**headers, "bus": {**bus, "stray": True}}, [[data], {}, {}], seal) == bus, "the rest is dropped"
-    assert said_by_bus({**headers, "bus": {**bus, "handed": True}}, [[data], {}, {}], None) == {}
+    assert said_by_bus({**headers, "bus": {**bus, "handed": True}}, [[data], {}, {}], None) == {"key": "k"}
     assert said_by_bus({**headers, "bus": {**bus, "delivery": "d", "stray": True}}, [[data], {}, {}], None) == {
-        "handed": 2
+        "key": "k",
+        "handed": 2,
     }
+
+
+def test_a_header_that_names_another_type_than_the_body_is_no_event(site: Site) -> None:
+    task = site.app.celery.tasks["agent.billing"]
+    event = site.app.publish("order.placed", {"n": 1})
+    request = SimpleNamespace(bus={"key": event.id, "type": "order.paid"}, id="1", retries=0, ignore_result=True)
+    request.delivery_info = {}
+    with pytest.raises(NotAnEventError, match=r"'order\.paid', and its body 'order\.placed'"):
+        task.delivery(event.encode().decode(), request)

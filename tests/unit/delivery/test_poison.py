@@ -67,6 +67,16 @@ def test_another_programs_event_is_known_by_its_body_and_no_header_wins_over_tha
     assert (found["correlationid"], found["targets"]) == ("story", "alpha,beta")
 
 
+def test_without_a_ledger_a_bus_header_that_says_nothing_spares_the_look_into_the_body() -> None:
+    sent = EVENT.encoded(1000)
+    message = event_message(b"not looked at", wire_headers(sent))
+    assert check_event(message, 1000)["id"] == EVENT.id
+    with pytest.raises(InvalidEvent, match="not JSON"):
+        check_event(message, 1000, SEAL)  # with one that is no signature
+    with pytest.raises(InvalidEvent, match="'type' is None"):
+        check_event(event_message(headers={"id": "1", "bus": {}}), 1000)
+
+
 @pytest.mark.parametrize(
     "content_type",
     [

@@ -123,9 +123,12 @@ def test_dead_letters_cannot_be_aimed_at(app: Pipeline) -> None:
 def test_the_headers_hold_what_a_worker_needs_before_it_decodes() -> None:
     first = new_event("a.b", source="/s")
     second = new_event("c.d", source="/s", cause=first, targets=("alpha", "beta"))
-    assert wire_headers(Encoded(first, b"")) == {"id": first.id, "type": "a.b", "correlationid": first.id}
+    assert wire_headers(Encoded(first, b"")) == {
+        "id": first.id, "type": "a.b", "correlationid": first.id, "bus": {},
+    }  # fmt: skip
     assert wire_headers(Encoded(second, b"")) == {
         "id": second.id, "type": "c.d", "correlationid": first.id, "causationid": first.id, "targets": "alpha,beta",
+        "bus": {},
     }  # fmt: skip
 
 

@@ -83,6 +83,14 @@ class Size:
     width: int
 
 
+@dataclass
+class Counted:
+    number: int
+
+    def __post_init__(self) -> None:
+        self.number += 0
+
+
 class Label(TypedDict):
     text: str
 
@@ -121,10 +129,7 @@ SAFE = [
     (frozenset[int], frozenset({1})),
     (tuple[int, str], (1, "a")),
     (tuple[int, ...], (1, 2)),
-    (Point, Point(x=1, tags={"a"})),
-    (Size, Size(3)),
     (Label, {"text": "a"}),
-    (Node, Node(children=[Node()])),
     (str | None, None),
     (Annotated[str, Field(max_length=3)], "abc"),
 ]
@@ -142,6 +147,11 @@ def test_ordinary_fields_arrive_as_they_are_sent_and_need_no_second_look(
 
 
 BY_VALUE = [
+    (Point, Point(x=1, tags={"a"})),
+    (Size, Size(3)),
+    (Counted, Counted(3)),
+    (list[Counted], [Counted(3)]),
+    (Node, Node(children=[Node()])),
     (Any, {"a": [1, None]}),
     (int | str, "1"),
     (int | str, 1),
@@ -173,7 +183,12 @@ def test_other_fields_arrive_too(annotation: Any, value: Any) -> None:
     assert arrived(sent) == sent
 
 
+class Wider(Point):
+    y: int = 1
+
+
 CHANGING = [
+    pytest.param(Point, Wider(x=1), id="an instance of a class that adds fields"),
     pytest.param(Any, NOW, id="a time in an untyped field"),
     pytest.param(str | datetime, NOW, id="a time where a text is read"),
     pytest.param(Any, {1, 2}, id="a set in an untyped field"),
@@ -197,6 +212,13 @@ def test_a_value_that_would_arrive_changed_names_its_field() -> None:
     cls = fields(name=(str, "a"), value=(Annotated[int, PlainSerializer(lambda value: value + 1)], ...))
     with pytest.raises(InvalidEvent, match=r"Made\.value arrives as something else than is sent"):
         new_event(cls(value=1), source="/test")
+
+
+def test_what_a_class_allows_beside_its_fields_is_looked_at_too() -> None:
+    cls = fields(ConfigDict(extra="allow"), name=(str, ...))
+    assert arrived(cls(name="a", more=1)) == cls(name="a", more=1)
+    with pytest.raises(InvalidEvent, match="Made arrives as something else"):
+        new_event(cls(name="a", more=NOW), source="/test")
 
 
 def test_what_pydantic_cannot_make_json_of_is_an_invalid_event() -> None:
