@@ -5,51 +5,36 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
-from time import sleep
 from typing import TYPE_CHECKING, Any
 
-from amqp.exceptions import ResourceLocked
-from celery.concurrency.solo import TaskPool as SoloPool
 from celery.utils.log import get_logger
-from celery.utils.threads import bound_open_broker_sockets
 from celery.worker.consumer import Consumer
-from celery.worker.state import active_requests, maybe_shutdown
-from kombu import Connection
 
 from ..agents.agent import Agent
-from ..brokers.conflicts import conflict_of
-from ..brokers.kinds import PARTS, has_exclusive_queues, kind_of
-from ..core.errors import ConfigError, InvalidEvent, LedgerError
+from ..core.errors import InvalidEvent, LedgerError
 from ..core.ids import Seal, delivery_id, derived_id
 from ..core.observe import Log
 from ..core.routing import reaches
-from ..core.times import monotonic
 from ..limits.gate import Gate
 from .poison import check_event, check_task, said_by_bus
+from .process.connected import Connected
 from .process.guarded import guard
-from .process.inline import Inline
 from .process.pool import keeping_what_was_given
 from .process.returns import Returns
 from .strays import Told
 
 if TYPE_CHECKING:
-    from ..bus import Bus
+    pass
 
 logger = Log(get_logger(__name__))
 
-#: Seconds that a lost connection may take to be closed.
-FAREWELL = 0.1
 
-
-class AgentConsumer(Consumer):  # type: ignore[misc]  # celery's classes are untyped
+class AgentConsumer(Connected):
     """Celery's consumer, which also understands events; set as `worker_consumer`."""
 
-    bus: Bus
     #: A consumer of the user's own derives from this one; Celery's knows task messages alone.
     reads_events = True
-    amqheartbeat: float
 
     class Blueprint(Consumer.Blueprint):  # type: ignore[misc]  # celery's classes are untyped
         """Celery's steps but native delayed delivery, which would widen every agent's bindings."""
@@ -59,12 +44,6 @@ class AgentConsumer(Consumer):  # type: ignore[misc]  # celery's classes are unt
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Raise SystemExit for a setting that the bus cannot work with, and for the queue (-Q) of an unknown agent."""
         super().__init__(*args, **kwargs)
-        self.bus = self.app.pipeline.bus
-        try:
-            self._own = kind_of(self.conninfo.transport).of_worker(self.bus.settings.broker_timeout)
-        except ConfigError as exc:
-            raise SystemExit(f"pipeline: {exc}") from exc
-        self._bound()
         for setting, wrong in (("task_compression", self.app.conf.task_compression), ("task_protocol", 1)):
             if wrong and self.app.conf[setting] == wrong:
                 raise SystemExit(f"{setting} = {wrong!r}: workers of the bus refuse such tasks; remove the setting")
@@ -98,20 +77,6 @@ class AgentConsumer(Consumer):  # type: ignore[misc]  # celery's classes are unt
                 "keeps none: set one with chords, such as sqlite:///results.db or redis://"
             ) from None
 
-    def _bound(self) -> None:
-        """See to it that a broker that falls silent is noticed within `broker_timeout`, whatever the loop does then."""
-        if self.amqheartbeat:  # and nobody has switched heartbeats off
-            self.amqheartbeat = min(self.amqheartbeat, max(1, int(self.bus.settings.broker_timeout / PARTS)))
-        if isinstance(self.pool, SoloPool):  # which runs handlers in the loop
-            self.bus.pulse.rests = partial(bool, active_requests)
-            if self.amqheartbeat and self.conninfo.supports_heartbeats:
-                self.pool.on_apply = Inline(self.pool.on_apply, self._lines, self.amqheartbeat / 2)
-
-    def _lines(self) -> list[Any]:
-        """Return the connections on which the broker has to hear from the worker."""
-        ours = (self.connection, self.event_dispatcher and self.event_dispatcher.connection)
-        return [one.connection for one in ours if one is not None and one.connected]
-
     def _open_gates(self) -> None:
         self._gates = {
             agent.task_name: Gate(agent.max_concurrent, self._run_request)
@@ -127,70 +92,6 @@ class AgentConsumer(Consumer):  # type: ignore[misc]  # celery's classes are unt
         else:
             gate.enter(request)
 
-    def on_close(self) -> None:
-        """Forget what waits when the connection is lost; what still runs leaves its old gate."""
-        with keeping_what_was_given(self.pool):
-            super().on_close()
-        self._returns.forget_waiting()
-        for gate in self._gates.values():
-            gate.close()
-        self._open_gates()
-
-    def start(self) -> None:
-        """Run until the worker ends; it ends at once when its name or one of its queues is somebody else's."""
-        try:
-            self._check_name()
-            super().start()
-        except self.channel_errors as exc:
-            if conflict := conflict_of(exc):
-                raise SystemExit(f"pipeline: {conflict}") from exc
-            raise
-
-    def _check_name(self) -> None:
-        """Refuse a node name that another worker has, instead of stealing its commands."""
-        while True:
-            self._beat()
-            try:
-                with self.app.connection_for_read(transport_options=self._own) as connection:
-                    self.ensure_connected(connection)
-                    is_taken = self._name_is_taken(connection)
-            except self.connection_errors as exc:
-                if self.app.conf.broker_connection_retry_on_startup is False:
-                    raise
-                self.on_connection_error_before_connected(exc)
-                maybe_shutdown()
-                sleep(1)
-            else:
-                break
-        if is_taken:
-            raise SystemExit(f"another worker is called {self.hostname}; give each its own name, as in `-n two@%h`")
-
-    def connection_for_read(self, heartbeat: Any = None) -> Any:
-        """Return the connection that the loop reads from."""
-        return self.ensure_connected(self.app.connection_for_read(heartbeat=heartbeat, transport_options=self._own))
-
-    def connection_for_write(self, url: Any = None, heartbeat: Any = None) -> Any:
-        """Return the connection that the loop sends its events on."""
-        connect = self.app.connection_for_write
-        return self.ensure_connected(connect(url=url, heartbeat=heartbeat, transport_options=self._own))
-
-    def ensure_connected(self, conn: Any) -> Any:
-        """Connect, as often as it takes; the worker lives meanwhile."""
-        ensure = conn.ensure_connection
-
-        def ensure_beating(errback: Any, max_retries: Any, callback: Callable[[], None]) -> Any:
-            def beat() -> None:
-                self._beat()
-                callback()
-
-            return ensure(errback, max_retries, callback=beat)
-
-        conn.ensure_connection = ensure_beating
-        try:
-            return super().ensure_connected(conn)
-        finally:
-            del conn.ensure_connection
-
     @property
     def event_dispatcher(self) -> Any:
         """Who sends the worker's events."""
@@ -204,51 +105,14 @@ class AgentConsumer(Consumer):  # type: ignore[misc]  # celery's classes are unt
             dispatcher.send = lambda *args, **fields: send(*args, **{**fields, "retry": False})
         self.__dict__["event_dispatcher"] = dispatcher
 
-    def register_with_event_loop(self, hub: Any) -> None:
-        """Let the loop note that it turns."""
-        super().register_with_event_loop(hub)
-        hub.call_repeatedly(1.0, self._beat)
-
-    def _beat(self) -> None:
-        self.bus.pulse.at = monotonic()
-
-    def perform_pending_operations(self) -> None:
-        """Note that the loop turns which workers on an embedded broker have."""
-        self._beat()
-        super().perform_pending_operations()
-
-    def stop(self) -> None:
-        """Stop taking messages; while handlers still run the worker lives, though nobody turns its loop."""
-        self.bus.pulse.rests = partial(bool, True)
-        super().stop()
-
-    def on_connection_error_after_connected(self, exc: Exception) -> None:
-        """Let go of all idle connections: a broker that has fallen silent would not answer a farewell either."""
-        if conflict_of(exc):
-            raise exc  # connecting again does not mend it
-        lost = [self.event_dispatcher and self.event_dispatcher.connection]
-        with suppress(Exception):
-            lost += [idle for idle in self.app.pool._resource.queue if isinstance(idle, Connection)]
-        for connection in lost:
-            if connection is not None:
-                bound_open_broker_sockets(connection, FAREWELL)
-                with suppress(Exception):
-                    connection.collect(socket_timeout=FAREWELL)
-        super().on_connection_error_after_connected(exc)
-
-    def _name_is_taken(self, connection: Any) -> bool:
-        if not has_exclusive_queues(connection.transport.driver_type):
-            # So the name's owner is asked: on a connection that is closed afterwards. A pooled one would stay open
-            # beside the worker's event loop, which then misses what new pool processes say.
-            return bool(self.app.control.ping(destination=[self.hostname], timeout=1.0, connection=connection))
-        mailbox = self.app.control.mailbox.get_queue(self.hostname)
-        try:
-            mailbox(connection.default_channel).queue_declare(passive=True)
-        except ResourceLocked:
-            return True
-        except connection.channel_errors:
-            return False  # no worker of that name has been here
-        return False
+    def on_close(self) -> None:
+        """Forget what waits when the connection is lost; what still runs leaves its old gate."""
+        with keeping_what_was_given(self.pool):
+            super().on_close()
+        self._returns.forget_waiting()
+        for gate in self._gates.values():
+            gate.close()
+        self._open_gates()
 
     def call_soon_ack(self, p: Any, *args: Any, **kwargs: Any) -> Any:
         """Ack at once in the event loop's own thread: deferred, the ack waits behind a poll that may sleep."""

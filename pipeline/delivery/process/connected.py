@@ -1,0 +1,160 @@
+"""The connections of a worker's loop: every wait on them ends, and a loop that hangs is known by it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from time import sleep
+from typing import TYPE_CHECKING, Any
+
+from amqp.exceptions import ResourceLocked
+from celery.concurrency.solo import TaskPool as SoloPool
+from celery.utils.threads import bound_open_broker_sockets
+from celery.worker.consumer import Consumer
+from celery.worker.state import active_requests, maybe_shutdown
+from kombu import Connection
+
+from ...brokers.conflicts import conflict_of
+from ...brokers.kinds import PARTS, has_exclusive_queues, kind_of
+from ...core.errors import ConfigError
+from ...core.times import monotonic
+from .inline import Inline
+
+if TYPE_CHECKING:
+    from ...bus import Bus
+
+#: Seconds that a lost connection may take to be closed.
+FAREWELL = 0.1
+
+
+class Connected(Consumer):  # type: ignore[misc]  # celery's classes are untyped
+    """Celery's consumer, which notices within `broker_timeout` that its broker is silent, and says that it lives."""
+
+    bus: Bus
+    amqheartbeat: float
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Raise SystemExit for a broker that the bus does not know."""
+        super().__init__(*args, **kwargs)
+        self.bus = self.app.pipeline.bus
+        try:
+            self._own = kind_of(self.conninfo.transport).of_worker(self.bus.settings.broker_timeout)
+        except ConfigError as exc:
+            raise SystemExit(f"pipeline: {exc}") from exc
+        self._bound()
+
+    def _bound(self) -> None:
+        """See to it that a broker that falls silent is noticed within `broker_timeout`, whatever the loop does then."""
+        if self.amqheartbeat:  # and nobody has switched heartbeats off
+            self.amqheartbeat = min(self.amqheartbeat, max(1, int(self.bus.settings.broker_timeout / PARTS)))
+        if isinstance(self.pool, SoloPool):  # which runs handlers in the loop
+            self.bus.pulse.rests = partial(bool, active_requests)
+            if self.amqheartbeat and self.conninfo.supports_heartbeats:
+                self.pool.on_apply = Inline(self.pool.on_apply, self._lines, self.amqheartbeat / 2)
+
+    def _lines(self) -> list[Any]:
+        """Return the connections on which the broker has to hear from the worker."""
+        ours = (self.connection, self.event_dispatcher and self.event_dispatcher.connection)
+        return [one.connection for one in ours if one is not None and one.connected]
+
+    def start(self) -> None:
+        """Run until the worker ends; it ends at once when its name or one of its queues is somebody else's."""
+        try:
+            self._check_name()
+            super().start()
+        except self.channel_errors as exc:
+            if conflict := conflict_of(exc):
+                raise SystemExit(f"pipeline: {conflict}") from exc
+            raise
+
+    def _check_name(self) -> None:
+        """Refuse a node name that another worker has, instead of stealing its commands."""
+        while True:
+            self._beat()
+            try:
+                with self.app.connection_for_read(transport_options=self._own) as connection:
+                    self.ensure_connected(connection)
+                    is_taken = self._name_is_taken(connection)
+            except self.connection_errors as exc:
+                if self.app.conf.broker_connection_retry_on_startup is False:
+                    raise
+                self.on_connection_error_before_connected(exc)
+                maybe_shutdown()
+                sleep(1)
+            else:
+                break
+        if is_taken:
+            raise SystemExit(f"another worker is called {self.hostname}; give each its own name, as in `-n two@%h`")
+
+    def connection_for_read(self, heartbeat: Any = None) -> Any:
+        """Return the connection that the loop reads from."""
+        return self.ensure_connected(self.app.connection_for_read(heartbeat=heartbeat, transport_options=self._own))
+
+    def connection_for_write(self, url: Any = None, heartbeat: Any = None) -> Any:
+        """Return the connection that the loop sends its events on."""
+        connect = self.app.connection_for_write
+        return self.ensure_connected(connect(url=url, heartbeat=heartbeat, transport_options=self._own))
+
+    def ensure_connected(self, conn: Any) -> Any:
+        """Connect, as often as it takes; the worker lives meanwhile."""
+        ensure = conn.ensure_connection
+
+        def ensure_beating(errback: Any, max_retries: Any, callback: Callable[[], None]) -> Any:
+            def beat() -> None:
+                self._beat()
+                callback()
+
+            return ensure(errback, max_retries, callback=beat)
+
+        conn.ensure_connection = ensure_beating
+        try:
+            return super().ensure_connected(conn)
+        finally:
+            del conn.ensure_connection
+
+    def register_with_event_loop(self, hub: Any) -> None:
+        """Let the loop note that it turns."""
+        super().register_with_event_loop(hub)
+        hub.call_repeatedly(1.0, self._beat)
+
+    def _beat(self) -> None:
+        self.bus.pulse.at = monotonic()
+
+    def perform_pending_operations(self) -> None:
+        """Note that the loop turns which workers on an embedded broker have."""
+        self._beat()
+        super().perform_pending_operations()
+
+    def stop(self) -> None:
+        """Stop taking messages; while handlers still run the worker lives, though nobody turns its loop."""
+        self.bus.pulse.rests = partial(bool, True)
+        super().stop()
+
+    def on_connection_error_after_connected(self, exc: Exception) -> None:
+        """Let go of all idle connections: a broker that has fallen silent would not answer a farewell either."""
+        if conflict_of(exc):
+            raise exc  # connecting again does not mend it
+        lost = [self.event_dispatcher and self.event_dispatcher.connection]
+        with suppress(Exception):
+            lost += [idle for idle in self.app.pool._resource.queue if isinstance(idle, Connection)]
+        for connection in lost:
+            if connection is not None:
+                bound_open_broker_sockets(connection, FAREWELL)
+                with suppress(Exception):
+                    connection.collect(socket_timeout=FAREWELL)
+        super().on_connection_error_after_connected(exc)
+
+    def _name_is_taken(self, connection: Any) -> bool:
+        if not has_exclusive_queues(connection.transport.driver_type):
+            # So the name's owner is asked: on a connection that is closed afterwards. A pooled one would stay open
+            # beside the worker's event loop, which then misses what new pool processes say.
+            return bool(self.app.control.ping(destination=[self.hostname], timeout=1.0, connection=connection))
+        mailbox = self.app.control.mailbox.get_queue(self.hostname)
+        try:
+            mailbox(connection.default_channel).queue_declare(passive=True)
+        except ResourceLocked:
+            return True
+        except connection.channel_errors:
+            return False  # no worker of that name has been here
+        return False
