@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 from sqlalchemy import Connection, delete, select
 from sqlalchemy.exc import DBAPIError
 
-from ..core.errors import InvalidEvent, LedgerUnavailable
+from ..core.errors import InvalidEvent, LedgerRefused
 from ..core.event import Encoded, Event
 from ..core.ids import foreign_id
 from ..core.observe import Log
@@ -112,7 +112,8 @@ class SetAside:
     ) -> tuple[list[Item], list[Bad]]:
         """Let `write` write items, each with its id, together, or one by one where the database refuses some.
 
-        Returns those that were written and those that were refused. Raises what a database raises that is away.
+        Returns those that were written and those that were refused. Raises what a database raises that has other
+        trouble than with an item.
 
         """
         try:
@@ -120,7 +121,8 @@ class SetAside:
                 write([item for _, item in items])
             return [item for _, item in items], []
         except (DBAPIError, ValueError, OverflowError) as exc:
-            if isinstance(exc, DBAPIError) and isinstance(self._database.explained(exc), LedgerUnavailable):
+            # Only what is wrong with the item itself: a missing right or table is for the operator to mend.
+            if isinstance(exc, DBAPIError) and not isinstance(self._database.explained(exc), LedgerRefused):
                 raise
             if len(items) == 1:
                 return [], [Bad(items[0][0], f"the ledger refuses it: {getattr(exc, 'orig', exc)}")]

@@ -14,6 +14,7 @@ import pytest
 from sqlalchemy import text, update
 
 from pipeline import Event, Pipeline
+from pipeline.core.errors import LedgerError
 from pipeline.core.ids import delivery_id
 from pipeline.core.times import SECOND, now
 from pipeline.history.projections import catch_up
@@ -348,6 +349,32 @@ def test_restoring_goes_on(
     assert (again.events, again.known, again.aside) == (0, NUMBER - 1, 1)
     assert [where for where, _ in set_aside(app)] == ["archive a.jsonl"]
     assert append(app.ledger), "new events still get a number"
+
+
+@contextmanager
+def without(app: Pipeline, table: str) -> Iterator[None]:
+    """The database lacks a table in here, which its operator has to mend."""
+    with app.ledger.database.transaction() as connection:
+        connection.execute(text(f"ALTER TABLE {table} RENAME TO elsewhere"))
+    yield
+    with app.ledger.database.transaction() as connection:
+        connection.execute(text(f"ALTER TABLE elsewhere RENAME TO {table}"))
+
+
+def test_a_ledger_in_trouble_is_no_reason_to_set_events_aside(app: Pipeline, tmp_path: Path) -> None:
+    event = new_order()
+    app.ledger.timers.add([timer_row(event.id, PUBLISH, now() - SECOND, event.correlation_id, event.encode())])
+    with without(app, "pipeline_outbox"), pytest.raises(LedgerError, match="has no tables"):
+        app.ledger.timers.take(0)
+    assert ([row["id"] for row in rows(app, timers)], set_aside(app)) == ([event.id], [])
+    assert do(app, Chores.fire) == 1
+
+    long_settled(app, NUMBER)
+    prune(app.ledger, older_than=DAYS, archive=tmp_path / "a.jsonl")
+    with without(app, "pipeline_deliveries"), pytest.raises(LedgerError, match="has no tables"):
+        restore(app.ledger, tmp_path / "a.jsonl")
+    assert set_aside(app) == []
+    assert restore(app.ledger, tmp_path / "a.jsonl").events == NUMBER
 
 
 @ON_SQLITE
