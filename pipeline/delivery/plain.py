@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..agents.effects import Effects
-from ..core.errors import BrokerUnavailable, NobodyListens
+from ..core.errors import BrokerUnavailable, NobodyListens, QueueConflict
 from ..core.event import Encoded
 from ..core.outcome import Outcome
 from ..ledger.deliveries import Claim, Delivery
@@ -46,7 +46,7 @@ class Plain:
         """Send it; raise NotRecordedError when the broker is away."""
         try:
             self._bus.outbox.send(emitted)
-        except BrokerUnavailable as exc:
+        except (BrokerUnavailable, QueueConflict) as exc:
             # The event goes back to its queue: its own events have fixed ids, so sending them again is harmless.
             raise NotRecordedError(str(exc)) from exc
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from sqlalchemy import Connection, Select
 
-from ..core.errors import BrokerUnavailable, EventTooLarge, InvalidEvent
+from ..core.errors import BrokerUnavailable, EventTooLarge, InvalidEvent, QueueConflict
 from ..core.event import Encoded, Event, Payload, new_event
 from ..core.observe import Log
 from ..families import DeliveryDropped, DeliveryRequeued
@@ -204,7 +204,7 @@ class Requeue:
         try:
             for agent, items in by_agent.items():
                 self._bus.publisher.deliver(agent, items, self._bus.ledger.seal)
-        except (BrokerUnavailable, InvalidEvent) as exc:  # or it came before the limits that there are now
+        except (BrokerUnavailable, QueueConflict, InvalidEvent) as exc:  # or it came before the limits of today
             logger.debug("requeued deliveries are left to the sweeper: %s", exc)
             return False
         return True

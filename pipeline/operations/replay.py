@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..agents.agent import Agent
 from ..agents.runner import awaited
-from ..core.errors import BrokerUnavailable, InvalidAgent, InvalidEvent, InvalidSelection, LedgerUnavailable, nearest
+from ..core.errors import (
+    BrokerUnavailable,
+    InvalidAgent,
+    InvalidEvent,
+    InvalidSelection,
+    LedgerUnavailable,
+    QueueConflict,
+    nearest,
+)
 from ..core.event import Event
 from ..core.ids import Seal, new_id
 from ..core.routing import reaches
@@ -92,7 +100,7 @@ def replay(
         id: the id of an earlier replay, to go on with it: deliveries that the agent has done already are not run again.
 
     Raises InvalidSelection, InvalidAgent (nobody knows the agent), UnknownEvent (one of the ids); with a summary in
-    the message BrokerUnavailable, LedgerUnavailable and, for Ctrl-C, ReplayInterrupted.
+    the message BrokerUnavailable, QueueConflict, LedgerUnavailable and, for Ctrl-C, ReplayInterrupted.
 
     """
     if rate is not None and not (rate > 0 and math.isfinite(rate)):
@@ -249,7 +257,7 @@ class _Run:
             self._send_all(events)
         except KeyboardInterrupt:
             raise ReplayInterrupted(self._summary, self._so_far) from None
-        except (BrokerUnavailable, LedgerUnavailable) as exc:
+        except (BrokerUnavailable, QueueConflict, LedgerUnavailable) as exc:
             raise exc.__class__(f"{exc}; {self._summary}") from exc
         return self._so_far
 

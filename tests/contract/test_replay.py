@@ -11,7 +11,14 @@ from typing import Any
 import pytest
 
 from pipeline import Event, Pipeline
-from pipeline.core.errors import BrokerUnavailable, InvalidAgent, InvalidPattern, InvalidSelection, UnknownEvent
+from pipeline.core.errors import (
+    BrokerUnavailable,
+    InvalidAgent,
+    InvalidPattern,
+    InvalidSelection,
+    QueueConflict,
+    UnknownEvent,
+)
 from pipeline.core.event import Encoded, new_event
 from pipeline.ledger.database.tables import events as log
 from pipeline.operations import replay as module
@@ -305,3 +312,16 @@ def test_a_broker_that_is_away_stops_the_replay_with_a_summary(app: Pipeline, le
     with pytest.raises(BrokerUnavailable, match=r"the replay r-1 stopped after 0 events; repeat it with id='r-1'"):
         alone.replay(to="billing", all=True, id="r-1")
     alone.close()
+
+
+def test_a_queue_with_other_arguments_stops_the_replay_with_a_summary(
+    app: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app.publish(order())
+
+    def conflict(*_: object, **__: object) -> None:
+        raise QueueConflict("the queue has other arguments")
+
+    monkeypatch.setattr(app.bus.publisher, "send_encoded", conflict)
+    with pytest.raises(QueueConflict, match=r"arguments; the replay r-1 stopped after 0 events; repeat it"):
+        app.replay(to="billing", all=True, id="r-1")

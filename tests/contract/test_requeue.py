@@ -17,6 +17,7 @@ from pipeline.core.errors import (
     InvalidPattern,
     InvalidSelection,
     LedgerUnavailable,
+    QueueConflict,
     UnknownEvent,
 )
 from pipeline.ledger.database.tables import outbox
@@ -215,6 +216,20 @@ def test_without_a_broker_the_sweeper_is_asked_and_the_caller_told(
     assert len(rows(app, outbox)) == 1, "the relay has the audit event"
     (sent,) = app.ledger.due.at_once()
     assert (sent.encoded.agent, sent.encoded.event.data) == ("billing", good)
+
+
+def test_a_queue_with_other_arguments_leaves_the_whole_selection_to_the_sweeper(
+    app: Pipeline, letters: DeadLetters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.operations.changes.BATCH", 2)
+    ids = died(app, 5)
+
+    def conflict(*_: object) -> None:
+        raise QueueConflict("the queue has other arguments")
+
+    monkeypatch.setattr(app.bus.publisher, "deliver", conflict)
+    assert letters.requeue(all=True) == (5, 0, False)
+    assert {message.id for message in app.ledger.due.at_once()} == {*ids}
 
 
 def test_a_crash_after_the_transaction_loses_nothing(

@@ -11,10 +11,11 @@ import pytest
 from celery.exceptions import Retry as CeleryRetry
 
 from pipeline import Event, Pipeline
-from pipeline.core.errors import NobodyListens
+from pipeline.core.errors import BrokerUnavailable, NobodyListens, QueueConflict
 from pipeline.core.event import new_event
 from pipeline.delivery import strays
 from pipeline.delivery.consumer import to_task_message
+from pipeline.delivery.delivery import NotRecordedError
 from pipeline.delivery.plain import Plain
 from pipeline.ledger.database.rows import GONE_AFTER
 from pipeline.ledger.database.tables import workers
@@ -99,6 +100,18 @@ def test_without_a_ledger_a_stray_is_offered_a_number_of_times_and_then_is_a_dea
     assert all(isinstance(pause, strays.Paused) and 0 < pause.delay <= strays.LONGEST_UNKNOWN for pause in pauses)
     with pytest.raises(NobodyListens, match=r"listens to question\.late, as far as can be known"):
         books.stray(delivery._replace(handed=strays.MOST))
+
+
+@pytest.mark.parametrize("trouble", [BrokerUnavailable("away"), QueueConflict("other arguments")])
+def test_without_a_ledger_an_event_goes_back_when_what_it_emits_cannot_be_sent(
+    app: Pipeline, monkeypatch: pytest.MonkeyPatch, trouble: Exception
+) -> None:
+    def refuse(_: object) -> bool:
+        raise trouble
+
+    monkeypatch.setattr(app.bus.outbox, "send", refuse)
+    with pytest.raises(NotRecordedError, match=str(trouble)):
+        Plain(app.bus).send([])
 
 
 @pytest.mark.parametrize(("age", "most"), [(0, 0.5), (-9, 0.5), (20, 5), (10**6, 30)])
