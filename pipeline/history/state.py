@@ -13,10 +13,10 @@ from pydantic import BaseModel
 from pydantic.errors import PydanticUserError
 from sqlalchemy import Connection, Row, Select, or_, select
 
-from ..core.errors import InvalidSelection, LedgerError
-from ..core.event import Event
+from ..core.errors import InvalidEvent, InvalidSelection, LedgerError
 from ..core.observe import Log
 from ..ledger import log
+from ..ledger.aside import Bad, read
 from ..ledger.database.tables import events, snapshots
 from ..ledger.ledger import Ledger
 from ..ledger.log import Bounds, Index, Position, after, end_of_log, in_order, position_of, rows
@@ -48,7 +48,7 @@ def reconstruct(
         up_to: an aware datetime, compared with the events' own time, or a sequence number; it is included.
         snapshot_every: events after which a new snapshot pays.
 
-    Raises InvalidSelection, and what `apply` raises.
+    Raises InvalidSelection, InvalidEvent that names an event which cannot be read, and what `apply` raises.
 
     """
     check_number("snapshot_every", snapshot_every)
@@ -85,8 +85,11 @@ class _Fold(Generic[State]):
 
     def add(self, row: Row[Any]) -> None:
         """Apply one event."""
+        found = read(row.id, row.body)
+        if isinstance(found, Bad):
+            raise InvalidEvent(f"event {row.id} ({row.type}, number {row.seq}): {found.reason}; no state is without it")
         try:
-            following = self.state.apply(Event.decode(row.body, row.id))  # type: ignore[attr-defined]  # its class was checked
+            following = self.state.apply(found.event)  # type: ignore[attr-defined]  # its class was checked
         except Exception as exc:
             exc.add_note(f"while the event {row.id} ({row.type}, number {row.seq}) was applied")
             raise

@@ -8,12 +8,12 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-import orjson
 from sqlalchemy import Connection, Row, bindparam, select
 
-from ..core.event import DEFAULT_PRIORITY
+from ..core.event import DEFAULT_PRIORITY, Encoded
 from ..core.outcome import Outcome
 from ..core.times import moment
+from ..ledger.aside import read
 from ..ledger.database.tables import deliveries, events, joins
 from ..ledger.ledger import Ledger
 from ..ledger.log import in_order
@@ -140,12 +140,13 @@ _JOINS = select(joins).where(joins.c.correlation == bindparam("correlation")).or
 
 
 def _event(row: Row[Any]) -> EventNode:
-    body = orjson.loads(row.body)
+    found = read(row.id, row.body)
+    event = found.event if isinstance(found, Encoded) else None  # one that is damaged has its place all the same
     return EventNode(
         id=row.id,
         type=row.type,
-        source=body["source"],
-        priority=body.get("priority", DEFAULT_PRIORITY),
+        source=event.source if event else "?",
+        priority=event.priority if event else DEFAULT_PRIORITY,
         time=moment(row.time),
         recorded=moment(row.recorded),
         position=(row.tx, row.seq),
@@ -153,7 +154,7 @@ def _event(row: Row[Any]) -> EventNode:
         delivery=row.delivery,
         targets=tuple(filter(None, (row.targets or "").split(","))),
         replay=row.replay,
-        given=body["id"],
+        given=event.id if event else row.id,
     )
 
 

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, PrivateAttr
-from sqlalchemy import select, text, update
+from sqlalchemy import func, select, text, update
 
-from pipeline.core.errors import InvalidSelection
+from pipeline.core.errors import InvalidEvent, InvalidSelection
 from pipeline.core.event import Event
 from pipeline.core.times import micros
 from pipeline.history.events import EventQuery, get_events
@@ -68,12 +68,26 @@ def test_the_next_reconstruction_starts_at_the_snapshot(ledger: Ledger) -> None:
     assert reconstruct(ledger, "s", Seen, snapshot_every=10).numbers == list(range(10))
     assert snapshots_of(ledger) == [("s", 10, micros(START + timedelta(seconds=9)))]
     with ledger.database.transaction() as connection:  # seen only by those who read them again
-        connection.execute(update(events).values(body=numbered(-1).encode().decode()))
+        connection.execute(update(events).values(body=func.replace(events.c.body, '"n":', '"n":-')))
 
     put(ledger, numbered(10, subject="s"))
 
     assert reconstruct(ledger, "s", Seen).numbers == list(range(11))
-    assert reconstruct(ledger, "s", Seen, up_to=9).numbers == [-1] * 9, "a snapshot does not cover more than up_to"
+    assert reconstruct(ledger, "s", Seen, up_to=9).numbers == [-n for n in range(9)], (
+        "a snapshot does not cover more than up_to"
+    )
+
+
+@pytest.mark.parametrize("body", ["{", "", "[]"])
+def test_a_damaged_event_is_named_and_states_before_it_can_be_had(ledger: Ledger, body: str) -> None:
+    found = [numbered(n, subject="s") for n in range(4)]
+    put(ledger, *found)
+    with ledger.database.transaction() as connection:
+        connection.execute(update(events).where(events.c.id == found[2].id).values(body=body))
+
+    with pytest.raises(InvalidEvent, match=rf"event {found[2].id} \(order.created, number 3\): .* cannot be read"):
+        reconstruct(ledger, "s", Seen)
+    assert reconstruct(ledger, "s", Seen, up_to=2).numbers == [0, 1]
 
 
 def test_few_events_make_no_snapshot(ledger: Ledger) -> None:

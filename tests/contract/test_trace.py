@@ -48,6 +48,22 @@ def test_a_trace_is_the_tree_of_events_and_deliveries(ledger: Ledger) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("body", ["{", "", "[]", '{"id": 1}'])
+def test_a_damaged_event_keeps_its_place_in_the_tree(ledger: Ledger, body: str) -> None:
+    written = cascade(ledger)
+    order, paid = written["order.created"], written["order.paid"]
+    whole, still_open = outline(trace(ledger, order.id)), settled(ledger, order.id).lines()
+    with ledger.database.transaction() as connection:
+        connection.execute(update(events).where(events.c.id.in_([order.id, paid.id])).values(body=body))
+
+    found = trace(ledger, order.id)
+
+    assert outline(found) == whole
+    assert [node.type for node in found if node.source == "?"] == ["order.created", "order.paid"]
+    assert settled(ledger, order.id).lines() == still_open
+    assert trace(ledger, paid.id).correlation == order.id
+
+
 def test_the_trace_of_a_later_event_is_what_that_one_caused(ledger: Ledger) -> None:
     written = cascade(ledger)
 
