@@ -115,7 +115,11 @@ def _audit(
     """Return the audit event, without what does not fit into one event."""
 
     def encode(payload: Payload) -> Encoded:
-        return bus.outbox.encode([new_event(payload, source=bus.source, cause=letter.event)])[0]
+        try:
+            event = new_event(payload, source=bus.source, cause=letter.event)
+        except InvalidEvent:  # what would be inherited came before the limits that there are now
+            event = new_event(payload, source=bus.source)
+        return bus.outbox.encode([event])[0]
 
     *fuller, least = payloads
     for payload in fuller:

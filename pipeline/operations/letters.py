@@ -8,8 +8,8 @@ from typing import Any, TypedDict
 
 from sqlalchemy import Row, Select, and_, select
 
-from ..core.errors import InvalidSelection
-from ..core.event import Encoded, Event
+from ..core.errors import InvalidSelection, visible
+from ..core.event import MAX_LENGTH, Encoded, Event
 from ..core.outcome import Outcome
 from ..core.routing import targets_of
 from ..core.times import SECOND, as_json_time, micros, moment, now
@@ -162,16 +162,18 @@ def letter_of(row: Row[Any]) -> DeadLetter:
 
 
 def _remains(row: Row[Any]) -> Event:
-    """Return what the ledger knows of an event beside the event itself, unchecked."""
-    return Event.model_construct(
-        id=row.event_id,
-        type=row.type,
-        source="/ledger",
-        time=moment(row.time),
-        correlation_id=row.correlation,
-        causation_id=row.causation,
-        targets=targets_of(row.targets),
-    )
+    """Return what the ledger knows of an event beside the event itself, whatever is wrong with that."""
+    texts = {"id": visible(row.event_id), "type": visible(row.type), "source": "/ledger"}
+    event = Event.model_construct(**texts, time=moment(row.time))
+    kept = {
+        "key": row.event_id,
+        "correlation_id": visible(row.correlation)[:MAX_LENGTH],
+        "causation_id": row.causation and visible(row.causation)[:MAX_LENGTH],
+        "targets": targets_of(row.targets),
+    }
+    for name, value in kept.items():  # which are checked otherwise, and came before the limits that there are now
+        object.__setattr__(event, name, value)
+    return event
 
 
 def place_of(cursor: str | None) -> tuple[int, str] | None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from pipeline import Pipeline
 from pipeline.core.errors import InvalidPattern, InvalidSelection, UnknownEvent
+from pipeline.ledger.database.tables import events
 from pipeline.operations.dead_letters import BATCH, DeadLetters
 from tests import records
 from tests.records import HOUR, die, died, logged, messages, order, rows, succeed
@@ -135,6 +138,44 @@ def test_wrong_questions_are_refused(letters: DeadLetters) -> None:
         with pytest.raises(InvalidSelection, match="cursor"):
             letters.list(after=cursor)
     assert letters.list(limit=0) == []
+
+
+@pytest.mark.parametrize("body", ["{", None], ids=["damaged", "old"])
+@pytest.mark.parametrize(
+    "was", [{"correlation": "a\x1b[31m"}, {"causation": "\x07" * 250}, {"targets": "a\nb," + "c" * 20_000}]
+)
+def test_an_event_from_before_the_limits_of_today_can_be_shown_mended_and_dropped(
+    app: Pipeline, letters: DeadLetters, was: dict[str, str], body: str | None
+) -> None:
+    first, second, third = died(app, 3)
+    for id in (second, third):
+        (event,) = rows(app, events, id=letters.get(id).event.id)
+        names = {"correlation": "correlationid", "causation": "causationid", "targets": "targets"}
+        old = json.dumps({**json.loads(event["body"]), **{names[name]: value for name, value in was.items()}})
+        with app.ledger.database.transaction() as connection:
+            change = update(events).where(events.c.id == event["id"])
+            connection.execute(change.values(body=old if body is None else body, **was))
+    found = {letter.id: letter for letter in letters.list()}
+    assert [found[id].readable for id in (first, second, third)] == [True, False, False]
+    shown = json.dumps([letter.as_data(whole=True) for letter in found.values()], default=str)
+    assert "\\u001b" not in shown
+    assert letters.requeue(all=True) == (1, 2, True)
+    assert letters.drop(second).number == 1
+    assert len(logged(app, "delivery.dropped")) == 1
+    if "targets" not in was:
+        assert letters.requeue(third, data={"order_id": "A1", "total": 5}).number == 1
+
+
+def test_a_letter_whose_chain_is_at_its_end_can_be_dropped(app: Pipeline, letters: DeadLetters) -> None:
+    (id,) = died(app, 1)
+    (event,) = rows(app, events)
+    last = json.dumps({**json.loads(event["body"]), "hops": 2**31 - 1})
+    with app.ledger.database.transaction() as connection:
+        connection.execute(update(events).values(body=last))
+    assert letters.get(id).readable
+    assert letters.drop(id).number == 1
+    (audit,) = logged(app, "delivery.dropped")
+    assert (audit.causation_id, audit.data["event_id"]) == (None, event["id"])
 
 
 # -- drop
