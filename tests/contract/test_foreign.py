@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from kombu import Producer, Queue
+from sqlalchemy import event as sqlalchemy_event
 
 from pipeline import Event, IdTaken, Pipeline, UnknownEvent
 from pipeline.core.event import CONTENT_TYPE, new_event
@@ -157,6 +158,18 @@ def test_an_id_that_the_log_has_with_other_content_is_an_error_and_nothing_is_wr
     twice = [new_event(order(4), source="/t", id="b"), new_event(order(5), source="/t", id="b")]
     with pytest.raises(IdTaken):
         app.publish_many(twice)
+
+
+def test_an_id_that_is_taken_costs_no_connection(app: Pipeline) -> None:
+    app.publish(new_event(order(1), source="/t", id="a1"))
+    opened: list[object] = []
+    sqlalchemy_event.listen(app.ledger.database.engine, "connect", lambda *connection: opened.append(connection))
+    for n in range(2, 6):
+        with pytest.raises(IdTaken):
+            app.publish(new_event(order(n), source="/t", id="a1"))
+    assert opened == []
+    app.publish(order(6))
+    assert len(rows(app, events)) == 2
 
 
 @pytest.mark.parametrize("how", ["publish", "session"])

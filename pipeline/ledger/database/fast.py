@@ -17,7 +17,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from ...core.errors import LedgerError, LedgerUnavailable
+from ...core.errors import LedgerError, LedgerUnavailable, PipelineError
 from ...core.forks import OWN
 from ...core.times import monotonic
 from .postgresql import bounds, shares_sessions
@@ -239,6 +239,8 @@ def _driver(engine: Engine) -> Iterator[Any]:
         if lost:
             engine.dispose()  # the idle connections are as dead as this one
         raise DBAPIError.instance(None, None, exc, errors, connection_invalidated=lost, dialect=dialect) from exc
+    except PipelineError:  # raised by ourselves between two statements: the pool rolls it back, and keeps it
+        raise
     except BaseException:
         if pooled is not None:
             pooled.invalidate()  # a time limit, say, has left it in the middle of a statement
