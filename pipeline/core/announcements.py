@@ -22,6 +22,11 @@ class DeliveryDead(Payload, type="delivery.dead"):
     attempts: int
 
 
+def announces(event_type: str, replay: str | None) -> bool:
+    """Say whether the death of a delivery is announced: not that of an announcement, and nobody asks in a replay."""
+    return event_type != DeliveryDead.event_type and replay is None
+
+
 class DeliveryRequeued(Payload, type="delivery.requeued"):
     """Somebody gave a dead letter back to its agent; data before and after, where it was edited."""
 

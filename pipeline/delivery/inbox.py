@@ -14,7 +14,7 @@ from celery.exceptions import Ignore
 from celery.utils.log import get_task_logger
 
 from ..agents.effects import Effects
-from ..core.announcements import DeliveryDead
+from ..core.announcements import DeliveryDead, announces
 from ..core.errors import LedgerError, LedgerRefused, NotAnEventError, Revoked, WorkerDied, line_of, traceback_of
 from ..core.event import Encoded, Event, new_event
 from ..core.ids import caused_id
@@ -198,7 +198,7 @@ class Inbox:
     def _die(self, delivery: Delivery, attempt: int | None, error: BaseException) -> None:
         event = delivery.event
         announced = []
-        if event.type != DeliveryDead.event_type and delivery.replay is None:  # not the death of its own announcement
+        if announces(event.type, delivery.replay):
             payload = DeliveryDead(
                 delivery_id=delivery.id,
                 event_id=event.key,

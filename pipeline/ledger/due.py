@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Select, and_, bindparam, exists, func, or_, select
 
-from ..core.announcements import DeliveryDead
+from ..core.announcements import DeliveryDead, announces
 from ..core.errors import InvalidEvent
 from ..core.event import Encoded, new_event
 from ..core.ids import Seal
@@ -50,6 +50,7 @@ _MESSAGES = select(
     func.coalesce(deliveries.c.body, events.c.body).label("body"),
 ).join(events, events.c.id == deliveries.c.event_id)
 _DEAD = select(
+    deliveries.c.replay,
     events.c.correlation,
     events.c.type,
     *(deliveries.c[name] for name in ("id", "event_id", "agent", "error", "attempts")),
@@ -124,7 +125,7 @@ class Due:
         announced: list[Encoded] = []
         for some in chunks(ids):
             rows = connection.execute(_DEAD.where(deliveries.c.id.in_(some)))
-            announced += [_announcement(*row) for row in rows]
+            announced += [_announcement(*row) for replay, *row in rows if announces(row[1], replay)]
         if announced:
             self._append(announced, due_in=0, connection=connection)
 

@@ -10,13 +10,15 @@ from sqlalchemy import delete, update
 
 from pipeline import Event, Pipeline
 from pipeline.core.event import new_event
+from pipeline.core.ids import delivery_id
 from pipeline.core.times import SECOND, now
+from pipeline.ledger.aside import Bad
 from pipeline.ledger.database import leases
 from pipeline.ledger.database.rows import timer_row
 from pipeline.ledger.database.tables import deliveries, events, outbox, timers
 from pipeline.ledger.ledger import Ledger
 from tests.ledgers import append, move, retrying
-from tests.records import rows
+from tests.records import logged, rows
 from tests.threads import in_threads
 
 GRACE = 10.0
@@ -197,3 +199,16 @@ def test_an_event_that_is_no_longer_in_the_log_leaves_the_outbox(app: Pipeline, 
         connection.execute(delete(events).where(events.c.id == gone.id))
     assert take(ledger) == [kept.id]
     assert [row["event_id"] for row in rows(app, outbox)] == [kept.id]
+
+
+def test_no_death_is_announced_in_a_replay_nor_that_of_an_announcement(app: Pipeline, ledger: Ledger) -> None:
+    ordinary, replayed = append(ledger, 2)
+    (announcement,) = append(ledger, 1, "delivery.dead")
+    ids = {event.id: delivery_id(event.id, "billing") for event in (ordinary, replayed, announcement)}
+    with ledger.database.transaction() as connection:
+        ledger.deliveries.add_waiting(connection, [(id, "billing", 0) for id in ids])
+        connection.execute(update(deliveries).where(deliveries.c.id == ids[replayed.id]).values(replay="r1"))
+    ledger.due.refuse([Bad(id, "the broker does not take it") for id in ids.values()])
+    assert {row["outcome"] for row in rows(app, agent="billing")} == {"dead"}
+    announced = [event.data["delivery_id"] for event in logged(app, "delivery.dead") if event.source == "/ledger"]
+    assert announced == [ids[ordinary.id]]
