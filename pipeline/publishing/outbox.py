@@ -191,7 +191,7 @@ class Outbox:
 
 def timer_of(encoded: Encoded, due: datetime) -> dict[str, Any]:
     """Return the timer of an event that is due later."""
-    return timer_row(encoded.event.id, PUBLISH, micros(due), encoded.event.correlation_id, encoded.body)
+    return timer_row(encoded.event.key, PUBLISH, micros(due), encoded.event.correlation_id, encoded.body)
 
 
 def _connection(transaction: Any) -> Connection:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sqlite3
@@ -22,6 +23,7 @@ from pipeline.ledger.database.tables import events, timers
 from pipeline.ledger.database.tables import outbox as outbox_table
 from pipeline.publishing import outbox
 from pipeline.publishing.publisher import Publisher
+from tests.foreign import foreign
 from tests.harness import Broker, backlog, run
 from tests.ledgers import move, sweep
 from tests.records import AWAY, event_ids, order, rows, run_agents
@@ -43,6 +45,21 @@ def test_a_delayed_event_is_published_when_it_is_due(app: Pipeline, how: str) ->
     sweep(app)
     assert (event_ids(app), backlog(app, "events.unrouted"), rows(app, outbox_table)) == ([event.id], 1, [])
     assert not app.cancel(event.id), "too late"
+
+
+def test_another_programs_event_is_delayed_as_it_came(app: Pipeline) -> None:
+    body = json.dumps(foreign(mood="sunny", time="2026-01-01T00:00:00Z")).encode()
+    event = Event.decode(body, None)
+    for _ in range(2):
+        late = app.publish(event, delay=60)
+        assert (late.key, late.encode(), late.sent) == (event.key, body, False)
+    assert [row["id"] for row in rows(app, timers)] == [event.key]
+    move(app.ledger, timers, 61)
+    sweep(app)
+    assert [(row["id"], row["body"].encode()) for row in rows(app, events)] == [(event.key, body)]
+    assert (rows(app, timers), rows(app, outbox_table), app.ledger.aside.list()) == ([], [], [])
+    assert app.publish(event, delay=60), "the same event once more"
+    assert app.cancel(event.key)
 
 
 def test_a_cancelled_event_is_never_published(app: Pipeline) -> None:
