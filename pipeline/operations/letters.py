@@ -163,7 +163,7 @@ def letter_of(row: Row[Any]) -> DeadLetter:
 
 def _remains(row: Row[Any]) -> Event:
     """Return what the ledger knows of an event beside the event itself, whatever is wrong with that."""
-    texts = {"id": visible(row.event_id), "type": visible(row.type), "source": "/ledger"}
+    texts: dict[str, Any] = {"id": visible(row.event_id), "type": visible(row.type), "source": "/ledger"}
     event = Event.model_construct(**texts, time=moment(row.time))
     kept = {
         "key": row.event_id,
