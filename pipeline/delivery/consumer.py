@@ -12,10 +12,11 @@ from celery.utils.log import get_logger
 from celery.worker.consumer import Consumer
 
 from ..agents.agent import Agent
-from ..core.errors import InvalidEvent, LedgerError
+from ..core.errors import EventTooLarge, InvalidEvent, LedgerError
 from ..core.ids import Seal, delivery_id, derived_id
 from ..core.observe import Log
 from ..core.routing import reaches
+from ..ledger.aside import Bad
 from ..limits.gate import Gate
 from .poison import check_event, check_task, said_by_bus
 from .process.connected import Connected
@@ -130,6 +131,15 @@ class AgentConsumer(Connected):
         logger.error("set aside a message from %s: %s", self.queue_of(message) or "an unknown queue", reason)
         message.reject_log_error(logger, self.connection_errors)
 
+    def _give_up(self, message: Any, agent: Agent, reason: EventTooLarge) -> None:
+        """Let the ledger know that a delivery ends here: it would send the event again and again."""
+        try:
+            event = check_event(message, len(message.body), self._seal, agent.name)
+            if "ledger" in event["bus"]:  # a first message has no delivery yet, but the one that is sent after it
+                self.bus.ledger.due.refuse([Bad(delivery_id(event["id"], agent.name), str(reason))])
+        except Exception as exc:
+            logger.warning("that %s gives up an event could not be noted: %s", agent.name, exc)
+
     @property
     def _seal(self) -> Seal | None:
         return self.bus.ledger.seal if self.bus.has_ledger else None
@@ -185,6 +195,8 @@ class AgentConsumer(Connected):
                 self._returns.after_pause(queue, give_back)
                 return
             except Exception as exc:  # whatever a stranger's message provokes must not reach the main process
+                if isinstance(exc, EventTooLarge) and agent is not None:
+                    self._give_up(message, agent, exc)
                 self.set_aside(message, exc)
                 return
             if self._returns.since:
