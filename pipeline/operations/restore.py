@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Table, select, text
 
+from ..core.errors import LedgerError
 from ..ledger.aside import Bad
 from ..ledger.database.rows import chunks
 from ..ledger.database.tables import agents, deliveries, events
@@ -57,27 +59,34 @@ def restore(
     to another ledger whose events agents of this one would get; LedgerUnavailable.
 
     """
-    number, of_deliveries, seen = 0, 0, 0
+    number, of_deliveries, seen, aside = 0, 0, 0, 0
     place = f"archive {archive.name}"[:255]
-    bad: list[Bad] = []
-    entries = archives.read(archive, lambda line, problem: bad.append(Bad(f"line {line}", problem)))
+    damaged: list[Bad] = []  # since the last batch
+    entries = archives.read(archive, lambda line, problem: damaged.append(Bad(f"line {line}", problem)))
     try:
         for some in archives.batches(entries, max(1, min(batch, LARGEST_BATCH))):
-            added = ledger.database.run(partial(_restore, ledger=ledger, entries=some))
-            number, of_deliveries, seen = number + added[0], of_deliveries + added[1], seen + len(some)
-            bad += added[2]
-            seen -= len(added[2])
+            work = partial(_restore, ledger=ledger, entries=some, place=place, damaged=damaged)
+            added = ledger.database.run(work)
+            number, of_deliveries, seen = number + added[0], of_deliveries + added[1], seen + len(some) - added[2]
+            aside += len(damaged) + added[2]
+            damaged.clear()
             if progress:
                 progress(seen)
     except ArchiveError as exc:
+        with suppress(LedgerError):  # that the archive ends here is what has to be known
+            ledger.aside.note(place, damaged)
         raise ArchiveError(f"{exc}; {number} events before that were restored, nothing of what follows") from exc
-    finally:
-        ledger.aside.note(place, bad)
-    return Restored(number, of_deliveries, seen - number, len(bad))
+    ledger.aside.note(place, damaged)
+    return Restored(number, of_deliveries, seen - number, aside + len(damaged))
 
 
-def _restore(connection: Connection, ledger: Ledger, entries: Sequence[Entry]) -> tuple[int, int, list[Bad]]:
-    """Add entries; return the numbers of new events and deliveries, and what the ledger has no place for."""
+def _restore(
+    connection: Connection, ledger: Ledger, entries: Sequence[Entry], place: str, damaged: Sequence[Bad]
+) -> tuple[int, int, int]:
+    """Add entries, and set aside what is damaged or the ledger has no place for.
+
+    Returns the numbers of new events, of new deliveries, and of the entries that there was no place for.
+    """
     _refuse_foreign(connection, ledger, entries)
     if not ledger.database.is_sqlite:
         _reserve(connection, max(entry.event["seq"] for entry in entries))
@@ -96,7 +105,9 @@ def _restore(connection: Connection, ledger: Ledger, entries: Sequence[Entry]) -
         added.append((len(there - before), _add_deliveries(connection, ledger, rows)))
 
     _, refused = ledger.aside.apart(connection, [(entry.event["id"], entry) for entry in entries], write)
-    return sum(one for one, _ in added), sum(two for _, two in added), [*bad.values(), *refused]
+    no_place = [*bad.values(), *refused]
+    ledger.aside.put(connection, place, [*damaged, *no_place])
+    return sum(one for one, _ in added), sum(two for _, two in added), len(no_place)
 
 
 def _misplaced(entry: Entry, ledger: Ledger, entries: Sequence[Entry]) -> Bad:

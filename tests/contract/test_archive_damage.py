@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from pipeline import Pipeline
 from pipeline.operations.archive import ArchiveError
@@ -117,6 +118,23 @@ def test_what_comes_before_the_end_of_an_archive_that_was_cut_off_can_be_had_in_
         restore(app.ledger, damaged, batch=2)
     assert len(event_ids(app)) == 2
     assert len(rows(app)) == 4
+
+
+def test_damage_is_noted_with_its_batch(app: Pipeline, damaged: Path) -> None:
+    change(damaged, 1, edited(damaged, 1, seq="x"))
+    noted: list[str] = []
+    restored = restore(app.ledger, damaged, batch=1, progress=lambda _: noted.append(reported(app)))
+    assert (restored.events, restored.aside) == (3, 1)
+    assert len(noted) == 3
+
+
+def test_that_damage_cannot_be_noted_does_not_hide_that_an_archive_was_cut_off(app: Pipeline, damaged: Path) -> None:
+    lines = damaged.read_bytes().splitlines(keepends=True)
+    damaged.write_bytes(b"".join([*lines[:12], b"{}\n"]))
+    with app.ledger.database.transaction() as connection:
+        connection.execute(text("ALTER TABLE pipeline_aside RENAME TO elsewhere"))
+    with pytest.raises(ArchiveError, match="3 events before that were restored"):
+        restore(app.ledger, damaged, batch=1)
 
 
 @pytest.mark.parametrize("seq", [0, 2**53 + 1, 2**63 - 2, 2**63 - 1])
