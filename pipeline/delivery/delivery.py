@@ -102,9 +102,9 @@ def decided(delivery: Delivery, attempt: int, error: BaseException) -> Again | D
         case Again(delay):
             logger.warning(
                 "agent %s failed on %s %s (attempt %d), trying again in %.1f s: %s",
-                delivery.agent, event.type, event.id, attempt, delay, line_of(error),
+                delivery.agent, event.type, event.key, attempt, delay, line_of(error),
             )  # fmt: skip
         case Dead(reason):
             told = line_of(error)
-            logger.error("agent %s: %s %s is dead (%s): %s", delivery.agent, event.type, event.id, reason, told)
+            logger.error("agent %s: %s %s is dead (%s): %s", delivery.agent, event.type, event.key, reason, told)
     return decision

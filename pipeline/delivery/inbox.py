@@ -94,7 +94,7 @@ class Inbox:
                 unsent = self._bus.outbox.encode(self._bus.ledger.events.unsent(ids))
             self.send(unsent)
         event, outcome = delivery.event, claim.outcome.value
-        logger.info("agent %s: %s %s was delivered before (%s)", delivery.agent, event.type, event.id, outcome)
+        logger.info("agent %s: %s %s was delivered before (%s)", delivery.agent, event.type, event.key, outcome)
         return orjson.loads(claim.result) if claim.result else None
 
     def succeed(

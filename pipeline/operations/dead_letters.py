@@ -20,8 +20,9 @@ from ..core.observe import Log
 from ..core.times import as_json_time, moment
 from ..ledger.database.rows import chunks
 from ..ledger.database.tables import deliveries
+from ..ledger.deliveries import DEAD
 from .changes import BATCH, Changed, Drop, Requeue, change, letters_of
-from .letters import DEAD, IDS, LETTERS, DeadLetter, LetterFilters, LetterQuery, letter_of, place_of
+from .letters import IDS, LETTERS, DeadLetter, LetterFilters, LetterQuery, letter_of, place_of
 from .selection import Selection, choose
 
 if TYPE_CHECKING:

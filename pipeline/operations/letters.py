@@ -6,16 +6,16 @@ from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypedDict
 
-from sqlalchemy import Row, Select, and_, select
+from sqlalchemy import Row, Select, select
 
 from ..core.errors import InvalidSelection, visible
 from ..core.event import MAX_LENGTH, Encoded, Event
-from ..core.outcome import Outcome
 from ..core.routing import targets_of
 from ..core.times import SECOND, as_json_time, micros, moment, now
 from ..core.topics import check_pattern, matches
 from ..ledger.aside import read
-from ..ledger.database.tables import OPEN, deliveries, events
+from ..ledger.database.tables import deliveries, events
+from ..ledger.deliveries import DEAD
 
 
 @dataclass(frozen=True)
@@ -126,8 +126,6 @@ class LetterQuery:
         return self.event_type is None or matches(self.event_type, event_type)
 
 
-# SQLite takes the partial index only when the query repeats the index's own condition.
-DEAD = and_(deliveries.c.outcome == Outcome.DEAD.value, OPEN)
 LETTERS: Select[Any] = (
     select(
         deliveries,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,13 @@ from pipeline.core.errors import InvalidEvent, LedgerRefused, LedgerUnavailable,
 from pipeline.core.ids import delivery_id
 from pipeline.core.outcome import Outcome
 from pipeline.core.retry import Dead
-from pipeline.delivery.delivery import NotRecordedError, Scheduled
+from pipeline.delivery.delivery import NotRecordedError, Scheduled, decided
 from pipeline.delivery.inbox import Inbox
 from pipeline.families import DeliveryDead
 from pipeline.ledger.database.tables import events, outbox, timers
 from pipeline.ledger.deliveries import Delivery
 from pipeline.ledger.ledger import Claim
+from tests.foreign import foreign
 from tests.records import logged, make_app, order, rows
 
 
@@ -49,6 +51,19 @@ def context(app: Pipeline, one: Delivery, attempt: int = 1) -> Context:
 def billing(app: Pipeline) -> dict[str, Any]:
     (row,) = rows(app, agent="billing")
     return row
+
+
+def test_lines_about_another_programs_event_name_it_as_the_ledger_does(
+    app: Pipeline, inbox: Inbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    event = Event.decode(json.dumps(foreign()), None)
+    one = Delivery(delivery_id(event.key, "billing"), event, "billing", "/t/agent/billing")
+    with caplog.at_level("INFO"):
+        decided(one, 1, ConnectionError("boom"))
+        decided(one, 100, ConnectionError("boom"))
+        inbox.done_before(one, Claim(0, Outcome.SUCCEEDED))
+    assert len(caplog.messages) == 3
+    assert all(event.key in line for line in caplog.messages)
 
 
 def test_an_event_that_the_database_refuses_goes_to_the_brokers_dead_letters(
