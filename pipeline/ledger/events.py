@@ -53,8 +53,7 @@ class Events:
             self._check_same(connection, record, self._statements.logged, "the log has")
 
     def check_delayed(self, record: Encoded, connection: Any) -> None:
-        """Raise IdTaken when the log, or a timer, has another event with the id of one that is to be delayed."""
-        self._check_same(connection, record, self._statements.logged, "the log has")
+        """Raise IdTaken when a timer has another event with the id of one that is to be delayed."""
         self._check_same(connection, record, self._statements.delayed, "there is, delayed,")
 
     def _check_same(self, connection: Any, record: Encoded, there: Any, who: str) -> None:

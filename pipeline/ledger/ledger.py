@@ -166,8 +166,11 @@ class Ledger:
         """
 
         def work(own: Connection) -> None:
-            self.events.check_delayed(record, own)
-            self.timers.add([timer], own)
+            self.events.check_same([record], own)
+            # Whoever is setting a timer with the id in another transaction is waited for: the first one has the id.
+            if own.execute(self._statements.timer_new, timer).first() is None:
+                self.events.check_delayed(record, own)
+                self.timers.add([timer], own)
 
         if connection is None:
             self.database.run(work)

@@ -7,6 +7,7 @@ import logging
 import os
 import sqlite3
 import sys
+import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -14,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 
 from pipeline import Event, Pipeline
-from pipeline.core.errors import InvalidEvent, LedgerUnavailable, UnknownAgent
+from pipeline.core.errors import IdTaken, InvalidEvent, LedgerUnavailable, UnknownAgent
+from pipeline.core.event import new_event
 from pipeline.core.times import SECOND
 from pipeline.ledger.database.tables import events, timers
 from pipeline.ledger.database.tables import outbox as outbox_table
@@ -25,8 +27,9 @@ from pipeline.publishing import outbox
 from pipeline.publishing.publisher import Publisher
 from tests.foreign import foreign
 from tests.harness import Broker, backlog, run
-from tests.ledgers import move, sweep
+from tests.ledgers import engine_on, move, sweep
 from tests.records import AWAY, event_ids, order, rows, run_agents
+from tests.servers import wait_for
 
 # -- later and to some
 
@@ -60,6 +63,36 @@ def test_another_programs_event_is_delayed_as_it_came(app: Pipeline) -> None:
     assert (rows(app, timers), rows(app, outbox_table), app.ledger.aside.list()) == ([], [], [])
     assert app.publish(event, delay=60), "the same event once more"
     assert app.cancel(event.key)
+
+
+def test_of_two_delayed_events_with_one_id_in_transactions_at_once_the_first_one_has_it(
+    app: Pipeline, ledger_url: str
+) -> None:
+    first, other = (new_event(order(n), source="/t", id="a1") for n in (1, 2))
+    waiting = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%timers%'")
+    ended = threading.Event()
+    caught: list[Exception] = []
+
+    def late() -> None:
+        try:
+            app.publish(other, delay=60)
+        except IdTaken as exc:
+            caught.append(exc)
+        finally:
+            ended.set()
+
+    with app.ledger.database.session() as session:
+        app.publish(first, delay=60, session=session)
+        thread = threading.Thread(target=late)
+        thread.start()
+        if not app.ledger.database.is_sqlite:  # whose writers come one after the other
+            with engine_on(ledger_url, isolation_level="AUTOCOMMIT") as engine, engine.connect() as looker:
+                wait_for(lambda: looker.execute(waiting).scalar() or ended.is_set(), "the other one waits", 4)
+        session.commit()
+    thread.join()
+    assert len(caught) == 1
+    (timer,) = rows(app, timers)
+    assert json.loads(timer["body"])["data"] == first.data
 
 
 def test_a_cancelled_event_is_never_published(app: Pipeline) -> None:

@@ -25,6 +25,7 @@ class Statements:
         sent = delete(outbox).where(outbox.c.event_id == bindparam("event_id"))
         self.sent = sent.returning(outbox.c.event_id, *relaxed(database))
         timer = insert(timers)
+        self.timer_new = timer.on_conflict_do_nothing(index_elements=["id"]).returning(timers.c.id)
         new = {"due": timer.excluded.due, "body": timer.excluded.body}
         self.timer = timer.on_conflict_do_update(index_elements=["id"], set_=new)
         self.timer_gone = delete(timers).where(timers.c.id == bindparam("timer"))
