@@ -88,7 +88,9 @@ def call(agent: Agent, arguments: tuple[Any, ...], loop: EventLoop) -> Any:
     generation, watched = GENERATION.number, watched_descriptor()
     try:
         answer = agent.handler(*arguments)
-        return loop.run(awaited(answer), agent.timeout) if inspect.isawaitable(answer) else answer
+        if answer is None or not inspect.isawaitable(answer):
+            return answer
+        return loop.run(awaited(answer), agent.timeout)
     finally:
         if GENERATION.number != generation:
             os._exit(0)  # a child that the handler has forked: the delivery is its parent's

@@ -81,12 +81,16 @@ def _attributes(body: Any, content_type: Any, headers: dict[str, Any]) -> dict[s
 
 
 def _texts(attributes: dict[str, Any], required: Sequence[str]) -> dict[str, Any]:
-    texts = {name: attributes.get(name) for name in _ROUTING}
-    for name, value in texts.items():
-        if not isinstance(value, str) and (value is not None or name in required):
-            raise InvalidEvent(f"attribute {name!r} is {value!r}, not text")
-        if value == "" and name in required:
-            raise InvalidEvent(f"attribute {name!r} must not be empty")
+    texts: dict[str, Any] = {}
+    for name in _ROUTING:
+        value = texts[name] = attributes.get(name)
+        if (value and isinstance(value, str)) or (value is None and name not in required):
+            continue
+        if value == "":
+            if name in required:
+                raise InvalidEvent(f"attribute {name!r} must not be empty")
+            continue
+        raise InvalidEvent(f"attribute {name!r} is {value!r}, not text")
     return texts
 
 
