@@ -48,3 +48,19 @@ def test_another_spelling_of_an_events_uuid_is_stable_too(spelled: object) -> No
     id = spelled("5f0c1f4e-6a0a-4c59-8a3e-2f6f8d5f1c11")  # type: ignore[operator]
     assert UUID(delivery_id(id, "alpha")).version == 5
     assert delivery_id(id, "alpha") == delivery_id(id, "alpha")
+
+
+TEXTS = st.text(max_size=12)
+
+
+@given(st.lists(st.tuples(TEXTS, TEXTS), unique=True, max_size=8), st.binary(min_size=1, max_size=32))
+def test_whatever_differs_in_source_or_id_is_another_event_with_other_deliveries_and_other_emitted_events(
+    events: list[tuple[str, str]], secret: bytes
+) -> None:
+    keys = [foreign_id(source, id) for source, id in events]
+    deliveries = [delivery_id(key, agent) for key in keys for agent in ("billing", "stock")]
+    emitted = [caused_id(delivery, position, secret) for delivery in deliveries for position in range(3)]
+    everything = [*keys, *deliveries, *emitted]
+    assert len({*everything}) == len(everything)
+    assert keys == [foreign_id(source, id) for source, id in events], "and the same ones each time"
+    assert not {*emitted} & {caused_id(delivery, position) for delivery in deliveries for position in range(3)}
