@@ -89,8 +89,9 @@ class Link:
 
     def abandon(self) -> None:
         """Let go of a connection that has failed, without a word to the broker."""
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(Exception):  # a channel that is closed knows no time any more
             self.limit(monotonic())
+        with contextlib.suppress(Exception):
             self.connection.collect(socket_timeout=0)
 
     def close(self, deadline: float) -> None:
@@ -100,8 +101,9 @@ class Link:
             deadline: the time (monotonic) after which the answer is not waited for any longer.
 
         """
-        try:
+        with contextlib.suppress(Exception):
             self.limit(deadline)
+        try:
             self.connection.close()
         except Exception as exc:
             logger.warning("closing a connection failed, events published without confirms may be lost: %s", exc)

@@ -14,8 +14,6 @@ from pipeline.brokers import kinds
 from tests.harness import Broker, StartWorker, backlog, declared
 from tests.servers import wait_for
 
-pytestmark = pytest.mark.usefixtures("nothing_disappears")
-
 DEAD = Queue("test.dead", Exchange("test.dead", type="direct"), routing_key="test.dead")
 ARGUMENTS = {"x-max-length": 5, "x-dead-letter-exchange": "test.dead", "x-dead-letter-routing-key": "test.dead"}
 LIMITED = Queue("test.limited", Exchange("test.limited", type="direct"), "test.limited", queue_arguments=ARGUMENTS)

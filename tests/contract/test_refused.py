@@ -80,5 +80,5 @@ def test_publishing_what_rabbitmq_refuses_keeps_it_and_delays_nobody_else(app: P
     assert not app.publish("order.placed", TOO_LARGE).sent
     assert app.publish("order.placed", {}).sent, "the broker is not away"
     with pytest.raises(EventRefused, match="refuses the event for itself"):
-        app.bus.publisher.deliver("billing", [(new_order().evolve(data=TOO_LARGE), {})])
+        app.bus.publisher.deliver("billing", [(new_order().evolve(data=TOO_LARGE), {})], app.ledger.seal)
     app.close()
