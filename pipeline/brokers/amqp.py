@@ -37,9 +37,9 @@ class _Patient:
         """Wait for an answer; raise ConnectionError when none comes, as the connection is of no use then."""
         connection = self.connection
         if connection is None or connection.patience is None or timeout or connection.deadline is not None:
-            return super().wait(method, callback, timeout, returns_tuple)  # type: ignore[misc]
+            return super().wait(method, callback, timeout, returns_tuple)  # type: ignore[misc]  # a mixin: the class beside it has the method
         with connection.until(monotonic() + connection.patience):
-            return super().wait(method, callback, None, returns_tuple)  # type: ignore[misc]
+            return super().wait(method, callback, None, returns_tuple)  # type: ignore[misc]  # a mixin: the class beside it has the method
 
 
 class Channel(_Patient, pyamqp.Channel):  # type: ignore[misc]  # kombu's classes are untyped
@@ -164,7 +164,7 @@ class _Bounded:
         for left, address in zip(range(len(addresses), 0, -1), addresses, strict=True):
             share = self.connect_timeout
             try:
-                super()._connect(address, port, share and share / left)  # type: ignore[misc]
+                super()._connect(address, port, share and share / left)  # type: ignore[misc]  # a mixin: the class beside it has the method
             except OSError:
                 if left == 1:
                     raise
@@ -177,7 +177,7 @@ class _Bounded:
             raise ConnectionError("the connection to the broker is lost")
         try:
             with self._writing:
-                super().write(data)  # type: ignore[misc]
+                super().write(data)  # type: ignore[misc]  # a mixin: the class beside it has the method
         except OSError:
             self.connected = False
             raise
@@ -185,7 +185,7 @@ class _Bounded:
     def _shutdown_transport(self) -> None:
         """Say goodbye in TLS, unless nobody answers."""
         if self.connected:
-            super()._shutdown_transport()  # type: ignore[misc]
+            super()._shutdown_transport()  # type: ignore[misc]  # a mixin: the class beside it has the method
 
 
 class TCPTransport(_Bounded, sockets.TCPTransport):  # type: ignore[misc]  # py-amqp's classes are untyped

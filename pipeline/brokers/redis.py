@@ -84,13 +84,13 @@ class Bounded:
         """Connect within what is left."""
         if self.asked.deadline is not None:
             self.socket_connect_timeout = self._left(self.asked.deadline)
-        super().connect_check_health(*args, **kwargs)  # type: ignore[misc]
+        super().connect_check_health(*args, **kwargs)  # type: ignore[misc]  # a mixin: the class beside it has the method
 
     def send_packed_command(self, *args: Any, **kwargs: Any) -> None:
         """Send a command whose answer has to come within what is left."""
         if self.asked.deadline is not None and self._sock is not None:
             self._sock.settimeout(self._left(self.asked.deadline))
-        super().send_packed_command(*args, **kwargs)  # type: ignore[misc]
+        super().send_packed_command(*args, **kwargs)  # type: ignore[misc]  # a mixin: the class beside it has the method
 
     @staticmethod
     def _left(deadline: float) -> float:

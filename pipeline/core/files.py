@@ -5,14 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import stat
+from functools import cache
 from pathlib import Path
 
 from .observe import Log
 
 logger = Log(logging.getLogger(__name__))
 
-#: Directories that were complained about; there are few.
-_warned: set[str] = set()
 #: Bytes that SQLite's write-ahead log keeps on disk once what was in it is in the file.
 WAL_LIMIT = 16 * 1024 * 1024
 
@@ -25,15 +24,18 @@ def make_private(path: Path) -> None:
 
     """
     make_directory(path.parent)
-    is_open = _is_open_to_others(path.parent)
-    if is_open and str(path.parent) not in _warned:
-        _warned.add(str(path.parent))
-        logger.warning("others may write into %s, and so change what is kept there: chmod go-w it", path.parent)
+    if _is_open_to_others(path.parent):
+        _complain_of(path.parent)
     refuse_links(path)
     if not path.exists():
         # Nobody in this process has it open yet, so closing it drops no lock.
         not_through = 0 if path.is_symlink() else os.O_NOFOLLOW  # a link that somebody puts there now
         os.close(os.open(path, os.O_CREAT | os.O_RDWR | not_through, 0o600))
+
+
+@cache  # once: a broker, a ledger and results may all be in it
+def _complain_of(directory: Path) -> None:
+    logger.warning("others may write into %s, and so change what is kept there: chmod go-w it", directory)
 
 
 def refuse_links(path: Path) -> None:

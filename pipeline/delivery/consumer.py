@@ -103,7 +103,13 @@ class AgentConsumer(Connected):
         """Let an event that cannot be sent wait for the next connection; Celery would connect again in the loop."""
         if dispatcher is not None:
             send = dispatcher.send
-            dispatcher.send = lambda *args, **fields: send(*args, **{**fields, "retry": False})
+
+            def send_once(*args: Any, **fields: Any) -> Any:
+                if "retry" in fields:
+                    fields["retry"] = False
+                return send(*args, **fields)
+
+            dispatcher.send = send_once
         self.__dict__["event_dispatcher"] = dispatcher
 
     def on_close(self) -> None:
@@ -237,13 +243,25 @@ def to_task_message(message: Any, event: dict[str, Any], agent: Agent, queue: st
             return False
         else:
             bus = {**bus, "stray": True}  # a process of the pool asks who wants it
+    message.headers = _headers(event, bus, agent)
+    redelivered = (message.delivery_info or {}).get("redelivered", False)
+    message.delivery_info = {**message.delivery_info, "exchange": "", "routing_key": queue, "redelivered": redelivered}
+    body = message.body
+    text = body if isinstance(body, str) else bytes(body).decode("utf-8")
+    message.body = message._decoded_cache = ((text,), {}, {})
+    message.content_type = message.content_encoding = None
+    return True
+
+
+def _headers(event: dict[str, Any], bus: dict[str, Any], agent: Agent) -> dict[str, Any]:
+    """Return the headers of the task that an event becomes, and with them what the delivery has to know about it."""
     id = delivery_id(event["id"], agent.name)
     if "replay" in bus:
         id = derived_id(id, bus["replay"])
     delivery = id
     if "requeued" in bus:  # Celery may remember the delivery's own id as one that was revoked
         id = derived_id(id, f"requeued/{bus['requeued']}")
-    message.headers = {
+    return {
         "lang": "py",
         "task": agent.task_name,
         "id": id,
@@ -259,10 +277,3 @@ def to_task_message(message: Any, event: dict[str, Any], agent: Agent, queue: st
         "ignore_result": True,
         "bus": {**bus, "key": event["id"], "type": event["type"], "delivery": delivery},
     }
-    redelivered = (message.delivery_info or {}).get("redelivered", False)
-    message.delivery_info = {**message.delivery_info, "exchange": "", "routing_key": queue, "redelivered": redelivered}
-    body = message.body
-    text = body if isinstance(body, str) else bytes(body).decode("utf-8")
-    message.body = message._decoded_cache = ((text,), {}, {})
-    message.content_type = message.content_encoding = None
-    return True

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ..core.event import Encoded
     from ..ledger.deliveries import Claim, Delivery
     from ..ledger.ledger import Ledger
+    from .strays import Told
 
 logger = Log(get_task_logger(__name__))
 
@@ -53,6 +54,9 @@ class NotRecordedError(Exception):
 
 class Bookkeeping(Protocol):
     """What is known about deliveries, and what is written down. Everything may raise NotRecordedError."""
+
+    #: What was said in the log about deliveries whose handler is not called.
+    told: Told
 
     @property
     def ledger(self) -> Ledger | None:

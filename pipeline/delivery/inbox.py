@@ -59,6 +59,7 @@ class Inbox:
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
+        self.told = strays.Told()
 
     @cached_property
     def ledger(self) -> Ledger:

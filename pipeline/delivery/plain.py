@@ -25,6 +25,7 @@ class Plain:
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
+        self.told = strays.Told()
 
     #: The broker keeps what there is to keep.
     ledger = None

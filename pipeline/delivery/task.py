@@ -25,7 +25,6 @@ from ..ledger.deliveries import Claim, Delivery
 from .delivery import NotRecordedError, Postponed, Scheduled, Verdict
 from .raised import is_order, presentable
 from .steps import Attempt, Done, Filtered, Paused, run
-from .strays import Told
 
 if TYPE_CHECKING:
     from ..agents.agent import Agent
@@ -54,7 +53,6 @@ class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
     books: Bookkeeping
     #: The CloudEvents source of the events that the agent emits.
     source: str
-    _told = Told()
 
     def run(self, message: str | dict[str, Any], failed: BaseException | None = None) -> Any:
         """Deliver one event: as JSON text from the bus, or decoded when Celery's canvas calls the agent.
@@ -131,7 +129,7 @@ class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
     def _tell(self, does: str, delivery: Delivery, reason: str) -> None:
         """Say what becomes of an event whose handler is not called: once in a while for each type, else in detail."""
         event = delivery.event
-        level = logging.INFO if self._told.is_new(delivery.agent, event.type, reason) else logging.DEBUG
+        level = logging.INFO if self.books.told.is_new(delivery.agent, event.type, reason) else logging.DEBUG
         logger.log(level, "agent %s %s %s %s: %s", delivery.agent, does, event.type, event.key, reason)
 
     def _failed(
@@ -167,7 +165,7 @@ class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
         """Return what to raise for what follows a failed attempt."""
         match verdict:
             case Scheduled(delay):
-                return CeleryRetry(line_of(error), error, delay)  # type: ignore[no-any-return]
+                return CeleryRetry(line_of(error), error, delay)  # type: ignore[no-any-return]  # celery's classes are untyped
             case Again(delay):
                 return self._again(delay, error)
             case Postponed(delay):

@@ -19,7 +19,7 @@ class Guarded:
     def on_failure(self, *args: Any, **options: Any) -> None:
         """Record a failure; the message has its end in any case."""
         try:
-            super().on_failure(*args, **options)  # type: ignore[misc]
+            super().on_failure(*args, **options)  # type: ignore[misc]  # a mixin: the class beside it has the method
         except MemoryError:  # so Celery ends a worker that has none left
             raise
         except Exception as exc:
@@ -28,13 +28,13 @@ class Guarded:
     def on_timeout(self, soft: bool, timeout: float) -> None:
         """Record that a process was killed at its time limit; the message has its end in any case."""
         try:
-            super().on_timeout(soft, timeout)  # type: ignore[misc]
+            super().on_timeout(soft, timeout)  # type: ignore[misc]  # a mixin: the class beside it has the method
         except Exception as exc:
             self._has_ended(exc)
 
     def _announce_revoked(self, *args: Any) -> None:
         try:
-            super()._announce_revoked(*args)  # type: ignore[misc]
+            super()._announce_revoked(*args)  # type: ignore[misc]  # a mixin: the class beside it has the method
         except Exception as exc:
             self._has_ended(exc)
             self._already_revoked = True

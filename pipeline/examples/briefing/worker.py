@@ -52,7 +52,7 @@ class Worker:
             "BRIEFING_STATE": str(directory / "briefing"),
         }
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(  # noqa: S603
+            self._process = subprocess.Popen(  # noqa: S603  # our own command
                 [*command, *options],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
