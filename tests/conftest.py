@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if _parameter(item, fixture, "") != kind or item.get_closest_marker(marker)]
     if "faults" not in (config.getoption("-m") or ""):
         items[:] = [item for item in items if not item.get_closest_marker("faults")]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show with a test that failed what its workers have said last."""
+    report = yield
+    broker = getattr(item, "funcargs", {}).get("broker")
+    if report.failed and isinstance(broker, Broker):
+        for log in sorted(broker.directory.glob("*.log")):
+            report.sections.append((f"the end of {log.name}", log.read_text(errors="replace")[-6000:]))
+    return report
 
 
 def _parameter(item: pytest.Item, fixture: str, default: str) -> str:
@@ -89,8 +103,9 @@ def _empty(broker: Broker) -> None:
     sys.modules["contract_app"] = contract_app  # the workers' apps import each other by their bare names
     from tests.apps import durable_app
 
-    odd = ("agent.plain", "agent.asynchronous", "agent.more", "agent.less", "agent.named")
-    queues = {*contract_app.app.celery.amqp.queues, *durable_app.app.celery.amqp.queues, *odd, "events.unrouted"}
+    queues = {*contract_app.app.celery.amqp.queues, *durable_app.app.celery.amqp.queues, "events.unrouted"}
+    for log in broker.directory.glob("*.log"):  # a worker says first what it consumes from
+        queues.update(re.findall(r"\.> (\S+) +exchange=", log.read_text(errors="replace")))
     delete_queues(broker, queues)
 
 

@@ -46,12 +46,14 @@ def free_port() -> int:
         return port
 
 
-def wait_for(condition: Callable[[], object], what: str, seconds: float = 60.0, interval: float = 0.02) -> None:
-    """Return when `condition()` is true; fail with `what` after `seconds`."""
+def wait_for(
+    condition: Callable[[], object], what: str | Callable[[], str], seconds: float = 60.0, interval: float = 0.02
+) -> None:
+    """Return when `condition()` is true; fail with `what` after `seconds`, and ask only then when it can be called."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
-            raise AssertionError(f"waited {seconds:g} s in vain for {what}")
+            raise AssertionError(f"waited {seconds:g} s in vain for {what if isinstance(what, str) else what()}")
         time.sleep(interval)
 
 

@@ -27,7 +27,7 @@ def handle(bus: Pipeline, one: Worker, things: Iterable[str]) -> list[str]:
         return [row["outcome"] in ENDED for row in rows(bus)] == [True] * len(events)
 
     events = bus.publish_many([event for thing in things for event in (("rude.thing", thing), ("polite.thing", None))])
-    wait_for(all_ended, "an end of each delivery", 180)
+    wait_for(all_ended, lambda: f"an end of each of {[(row['agent'], row['outcome']) for row in rows(bus)]}", 180)
     wait_for(lambda: backlog(bus, "agent.rude") == backlog(bus, "agent.polite") == 0, "empty queues")
     assert {row["outcome"] for row in rows(bus, agent="polite")} == {"succeeded"}
     return [row["outcome"] for row in rows(bus, agent="rude")]
