@@ -37,6 +37,8 @@ class File:
         self.path = path
         self.pid = os.getpid()
         self.mutex = threading.RLock()
+        #: How often the file was opened: what was known of a connection is not true of the next one.
+        self.opened = 0
         self._schema = schema
         self._format = format
         self._kind = zlib.crc32(schema.encode()) & 0x7FFFFFFF
@@ -58,6 +60,7 @@ class File:
                 db.close()
                 raise
             self._db, self._file = db, file_id(self.path)
+            self.opened += 1
         elif file_id(self.path) != self._file:
             # Others would write into another file than this one, which nobody finds any more.
             self.close()

@@ -82,7 +82,7 @@ class Store:
         self._exchanges: dict[str, tuple[str, dict[str, Any]]] = {}
         self._queues: dict[str, dict[str, Any]] = {}
         self._bindings: dict[str, list[tuple[str, str]]] = {}
-        self._seen = -1
+        self._seen = (0, 0)
 
     @property
     def inherited(self) -> bool:
@@ -326,8 +326,8 @@ class Store:
     def changed(self) -> bool:
         """Say whether another connection has written since the last call; costs a few microseconds."""
         version = self._database.read("PRAGMA data_version")[0][0]
-        last, self._seen = self._seen, version
-        return bool(version != last)
+        last, self._seen = self._seen, (self._database.opened, version)  # a new connection's number says nothing yet
+        return self._seen != last
 
     # -- owners --------------------------------------------------------------------------------------------------------
 

@@ -354,11 +354,11 @@ class Transport(virtual.Transport):  # type: ignore[misc]  # kombu's classes are
             self.wake()
 
     def _on_bell(self, *_: Any) -> None:
-        # Silenced before the work: an ack from another thread meanwhile rings again instead of being overheard.
-        self._ringing = False
+        # Emptied, then silenced, then the work: what another thread rings for meanwhile is done by it or rings again.
         if self._bell is not None:
             with contextlib.suppress(BlockingIOError):
                 self._bell[0].recv(4096)
+        self._ringing = False
         if self._pump_all():
             self.wake()  # and let the loop serve others in between
         else:

@@ -255,3 +255,14 @@ def test_a_change_by_another_connection_is_seen_once(store: Store, open_store: C
     store.publish([message("q")])
     assert other.changed()
     assert not other.changed()
+
+
+def test_a_change_during_a_fork_is_seen_after_it(store: Store, open_store: Callable[[], Store]) -> None:
+    # The connection is closed meanwhile, and SQLite counts changes for each connection.
+    other = open_store()
+    other.changed()
+    other._database.before_fork()
+    store.publish([message("q")])
+    other._database.after_fork(child=False)
+    assert other.changed()
+    assert not other.changed()
