@@ -261,6 +261,7 @@ def _headers(event: dict[str, Any], bus: dict[str, Any], agent: Agent) -> dict[s
     delivery = id
     if "requeued" in bus:  # Celery may remember the delivery's own id as one that was revoked
         id = derived_id(id, f"requeued/{bus['requeued']}")
+    marks = {**bus, "key": event["id"], "type": event["type"], "delivery": delivery}
     return {
         "lang": "py",
         "task": agent.task_name,
@@ -275,5 +276,6 @@ def _headers(event: dict[str, Any], bus: dict[str, Any], agent: Agent) -> dict[s
         "argsrepr": f"({event['type']} {event['id']})",
         "kwargsrepr": "{}",
         "ignore_result": True,
-        "bus": {**bus, "key": event["id"], "type": event["type"], "delivery": delivery},
+        "bus": marks,
+        "headers": {"bus": marks},  # what a retry takes along; Celery would look for it among all the others
     }
