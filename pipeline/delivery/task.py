@@ -234,8 +234,8 @@ class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
         if self.agent.name in event.targets or self.agent.matches(event.type):
             return True
         # Another program's event may be wanted for the routing key that it came with, which the ledger does not keep:
-        # but only of what was wanted does an attempt count.
-        return self.agent.matches(bus.get("routed", "")) or (event.key != event.id and bus.get("attempt", 1) > 1)
+        # but what is not wanted counts no attempt.
+        return self.agent.matches(bus.get("routed", "")) or (event.key != event.id and "begun" in bus)
 
     def _context(self, delivery: Delivery, attempt: int) -> Context:
         return Context(

@@ -137,6 +137,8 @@ class Due:
         bus: dict[str, Any] = {"ledger": seal.ledger, "direct": True}
         if row.outcome == Outcome.RETRYING.value:
             bus["attempt"] = row.attempts + 1
+        if row.attempts:
+            bus["begun"] = True
         if row.requeued:
             bus["requeued"] = row.requeued
         if row.replay:
