@@ -24,7 +24,7 @@ demo: $(VENV)/.installed ## Set everything up in .venv and run the demo; ARGS go
 	@$(BIN)/pipeline demo $(ARGS)
 
 test: $(VENV)/.installed-dev ## Run the tests; ARGS goes to pytest; a missing server skips its tests, with the reason
-	@$(BIN)/python -m pytest -rs -n $(TESTERS) --dist worksteal $(ARGS)
+	@$(BIN)/python -m pytest -rsfE -n $(TESTERS) --dist worksteal $(ARGS)
 
 lint: $(VENV)/.installed-dev ## Check style, format, types, and that the rooms import one way
 	@$(BIN)/ruff check .
@@ -37,7 +37,7 @@ bench: $(VENV)/.installed-dev ## Measure this machine; ARGS goes to the benchmar
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 faults: $(VENV)/.installed-dev ## Run the long fault tests: killed workers, killed brokers; ARGS goes to pytest
-	@$(BIN)/python -m pytest -rs -m faults $(ARGS)
+	@$(BIN)/python -m pytest -rsfE -m faults $(ARGS)
 
 versions: ## Run tests with the lowest versions that pyproject.toml names and the newest, on each Python that is here
 	@bash .ci/versions $(ARGS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -15,18 +16,28 @@ from pipeline import Pipeline
 from tests.harness import Broker, Worker, delete_queues, flush
 from tests.invariant import nothing_has_disappeared
 from tests.pooler import PgBouncer
+from tests.processes import children, end_processes
 from tests.servers import PostgreSQL, RabbitMQ, Redis, Server, ServerMissingError
 
 #: "bare" is the embedded broker without a ledger, for the tests that are marked so.
 BROKERS = ("embedded", "rabbitmq", "redis", "bare")
 #: "pgbouncer" is PostgreSQL through a pooler in transaction mode, for the tests that are marked "pooled".
 LEDGERS = ("sqlite", "postgresql", "pgbouncer")
+#: Seconds for a test that is marked "faults"; the others have what pyproject.toml says.
+LONG = 3600
 SERVERS: dict[str, type[Server]] = {"rabbitmq": RabbitMQ, "redis": Redis, "postgresql": PostgreSQL}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--brokers", default=",".join(BROKERS), help="brokers to test on, comma-separated")
     parser.addoption("--ledgers", default=",".join(LEDGERS), help="ledgers to test on, comma-separated")
+
+
+def pytest_configure() -> None:
+    # A shell without job control starts what runs in the background with these ignored, and children inherit that.
+    for number in (signal.SIGINT, signal.SIGQUIT):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number is signal.SIGINT else signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -37,6 +48,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if _parameter(item, fixture, "") != kind or item.get_closest_marker(marker)]
     if "faults" not in (config.getoption("-m") or ""):
         items[:] = [item for item in items if not item.get_closest_marker("faults")]
+    for item in items:
+        if item.get_closest_marker("faults"):
+            item.add_marker(pytest.mark.timeout(LONG))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -58,9 +72,25 @@ def _parameter(item: pytest.Item, fixture: str, default: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def servers() -> Iterator[Callable[[str], Server]]:
+def running() -> Iterator[dict[str, Server]]:
+    """Give the servers that run, by their names; whatever else was started for several tests ends with the last one."""
+    yield {}
+    end_processes(children())
+
+
+@pytest.fixture(autouse=True)
+def no_process_outlives_its_test(running: dict[str, Server]) -> Iterator[None]:
+    """Kill what a test has started and not ended, and say so."""
+    before = children()
+    yield
+    left = end_processes(children() - before - {server.process.pid for server in running.values() if server.process})
+    if left:
+        pytest.fail(f"the test has left running: {left}")
+
+
+@pytest.fixture(scope="session")
+def servers(running: dict[str, Server]) -> Iterator[Callable[[str], Server]]:
     """Start each server when a test first asks for it; a missing one skips, or fails where TESTS_REQUIRE names it."""
-    running: dict[str, Server] = {}
 
     def get(name: str) -> Server:
         if name not in running:

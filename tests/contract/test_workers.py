@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import sys
-import time
 from typing import Any
 
 import pytest
@@ -221,10 +220,7 @@ def test_every_pool_runs_agents_and_plain_tasks_side_by_side(
     broker.journal.wait(80)
     assert len(broker.journal.lines(agent="follow")) == 20
     bus.celery.send_task("plain.add", (1, 2)).forget()
-    started = time.monotonic()
-    result = bus.celery.send_task("plain.add", (20, 22))
-    assert result.get(timeout=20) == 42
-    assert time.monotonic() - started < 20
+    assert bus.celery.send_task("plain.add", (20, 22)).get(timeout=60) == 42
 
 
 def test_an_event_that_is_too_large_for_its_worker_is_a_dead_letter_of_the_ledger_in_the_end(

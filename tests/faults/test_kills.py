@@ -37,12 +37,15 @@ def kill_publishers_and_workers(
     chance = random.Random(rounds)
     worker(name="declarer").stop()
     accepted = broker.directory / "accepted"
+    accepted.touch()
     for number in range(rounds):
+        before = accepted.stat().st_size
         one = worker(name=f"victim{number}", pool=pool, wait=False)
         publisher = subprocess.Popen(
             [sys.executable, "-c", PUBLISHER, str(accepted)], env=broker.environment(), cwd=broker.directory
         )
         wait_for(lambda name=one.name: f"{name}@test ready." in broker_log(broker, name), "the victim", 40)
+        wait_for(lambda before=before: accepted.stat().st_size > before, "the publisher's first event")
         busy = chance.uniform(0.0, 0.4)
         deadline = time.monotonic() + busy
         wait_for(lambda until=deadline: time.monotonic() >= until, "the instant", interval=0.001)
