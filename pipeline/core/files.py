@@ -4,16 +4,41 @@ from __future__ import annotations
 
 import logging
 import os
+import sqlite3
 import stat
+import time
 from functools import cache
 from pathlib import Path
 
 from .observe import Log
+from .times import monotonic
 
 logger = Log(logging.getLogger(__name__))
 
 #: Bytes that SQLite's write-ahead log keeps on disk once what was in it is in the file.
 WAL_LIMIT = 16 * 1024 * 1024
+
+
+def write_ahead(connection: sqlite3.Connection, patience: float) -> None:
+    """Let a SQLite file be written through a log beside it; raise sqlite3.OperationalError when it cannot be.
+
+    SQLite waits for no other process that is just changing the same new file's mode, whatever its timeout: so we do.
+
+    Arguments:
+        patience: seconds.
+
+    """
+    deadline = monotonic() + patience
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            break
+        except sqlite3.OperationalError as exc:
+            if exc.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or monotonic() > deadline:
+                raise
+            time.sleep(0.005)
+    connection.execute("PRAGMA wal_autocheckpoint = 4000")
+    connection.execute(f"PRAGMA journal_size_limit = {WAL_LIMIT}")
 
 
 def make_private(path: Path) -> None:

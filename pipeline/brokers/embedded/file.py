@@ -13,7 +13,8 @@ from typing import Any
 
 from ...core import forks
 from ...core.errors import EmbeddedBrokerBusy, EmbeddedBrokerError
-from ...core.files import WAL_LIMIT, file_id, make_private
+from ...core.files import file_id, make_private, write_ahead
+from ...core.times import monotonic
 
 #: Seconds that a writer waits for the others before it gives up.
 BUSY_TIMEOUT = 30.0
@@ -74,10 +75,8 @@ class File:
         if format > self._format:
             raise EmbeddedBrokerError(f"{self.path} was written by a newer version ({format}, known {self._format})")
         db.execute(f"PRAGMA synchronous = {self._synchronous}")
-        db.execute("PRAGMA wal_autocheckpoint = 4000")
-        db.execute(f"PRAGMA journal_size_limit = {WAL_LIMIT}")
+        write_ahead(db, self._patience)
         if format < self._format:
-            db.execute("PRAGMA journal_mode = WAL")
             db.executescript(
                 f"BEGIN IMMEDIATE; {self._schema} PRAGMA application_id = {self._kind}; "
                 f"PRAGMA user_version = {self._format}; COMMIT;"
@@ -92,13 +91,14 @@ class File:
     @contextlib.contextmanager
     def errors(self) -> Iterator[None]:
         """Turn SQLite's errors into EmbeddedBrokerError, or EmbeddedBrokerBusy where trying again may help."""
+        began = monotonic()
         try:
             yield
         except sqlite3.OperationalError as exc:
             text = str(exc)
             if "locked" in text or "busy" in text:
                 raise EmbeddedBrokerBusy(
-                    f"{self.path} was locked for {self._patience:.3g} s by another process"
+                    f"{self.path} was locked for {monotonic() - began:.3g} s by another process"
                 ) from exc
             if "full" in text or "disk I/O" in text:
                 raise EmbeddedBrokerBusy(f"{self.path} cannot grow ({exc}): free space on its disk") from exc

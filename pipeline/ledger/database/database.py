@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 
 from ...core import forks
 from ...core.errors import ConfigError, LedgerError, LedgerUnavailable, without_passwords
-from ...core.files import WAL_LIMIT, file_id, make_private
+from ...core.files import file_id, make_private, write_ahead
 from ...core.times import monotonic
 from .address import parse
 from .fast import RETRY_INTERVAL, Fast
@@ -87,9 +87,7 @@ class Database:
     def _prepare(self, connection: Any, _: Any) -> None:
         connection.isolation_level = None  # transactions are begun by _begin
         connection.execute(f"PRAGMA synchronous = {self._synchronous}")
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA wal_autocheckpoint = 4000")
-        connection.execute(f"PRAGMA journal_size_limit = {WAL_LIMIT}")
+        write_ahead(connection, self.timeout)
         # Damaged text is found out where it is decoded, not where it is fetched with a hundred other rows.
         connection.text_factory = partial(str, encoding="utf-8", errors="surrogateescape")
 

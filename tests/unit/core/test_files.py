@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from pipeline import Pipeline
 from pipeline.core.errors import EmbeddedBrokerError, LedgerError
-from pipeline.core.files import make_private
+from pipeline.core.files import make_private, write_ahead
 
 
 def test_a_directory_of_our_own_is_nobody_elses(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -65,3 +67,33 @@ def test_somebody_elses_link_is_refused(tmp_path: Path) -> None:
     os.lchown(tmp_path / "state", 65534, 65534)
     with pytest.raises(PermissionError, match="state is a link"):
         make_private(tmp_path / "state" / "ledger.db")
+
+
+def test_a_new_database_is_waited_for_while_another_process_changes_its_mode(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # SQLite itself fails at once, whatever its timeout.
+    other = sqlite3.connect(tmp_path / "new.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    waited = []
+
+    def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        if other.in_transaction:
+            other.execute("COMMIT")
+
+    monkeypatch.setattr("pipeline.core.files.time.sleep", sleep)
+    ours = sqlite3.connect(tmp_path / "new.db", timeout=60)
+    write_ahead(ours, patience=60)
+    assert waited
+    assert ours.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    ours.close()
+    other.close()
+
+
+def test_a_database_whose_mode_cannot_be_changed_is_an_error_in_the_end(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "new.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        ours = closing(sqlite3.connect(tmp_path / "new.db", timeout=0))
+        with ours as connection, pytest.raises(sqlite3.OperationalError, match="locked"):
+            write_ahead(connection, patience=0.02)
