@@ -229,3 +229,4 @@ def test_a_worker_that_finds_only_members_that_have_expired_ends_their_chord_and
     assert site.state(result.id) == "FAILURE"
     assert "TaskRevokedError('expired')" in str(result.result)
     assert site.tasks.ok.delay(7).get(timeout=PATIENCE) == 7
+    site.worker.stop()  # the last test for it, which has started it

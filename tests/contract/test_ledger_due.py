@@ -107,7 +107,7 @@ def test_a_retry_is_sent_for_its_next_attempt(ledger: Ledger) -> None:
     move(ledger, timers, 60)
     (found,) = ledger.timers.take(GRACE)[1]
     assert (found.id, found.encoded.agent) == (id, "billing")
-    assert found.encoded.bus == {"ledger": ledger.id, "direct": True, "attempt": 2}
+    assert found.encoded.bus == {"ledger": ledger.id, "direct": True, "attempt": 2, "begun": True}
     assert Event.decode(found.encoded.body) == found.encoded.event
 
 
