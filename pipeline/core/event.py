@@ -6,12 +6,12 @@ import inspect
 import json
 import re
 from datetime import UTC, datetime
-from typing import Annotated, Any, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, Self
 
 import orjson
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from .door.classes import Way, check_arrival, way_of
+from .door.classes import Way, check_arrival, names_of, unknown_names, way_of
 from .door.data import MAX_DEPTH, MAX_INTEGER, control_in, flaw, is_shallow, other_class
 from .errors import EventTooLarge, InvalidEvent
 from .ids import Seal, foreign_id, new_id
@@ -41,13 +41,25 @@ _Text = Annotated[str, Field(min_length=1, max_length=MAX_LENGTH)]
 class Payload(BaseModel):
     """Base of typed payloads: `class UserQuery(Payload, type="user.query", version="1.0.0")`.
 
-    A class that neither has nor inherits a `type=` cannot be published.
+    A class that neither has nor inherits a `type=` cannot be published. Calling it refuses names that are no fields;
+    reading one, as agents do, ignores them: a newer version may have sent them.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
     event_type: ClassVar[str] = ""
     schema_version: ClassVar[str] = "1.0.0"
+
+    if not TYPE_CHECKING:  # type checkers know the fields by themselves
+
+        def __init__(self, /, **data: Any) -> None:
+            known = names_of(type(self))
+            if known is not None and not data.keys() <= known:
+                raise unknown_names(type(self), data, known)
+            super().__init__(**data)
+
+        # As pydantic marks its own: otherwise it would call this one where it reads a payload, too.
+        __init__.__pydantic_base_init__ = True
 
     def __init_subclass__(cls, type: str | None = None, version: str | None = None, **kwargs: Any) -> None:
         """Check and keep the class's event type and schema version; what is not given is inherited."""

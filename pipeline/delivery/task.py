@@ -95,13 +95,7 @@ class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
             stray = None if delivery.wanted else self.books.stray(delivery)
             match stray or run(Attempt(self.bus, self.agent, context)):
                 case Done(value):
-                    answer = self._collect(context, value, in_canvas=delivery.in_canvas)
-                    effects, session = context.end(), context.opened_session
-                    emitted = self.books.succeed(delivery, attempt, effects, answer, session)
-                    if emitted:
-                        context.close()  # a session holds SQLite's write lock, which noting what was sent waits for
-                        self.books.send(emitted)
-                    return answer
+                    return self._succeed(context, delivery, attempt, value)
                 case Filtered(reason):
                     self._tell("does not want", delivery, reason)
                     return self.books.filtered(delivery, attempt, reason)
@@ -125,6 +119,17 @@ class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
         finally:
             context.close()
         raise self._verdict(verdict, TimeoutError(f"agent {delivery.agent} goes on in {delay:g} s"))
+
+    def _succeed(self, context: Context, delivery: Delivery, attempt: int, value: Any) -> Any:
+        """Record what the handler leaves behind, send that, and return its answer."""
+        answer = self._collect(context, value, in_canvas=delivery.in_canvas)
+        effects, session = context.end(), context.opened_session
+        emitted = self.books.succeed(delivery, attempt, effects, answer, session)
+        if session is not None:
+            context.close()  # it holds SQLite's write lock, which noting what was sent waits for
+        if emitted:
+            self.books.send(emitted)
+        return answer
 
     def _tell(self, does: str, delivery: Delivery, reason: str) -> None:
         """Say what becomes of an event whose handler is not called: once in a while for each type, else in detail."""

@@ -8,15 +8,27 @@ is accepted.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from enum import Enum, auto
 from functools import lru_cache
 from typing import Any
 
 import orjson
-from pydantic import BaseModel, PydanticUndefinedAnnotation, PydanticUserError, Secret, SecretBytes, SecretStr
+from pydantic import (
+    AliasChoices,
+    AliasPath,
+    BaseModel,
+    PydanticUndefinedAnnotation,
+    PydanticUserError,
+    Secret,
+    SecretBytes,
+    SecretStr,
+    ValidationError,
+)
+from pydantic.fields import FieldInfo
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from ..errors import InvalidEvent
+from ..errors import InvalidEvent, nearest
 
 
 class Way(Enum):
@@ -54,6 +66,37 @@ def way_of(cls: type[BaseModel]) -> Way:
     # Where another model is expected, an instance of a class that adds fields to it may stand.
     models = sum(kind in ("model", "dataclass", "definition-ref") for kind, _ in parts)
     return Way.SAFE if models == 1 and all(is_safe for _, is_safe in parts) else Way.BY_VALUE
+
+
+@lru_cache(maxsize=4096)
+def names_of(cls: type[BaseModel]) -> frozenset[str] | None:
+    """Return the names under which a class is given its fields; None when it decides itself about other names."""
+    reads_others = any(each.info.mode != "after" for each in cls.__pydantic_decorators__.model_validators.values())
+    if cls.model_config.get("extra") != "ignore" or reads_others:
+        return None
+    by_name = cls.model_config.get("populate_by_name") or cls.model_config.get("validate_by_name")
+    by_alias = cls.model_config.get("validate_by_alias", True)
+    names: set[str] = set()
+    for name, field in cls.model_fields.items():
+        aliases = _aliases(field) if by_alias else []
+        names.update(aliases if aliases and not by_name else [*aliases, name])
+    return frozenset(names)
+
+
+def unknown_names(cls: type[BaseModel], data: Mapping[str, Any], known: frozenset[str]) -> ValidationError:
+    """Return what to raise for names that are none of a class's fields."""
+    errors = []
+    for name in data.keys() - known:
+        told = {"cls": cls.__name__, "hint": nearest(name, known)}
+        error = PydanticCustomError("extra_forbidden", "{cls} has no such field; {hint}", told)
+        errors.append(InitErrorDetails(type=error, loc=(name,), input=data[name]))
+    return ValidationError.from_exception_data(cls.__name__, errors)
+
+
+def _aliases(field: FieldInfo) -> list[str]:
+    alias = field.validation_alias
+    choices = alias.choices if isinstance(alias, AliasChoices) else [] if alias is None else [alias]
+    return [str(one.path[0]) if isinstance(one, AliasPath) else one for one in choices]
 
 
 def check_arrival(payload: BaseModel, data: Any) -> None:

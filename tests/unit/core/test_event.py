@@ -201,7 +201,7 @@ def test_a_payload_brings_its_type_version_and_data() -> None:
 def test_payloads_are_frozen_and_refuse_unknown_fields() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         UserQuery(user_id="7").user_id = "8"
-    with pytest.raises(ValidationError, match="Extra inputs"):
+    with pytest.raises(ValidationError, match="has no such field"):
         UserQuery(user_id="7", nobody_knows=1)  # type: ignore[call-arg]
 
 
