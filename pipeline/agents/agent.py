@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 from ..brokers.topology import AGENT_PREFIX
 from ..core.errors import InvalidAgent, nearest
@@ -14,8 +14,19 @@ from ..core.ids import Place, place_of
 from ..core.retry import Retry
 from ..core.routing import wants
 
+#: The parameters and the result of a handler.
+P = ParamSpec("P")
+R = TypeVar("R")
+
 if TYPE_CHECKING:
+    import typing_extensions
     from celery import Celery, Signature
+
+    # Those of an agent: where it is not said what they are, `Agent` is one of any.
+    Params = typing_extensions.ParamSpec("Params", default=...)
+    Returned = typing_extensions.TypeVar("Returned", default=Any)
+else:
+    Params, Returned = P, R
 
 #: What a handler may return: nothing, the payload of the next event, or several of them.
 Result = Payload | list[Payload] | tuple[Payload, ...] | None
@@ -23,8 +34,10 @@ Handler = Callable[..., Any]
 
 
 @dataclass(eq=False)
-class Agent:
+class Agent(Generic[Params, Returned]):
     """A named subscriber: its handler runs once for every event that one of its patterns matches.
+
+    To type checkers it is called like its handler, and returns what that returns.
 
     Attributes:
         patterns: AMQP topic patterns; none means that only joins and canvases call it.
@@ -38,7 +51,7 @@ class Agent:
     """
 
     name: str
-    handler: Handler
+    handler: Callable[Params, Returned]
     patterns: tuple[str, ...] = ()
     payload: Any = None
     retry: Retry = field(default_factory=Retry)
@@ -58,7 +71,7 @@ class Agent:
     #: Where it is declared, if its handler does not tell.
     declared: Place | None = field(default=None, repr=False)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: Params.args, **kwargs: Params.kwargs) -> Returned:
         """Call the handler itself, without the bus (for tests and other handlers)."""
         return self.handler(*args, **kwargs)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Any, get_type_hints
 
@@ -16,7 +16,7 @@ from ..core.errors import InvalidAgent, InvalidPattern
 from ..core.event import Event, Payload
 from ..core.retry import Retry
 from ..core.topics import check_pattern
-from .agent import Agent, Handler
+from .agent import Agent, Handler, P, R
 from .context import Context
 
 #: What an agent may listen to: a topic pattern, a payload class, or several.
@@ -29,7 +29,7 @@ _RATE = re.compile(r"\d+(\.\d+)?(/[smh])?")
 
 
 def declare(
-    handler: Handler,
+    handler: Callable[P, R],
     *,
     on: Subscription | Iterable[Subscription] | None = None,
     name: str | None = None,
@@ -39,7 +39,7 @@ def declare(
     max_concurrent: int | None = None,
     priority: int | None = None,
     since: datetime | int | None = None,
-) -> Agent:
+) -> Agent[P, R]:
     """Check the options and the handler's signature, and return the agent they describe.
 
     Raises InvalidAgent that says what is wrong and how to mend it.

@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable
 from datetime import datetime
-from typing import Any, Never
+from typing import TYPE_CHECKING, Any, Never
 
 from celery import Celery
 from celery.canvas import Signature
 
-from ..agents.agent import Agent, Agents, Handler
+from ..agents.agent import Agent, Agents, P, R
 from ..agents.declare import OPTIONS, Subscription, declare
 from ..brokers import kinds
 from ..bus import Bus
@@ -62,15 +62,17 @@ class Pipeline(Publishing, Reading):
         """The CloudEvents source of what the app publishes."""
         return self.bus.source
 
-    def __getattr__(self, name: str) -> Any:
-        """Pass on what the celery command, Flower and extensions expect of a Celery app."""
-        if name.startswith("__") or "celery" not in self.__dict__:
-            raise AttributeError(name)
-        try:
-            return getattr(self.celery, name)
-        except AttributeError:
-            hint = nearest(name, [own for own in dir(type(self)) if not own.startswith("_")])
-            raise AttributeError(f"neither Pipeline nor its Celery app has {name!r}; {hint}") from None
+    if not TYPE_CHECKING:  # for them, a name that is none of the Pipeline's is a mistake; Celery's are at `app.celery`
+
+        def __getattr__(self, name: str) -> Any:
+            """Pass on what the celery command, Flower and extensions expect of a Celery app."""
+            if name.startswith("__") or "celery" not in self.__dict__:
+                raise AttributeError(name)
+            try:
+                return getattr(self.celery, name)
+            except AttributeError:
+                hint = nearest(name, [own for own in dir(type(self)) if not own.startswith("_")])
+                raise AttributeError(f"neither Pipeline nor its Celery app has {name!r}; {hint}") from None
 
     # -- declaring
 
@@ -86,7 +88,7 @@ class Pipeline(Publishing, Reading):
         priority: int | None = None,
         since: datetime | int | None = None,
         **unknown: Never,
-    ) -> Callable[[Handler], Agent]:
+    ) -> Callable[[Callable[P, R]], Agent[P, R]]:
         """Declare the decorated function as an agent.
 
         Arguments:
@@ -106,7 +108,7 @@ class Pipeline(Publishing, Reading):
         for option in unknown:
             raise InvalidAgent(f"@agent has no option {option!r}; {nearest(option, OPTIONS)}")
 
-        def decorate(handler: Handler) -> Agent:
+        def decorate(handler: Callable[P, R]) -> Agent[P, R]:
             return self._add(
                 declare(
                     handler,
@@ -182,7 +184,7 @@ class Pipeline(Publishing, Reading):
         """Return the Celery signature that publishes what it is given as an event (see pipeline.emit)."""
         return emit(event_type, cause=cause, app=self.celery)
 
-    def _add(self, agent: Agent) -> Agent:
+    def _add(self, agent: Agent[P, R]) -> Agent[P, R]:
         self.bus.agents.add(agent)
         self._wiring.add(agent)
         return agent
