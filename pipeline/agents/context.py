@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 from contextlib import ExitStack
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from ..core.errors import LedgerOff, PipelineError
 from ..core.event import Event, Payload, new_event
-from ..core.ids import caused_id
+from ..core.ids import caused_id, delivery_id
 from ..core.times import due_time
 from .effects import NOTHING, Effects, Later
 
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 class Context:
     """What a handler knows about its delivery, and how it emits further events.
 
-    Threads of one handler may share it, until the delivery ends: what comes later is refused.
+    Threads of one handler may share it, until the delivery ends: what comes later is refused. A test of a handler makes
+    one with `Context.for_test()`.
 
     Attributes:
         event: the event that is delivered.
@@ -35,6 +36,7 @@ class Context:
     """
 
     __slots__ = (
+        "_by_hand",
         "_closing",
         "_ended",
         "_events",
@@ -80,6 +82,38 @@ class Context:
         self._source = source
         self._priority = priority
         self._ledger = ledger
+        self._by_hand = False
+
+    @classmethod
+    def for_test(
+        cls,
+        what: Event | Payload,
+        *,
+        agent: str = "test",
+        attempt: int = 1,
+        replay: bool = False,
+        session: Session | None = None,
+    ) -> Self:
+        """Return a context for calling a handler in a test, without the bus; `published` is what it has emitted.
+
+        Arguments:
+            what: the event that is delivered, or its payload.
+            agent: the agent's name.
+            attempt: which attempt it is to be.
+            replay: whether the event is to be replayed.
+            session: what the handler gets as `ctx.session`; whoever makes it commits, rolls back and closes it.
+
+        """
+        event = what if isinstance(what, Event) else new_event(what, source="/test")
+        id, source = delivery_id(event.key, agent), f"/test/agent/{agent}"
+        context = cls(event, agent, id, attempt, source, None, replay=replay)
+        context.opened_session, context._by_hand = session, True
+        return context
+
+    @property
+    def published(self) -> tuple[Event, ...]:
+        """What the handler has emitted so far; what is due later comes last."""
+        return (*self._events, *(later.event for later in self._later))
 
     @property
     def has_ledger(self) -> bool:
@@ -99,6 +133,10 @@ class Context:
         with self._mutex:
             self._check_open("ctx.session")
             if self.opened_session is None:
+                if self._by_hand:
+                    raise PipelineError(
+                        "ctx.session of a context made by hand: pass Context.for_test(..., session=...)"
+                    )
                 if self._ledger is None:
                     raise LedgerOff("ctx.session needs a ledger, and the setting ledger_url is empty")
                 self._closing = ExitStack()
@@ -129,7 +167,7 @@ class Context:
 
         """
         due = None if delay is None and at is None else due_time(delay, at)
-        if due is not None and self._ledger is None:
+        if due is not None and self._ledger is None and not self._by_hand:
             raise LedgerOff("delay= and at= need a ledger, and the setting ledger_url is empty")
         with self._mutex:
             self._check_open("ctx.publish()")

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import InvalidRequestError
 
-from pipeline import Context
+from pipeline import Context, Payload
 from pipeline.agents.effects import NOTHING
 from pipeline.core.errors import InvalidEvent, LedgerOff, LedgerUnavailable, PipelineError
 from pipeline.core.event import new_event
@@ -201,3 +201,36 @@ def test_a_session_that_a_thread_has_kept_is_of_no_use_after_the_end(ledger: Led
         session.execute(text("INSERT INTO accounts VALUES ('late')"))
     with ledger.database.transaction():
         assert accounts(ledger) == []
+
+
+# -- made by hand, for tests of handlers
+
+
+def test_a_context_made_by_hand_shows_what_a_handler_has_emitted() -> None:
+    ctx = Context.for_test(CAUSE, agent="billing", attempt=2, replay=True)
+    ctx.publish("order.late", {"n": 2}, delay=60)
+    ctx.publish("order.paid", {"n": 1})
+    assert [(event.type, event.data, event.causation_id) for event in ctx.published] == [
+        ("order.paid", {"n": 1}, CAUSE.id),
+        ("order.late", {"n": 2}, CAUSE.id),
+    ]
+    assert (ctx.event, ctx.agent, ctx.attempt, ctx.replay) == (CAUSE, "billing", 2, True)
+    assert ctx.delivery_id == DELIVERY, "as the bus would call it"
+
+
+def test_a_context_made_by_hand_of_a_payload_has_an_event_of_it() -> None:
+    class Paid(Payload, type="order.paid", version="2.0.0"):
+        order_id: str
+
+    event = Context.for_test(Paid(order_id="A1")).event
+    assert (event.type, event.schema_version, event.data) == ("order.paid", "2.0.0", {"order_id": "A1"})
+
+
+def test_a_context_made_by_hand_has_the_session_that_it_is_given(ledger: Ledger) -> None:
+    with ledger.database.session() as session:
+        ctx = Context.for_test(CAUSE, session=session)
+        ctx.session.execute(text("INSERT INTO accounts VALUES ('ada')"))
+        session.commit()
+    assert accounts(ledger) == ["ada"]
+    with pytest.raises(PipelineError, match=r"pass Context\.for_test\(\.\.\., session=\.\.\.\)"):
+        _ = Context.for_test(CAUSE).session
