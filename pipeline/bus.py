@@ -141,9 +141,10 @@ class Bus:
     @MadeOnce
     def loop(self) -> EventLoop:
         """The event loop on which this process runs async handlers."""
+        from .agents.django import around
         from .agents.runner import EventLoop
 
-        return EventLoop()
+        return EventLoop(around())
 
     def close(self) -> None:
         """Close the connections that were opened; what is used afterwards opens new ones."""

@@ -9,7 +9,7 @@ import inspect
 import logging
 import os
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from functools import cache
 from typing import Any
@@ -25,10 +25,23 @@ logger = Log(logging.getLogger(__name__))
 HIGH = 200
 
 
-class EventLoop:
-    """An asyncio loop in a thread of its own, started on first use and anew after a fork."""
+async def awaited(answer: Any) -> Any:
+    """Return what an awaitable comes to: a decorator may wrap one in another."""
+    while inspect.isawaitable(answer):
+        answer = await answer
+    return answer
 
-    def __init__(self) -> None:
+
+class EventLoop:
+    """An asyncio loop in a thread of its own, started on first use and anew after a fork.
+
+    Attributes:
+        around: what awaits an async handler in the loop, with what belongs around it.
+
+    """
+
+    def __init__(self, around: Callable[[Any], Coroutine[Any, Any, Any]] = awaited) -> None:
+        self.around = around
         self._pid = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._mutex = threading.Lock()
@@ -90,7 +103,7 @@ def call(agent: Agent, arguments: tuple[Any, ...], loop: EventLoop) -> Any:
         answer = agent.handler(*arguments)
         if answer is None or not inspect.isawaitable(answer):
             return answer
-        return loop.run(awaited(answer), agent.timeout)
+        return loop.run(loop.around(answer), agent.timeout)
     finally:
         if GENERATION.number != generation:
             os._exit(0)  # a child that the handler has forked: the delivery is its parent's
@@ -122,10 +135,3 @@ def end_without_descriptors(agent: str) -> None:
             agent, os.getpid(),
         )  # fmt: skip
     os._exit(1)
-
-
-async def awaited(answer: Any) -> Any:
-    """Return what an awaitable comes to: a decorator may wrap one in another."""
-    while inspect.isawaitable(answer):
-        answer = await answer
-    return answer

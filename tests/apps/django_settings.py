@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from urllib.parse import urlsplit
 
 SECRET_KEY = "not for production"
 INSTALLED_APPS = ["django_celery_beat"]
@@ -14,6 +15,16 @@ DATABASES = {
         "OPTIONS": {"timeout": 30},
     }
 }
+if "SITE_POSTGRESQL" in os.environ:
+    at = urlsplit(os.environ["SITE_POSTGRESQL"])
+    DATABASES["default"] = {
+        "ENGINE": "django.db.backends.postgresql",
+        "NAME": at.path.removeprefix("/"),
+        "USER": at.username,
+        "HOST": at.hostname,
+        "PORT": at.port,
+        "CONN_MAX_AGE": None,  # so that nobody but the bus and Celery closes a connection
+    }
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 TIME_ZONE = "Asia/Kolkata"
 USE_TZ = True
