@@ -1,0 +1,16 @@
+"""Django, from an empty directory to the first event that was handled, as docs/frameworks.md says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests.walks import steps, walking
+
+
+def test_the_steps_for_django_lead_to_an_event_that_is_handled(tmp_path: Path) -> None:
+    with walking(tmp_path) as walk:
+        for step in steps("frameworks.md", "Django"):
+            walk.go(*step)
+        assert json.loads(walk.said.splitlines()[-1]).keys() == {"event_id"}
+        walk.expect("confirm: 1 order A1")
