@@ -30,7 +30,8 @@ class Pipeline(Publishing, Reading):
     """An event bus on a Celery app.
 
     `Pipeline("shop")` builds the Celery app, `Pipeline(celery_app)` adds the bus to one that exists. Either can be
-    given to the celery command (`celery -A shop worker`): what is not the bus's own is the Celery app's.
+    given to the celery command (`celery -A shop worker`): what is not the bus's own is the Celery app's. Type checkers
+    find that at `app.celery` only.
     """
 
     def __init__(self, app: str | Celery = "pipeline", **settings: Any) -> None:

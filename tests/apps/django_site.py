@@ -69,3 +69,16 @@ async def aask(data: Any, ctx: Context) -> None:
 async def plain(data: Any, ctx: Context) -> None:
     """Ask nothing of the ORM, and say how many threads there are."""
     journal("plain", ctx, {"threads": threading.active_count()})
+
+
+@bus.agent(on="stuck.asked", retry=0, timeout=0.5)
+async def stuck(data: Any, ctx: Context) -> None:
+    """Hang in the thread of the ORM until the test says otherwise."""
+
+    def hang() -> None:
+        journal("stuck", ctx, data)
+        while not is_open(data["until"]):
+            time.sleep(0.02)
+        journal("free", ctx, data)
+
+    await sync_to_async(hang)()

@@ -32,7 +32,7 @@ def backends(site: str, *, end: bool = False) -> set[int]:
 
 
 def outcome(bus: Pipeline, event: str) -> tuple[str, int]:
-    (one,) = bus.settle(event, timeout=120)
+    one, *_ = bus.settle(event, timeout=120)
     (delivery,) = one.deliveries
     return delivery.outcome.value, delivery.attempts
 
@@ -78,3 +78,18 @@ def test_an_async_handler_that_asks_nothing_of_the_orm_costs_no_thread(
     for event in [bus.publish("plain.asked", {"n": n}) for n in range(3)]:
         assert outcome(bus, event.id) == ("succeeded", 1)
     assert len({line["data"]["threads"] for line in broker.journal.lines(agent="plain")}) == 1
+
+
+def test_an_async_handler_that_hangs_in_the_orm_ends_in_time_and_holds_up_no_other(
+    bus: Pipeline, broker: Broker, worker: StartWorker
+) -> None:
+    worker(app="django_site", concurrency=1)
+    hanging = bus.publish("stuck.asked", {"until": "freed"})
+    assert outcome(bus, hanging.id) == ("dead", 1)
+    assert broker.journal.lines(agent="stuck")
+    (broker.directory / "other").touch()
+    other = bus.publish("stuck.asked", {"until": "other"})
+    assert outcome(bus, other.id) == ("succeeded", 1)
+    assert broker.journal.lines(agent="free", id=hanging.id) == []
+    (broker.directory / "freed").touch()
+    broker.journal.wait(1, agent="free", id=hanging.id)

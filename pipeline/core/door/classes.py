@@ -72,7 +72,7 @@ def way_of(cls: type[BaseModel]) -> Way:
 def names_of(cls: type[BaseModel]) -> frozenset[str] | None:
     """Return the names under which a class is given its fields; None when it decides itself about other names."""
     reads_others = any(each.info.mode != "after" for each in cls.__pydantic_decorators__.model_validators.values())
-    if cls.model_config.get("extra") != "ignore" or reads_others:
+    if cls.model_config.get("extra") != "ignore" or reads_others or cls.__pydantic_custom_init__:
         return None
     by_name = cls.model_config.get("populate_by_name") or cls.model_config.get("validate_by_name")
     by_alias = cls.model_config.get("validate_by_alias", True)
