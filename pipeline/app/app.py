@@ -16,7 +16,7 @@ from ..brokers import kinds
 from ..bus import Bus
 from ..coordination.chords import emit
 from ..coordination.schedule import SCHEDULED, Scheduled, as_schedule
-from ..core.errors import InvalidAgent, nearest
+from ..core.errors import ConfigError, InvalidAgent, nearest
 from ..core.event import Event, Payload, new_event
 from ..core.ids import Place, place_of_call
 from ..core.retry import Retry
@@ -44,6 +44,8 @@ class Pipeline(Publishing, Reading):
         Raises ConfigError when a setting is wrong.
 
         """
+        if isinstance(app, Pipeline):
+            raise ConfigError("Pipeline() takes a name or a Celery app, and was given a Pipeline: use that one")
         self.settings = Settings.load(**settings)
         kinds.register()
         self.celery: Celery = app if isinstance(app, Celery) else build(app, self.settings)
@@ -52,6 +54,12 @@ class Pipeline(Publishing, Reading):
         self.schedules: dict[str, Scheduled] = {}
         self._declared: dict[str, Place] = {}
         self._wiring = Wiring(self.bus, self.schedules)
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type[Any]:
+        """Let `celery -A MODULE` find it under any name: it asks isinstance(), as it does of Celery's own proxies."""
+        found: type[Any] = Celery
+        return found
 
     @property
     def agents(self) -> Agents:
@@ -79,7 +87,7 @@ class Pipeline(Publishing, Reading):
 
     def agent(
         self,
-        *,
+        *unnamed: Never,
         on: Subscription | Iterable[Subscription] | None = None,
         name: str | None = None,
         retry: Retry | int | None = None,
@@ -106,6 +114,9 @@ class Pipeline(Publishing, Reading):
         Raises InvalidAgent or InvalidPattern that says what is wrong.
 
         """
+        if unnamed:
+            on = '"order.placed"' if callable(unnamed[0]) else repr(unnamed[0])
+            raise InvalidAgent(f"write @app.agent(on={on}), with what the agent listens to in the brackets")
         for option in unknown:
             raise InvalidAgent(f"@agent has no option {option!r}; {nearest(option, OPTIONS)}")
 

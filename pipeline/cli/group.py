@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from difflib import get_close_matches
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, cast
 
 import typer
+from celery import Celery
+from celery.app.utils import find_app
 from rich.console import Console
 from typer.core import TyperGroup
 
-from ..core.errors import ConfigError, PipelineError
+from ..agents.loading import import_agents, told
+from ..core.errors import ConfigError, PipelineError, nearest
 from .output import printable, say
 
 if TYPE_CHECKING:
     from ..app.app import Pipeline
 
 INTERRUPTED = 130
+_HOW_TO_NAME_ONE = "name the module that makes one, as in --app shop or --app shop.bus:app"
 
 
 class Interrupted(KeyboardInterrupt):
@@ -52,33 +58,67 @@ def examples(*lines: str) -> str:
 
 
 def load_app(spec: str) -> Pipeline:
-    """Return the app that `--app` names, or the default app; raise ConfigError when there is none.
+    """Return the Pipeline that `--app` names, or the default app; raise ConfigError when there is none.
 
     Arguments:
-        spec: MODULE:NAME, or a MODULE that has one Pipeline; empty for the default app.
+        spec: what `celery -A` takes: MODULE, PACKAGE or MODULE:NAME; empty for the default app.
 
     """
-    from ..app.app import Pipeline
     from ..app.default import default_app
 
     if not spec:
         return default_app()
-    module_name, _, name = spec.partition(":")
+    found = _found(spec)
+    if type(found) is Celery and not hasattr(found, "pipeline"):
+        import_agents(found)  # a worker does that first, too: the Pipeline may be made beside the agents
+    app = getattr(found, "pipeline", None)  # a Celery app knows the Pipeline that was built on it
+    if not _is_pipeline(app):
+        raise ConfigError(f"--app {spec}: that is a {type(found).__name__} without a Pipeline; {_HOW_TO_NAME_ONE}")
+    return cast("Pipeline", app)
+
+
+def _found(spec: str) -> Any:
+    """Return what `celery -A` finds, or the Pipeline beside an `app` that is somebody else's, a FastAPI say."""
+    module_name = spec.partition(":")[0]
     try:
-        module = importlib.import_module(module_name)
-    except ImportError as exc:
-        raise ConfigError(f"--app {spec}: {exc}") from exc
-    if name:
-        values = [getattr(module, name, None)]
-    else:
-        values = [value for value in vars(module).values() if isinstance(value, Pipeline)]
-    # A Celery app that a Pipeline was built on knows it.
-    owners = (getattr(value, "pipeline", value) for value in values)
-    apps = {id(app): app for app in owners if isinstance(app, Pipeline)}
-    if len(apps) != 1:
-        have = "is no Pipeline" if name else f"has {len(apps)} Pipelines; name one, as in {module_name}:app"
-        raise ConfigError(f"--app {spec}: {have}")
-    return next(iter(apps.values()))
+        found = find_app(spec)
+    except Exception as exc:
+        if module_name in sys.modules:  # it was imported, so it is the name that is wrong
+            raise ConfigError(f"--app {spec}: {_no_app(spec, sys.modules[module_name])}") from exc
+        if isinstance(exc, ValueError) and isinstance(exc.__context__, ValueError):
+            exc = exc.__context__  # Kombu has put its own words around what the module has raised
+        is_missing = getattr(exc, "name", None) in _parents(module_name)
+        raise ConfigError(f"--app {spec}: {_no_module(module_name) if is_missing else told(exc)}") from exc
+    if hasattr(found, "pipeline") or spec not in sys.modules:
+        return found
+    return next(filter(_is_pipeline, vars(sys.modules[spec]).values()), found)
+
+
+def _is_pipeline(value: object) -> bool:
+    from ..app.app import Pipeline
+
+    return isinstance(value, Pipeline)
+
+
+def _parents(module: str) -> list[str]:
+    """Return a module's name, and the names of the packages that it is in."""
+    words = module.split(".")
+    return [".".join(words[:number]) for number in range(1, len(words) + 1)]
+
+
+def _no_module(name: str) -> str:
+    here = [path.stem if path.suffix == ".py" else path.name for path in Path.cwd().iterdir()]
+    near = get_close_matches(name, here, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else "run the command where it lies, or install it"
+    return f"there is no module {name!r} in {Path.cwd()} or among what is installed; {hint}"
+
+
+def _no_app(spec: str, module: ModuleType) -> str:
+    name = spec.partition(":")[2]
+    apps = [own for own, value in vars(module).items() if isinstance(value, Celery)]
+    if not name:
+        return f"it has no Pipeline and no Celery app; {_HOW_TO_NAME_ONE}"
+    return f"it has no {name!r}" + (f"; {nearest(name, apps)}" if apps else ", nor any Pipeline")
 
 
 def app_of(ctx: typer.Context) -> Pipeline:

@@ -219,6 +219,27 @@ def test_processes_that_make_one_ledger_at_once_agree(
     assert [row["name"] for row in rows(app, tables.meta)] == ["id", "secret"]
 
 
+#: Opens several ledgers at once, each in a thread, in a process that logs everything at INFO.
+AT_ONCE = """
+import logging, sys, threading
+logging.basicConfig(level=logging.INFO)
+from pipeline import Pipeline
+apps = [Pipeline(name, directory=f"{sys.argv[1]}/{name}") for name in ("a", "b", "c", "d")]
+threads = [threading.Thread(target=lambda own=app: list(own.get_events())) for app in apps]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print([list(app.get_events()) for app in apps])
+"""
+
+
+def test_threads_that_make_several_ledgers_at_once_do_so_and_alembic_says_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", AT_ONCE, str(tmp_path)]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (found.stdout, found.stderr) == ("[[], [], [], []]\n", "")
+
+
 def test_the_migrations_make_the_tables_that_the_code_knows(ready: Pipeline) -> None:
     with ready.ledger.database.transaction() as connection:
         context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE, "compare_type": True})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, func, inspect, select, text
 
+from ...core import forks
 from ...core.errors import LedgerError
 from ...core.ids import new_id
 from . import tables
@@ -24,6 +26,8 @@ VERSION_TABLE = "pipeline_version"
 SECRET_BYTES = 32
 #: A number of our own: on PostgreSQL only one process migrates at a time.
 _LOCK = 7_316_200_101
+#: And in one process only one thread does, also where two threads open two ledgers.
+_one_at_a_time = threading.Lock()
 
 
 def prepare(database: Database) -> None:
@@ -80,20 +84,22 @@ def upgrade(database: Database) -> tuple[str | None, str]:
 
 
 @contextmanager
-def _quiet(logger: logging.Logger) -> Iterator[None]:
-    """Keep a worker's log free of Alembic's steps."""
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
+def _alembic() -> Iterator[None]:
+    """Let one thread at a time use Alembic, whose context is a global one, and keep its steps out of users' logs."""
+    logger = logging.getLogger("alembic")
+    with forks.held_off(), _one_at_a_time:
+        level = logger.level
+        logger.setLevel(logging.WARNING)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
 
 
 def _upgrade(connection: Connection) -> None:
     if connection.dialect.name == "postgresql":
         connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
-    with _quiet(logging.getLogger("alembic")):  # importing it is a step that it reports, too
+    with _alembic():  # importing it is a step that it reports, too
         from alembic import command
         from alembic.config import Config
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from celery.app.utils import find_app
 
-from pipeline import Event, InvalidAgent, InvalidEvent, Payload, Pipeline
+from pipeline import ConfigError, Event, InvalidAgent, InvalidEvent, Payload, Pipeline
 from pipeline.core.event import new_event
 
 
@@ -46,6 +46,17 @@ def test_the_celery_command_finds_the_bus_in_a_module(app: Pipeline, monkeypatch
     module.app = app  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, module.__name__, module)
     assert find_app(module.__name__) is app
+
+
+@pytest.mark.parametrize(("first", "on"), [(print, '"order.placed"'), ("order.*", "'order.\\*'")])
+def test_an_agent_that_is_declared_without_names_says_how_to_write_it(app: Pipeline, first: Any, on: str) -> None:
+    with pytest.raises(InvalidAgent, match=rf"write @app.agent\(on={on}\)"):
+        app.agent(first)
+
+
+def test_a_pipeline_on_a_pipeline_is_refused(app: Pipeline) -> None:
+    with pytest.raises(ConfigError, match="use that one"):
+        Pipeline(app)  # type: ignore[arg-type]
 
 
 def test_what_is_not_the_buss_own_is_the_celery_apps(app: Pipeline) -> None:
