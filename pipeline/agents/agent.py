@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
@@ -12,7 +12,7 @@ from ..core.errors import InvalidAgent, nearest
 from ..core.event import Event, Payload
 from ..core.ids import Place, place_of
 from ..core.retry import Retry
-from ..core.routing import wants
+from ..core.routing import reaches, wants
 
 #: The parameters and the result of a handler.
 P = ParamSpec("P")
@@ -108,6 +108,7 @@ class Agents:
 
     def __init__(self) -> None:
         self._by_name: dict[str, Agent] = {}
+        self._typed: dict[str, dict[str, Agent]] = {}
 
     def add(self, agent: Agent) -> None:
         """Keep `agent`; raise InvalidAgent when its name is taken, unless by itself: its module was imported again."""
@@ -118,6 +119,14 @@ class Agents:
                 "pass name='...' to one of them"
             )
         self._by_name[agent.name] = agent
+        self._typed.setdefault(getattr(agent.payload, "event_type", ""), {})[agent.name] = agent
+
+    def typed(self, event: Event) -> Sequence[Agent]:
+        """Return the agents that an event is for whose payload is the class of its type."""
+        agents = self._typed.get(event.type)
+        if agents is None:
+            return ()
+        return [a for a in agents.values() if reaches(a.name, a.patterns, event.type, event.targets)]
 
     def __getitem__(self, name: str) -> Agent:
         """Return the agent called `name`, or raise InvalidAgent with the nearest known name."""

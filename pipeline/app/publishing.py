@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from ..agents.payloads import payload_of
 from ..core.errors import InvalidEvent
 from ..core.event import Event, Payload, new_event
 from ..core.times import due_time
@@ -66,10 +67,9 @@ class Publishing:
         due = None if delay is None and at is None else due_time(delay, at)
         event = what
         if not isinstance(event, Event):
-            event = new_event(
+            event = self._new(
                 event,
                 data,
-                source=self.bus.source,
                 priority=priority,
                 correlation_id=correlation_id,
                 subject=subject,
@@ -149,7 +149,7 @@ class Publishing:
             from django.db.transaction import on_commit as on_commit_in_django
 
             on_commit = on_commit_in_django
-        event = what if isinstance(what, Event) else new_event(what, data, source=self.bus.source, **options)
+        event = what if isinstance(what, Event) else self._new(what, data, **options)
         # After the commit nobody could roll back any more: what is wrong is found now.
         if due_time(delay, at) is not None:
             self.bus.outbox.check_delay()
@@ -165,7 +165,15 @@ class Publishing:
         if isinstance(item, Event):
             return item
         what, data = item if isinstance(item, tuple) else (item, None)
-        return new_event(what, data, source=self.bus.source)
+        return self._new(what, data)
+
+    def _new(self, what: Payload | str, data: Any, **options: Any) -> Event:
+        """Return a new event; data without a class has to fit the payload that an agent of this app declares for it."""
+        event = new_event(what, data, source=self.bus.source, **options)
+        if isinstance(what, str):
+            for agent in self.bus.agents.typed(event):
+                payload_of(agent, event)
+        return event
 
     # -- the ledger
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +62,8 @@ def build(name: str, settings: Settings) -> Celery:
 
     def make_directory(**_: Any) -> None:
         """Create the state directory when a worker or beat starts; publishers need none."""
-        settings.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with suppress(OSError):  # whoever needs it says so, and reading commands do not
+            settings.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     import_modules.connect(make_directory, sender=celery, weak=False)
     return celery

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from ..agents.loading import import_agents
-from .group import app_of, examples
+from .group import CommandSet, app_of, examples
 from .options import AsJson
 from .output import print_json, print_table
 
 if TYPE_CHECKING:
     from ..app.app import Pipeline
 
-commands = typer.Typer()
+commands = CommandSet()
 
 
 @commands.command(epilog=examples("pipeline agents", "pipeline --app shop.bus:app agents --json"))

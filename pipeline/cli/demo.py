@@ -10,7 +10,7 @@ import typer
 from rich.text import Text
 from rich.tree import Tree
 
-from .group import examples
+from .group import CommandSet, examples
 from .options import AsJson
 from .output import out, print_json
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..core.event import Event
     from ..examples.briefing.demo import Report, Story
 
-commands = typer.Typer()
+commands = CommandSet()
 
 LONGEST_QUESTION = 2000
 #: The field of each of the briefing's events that says what happened.

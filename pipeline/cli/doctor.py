@@ -8,14 +8,14 @@ import typer
 from rich.text import Text
 
 from ..core.errors import PipelineError
-from .group import app_of, examples
+from .group import CommandSet, app_of, examples
 from .options import AsJson
 from .output import out, print_json
 
 if TYPE_CHECKING:
-    from ..operations.doctor import Check
+    from ..operations.checks import Check
 
-commands = typer.Typer()
+commands = CommandSet()
 
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
@@ -23,11 +23,12 @@ _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 @commands.command(epilog=examples("pipeline doctor", "pipeline --broker-url redis://localhost/0 doctor --json"))
 def doctor(ctx: typer.Context, as_json: AsJson = False) -> None:
     """Check settings, broker, results, agents and workers; exit 1 when something does not work."""
-    from ..operations.doctor import examine, fail
+    from ..operations.checks import fail
+    from ..operations.doctor import examine
 
     checks: list[Check] = []
     try:
-        for check in examine(app_of(ctx).bus, options=ctx.obj["options"]):
+        for check in examine(app_of(ctx).bus, app=ctx.obj["app"], options=ctx.obj["options"]):
             checks.append(check)
             if not as_json:
                 _print_check(check)

@@ -9,7 +9,7 @@ import orjson
 import typer
 
 from ..core.errors import UnknownEvent
-from .group import Interrupted, app_of, examples, working
+from .group import CommandSet, Interrupted, app_of, examples, working
 from .options import AsJson, Correlation, Limit, Pattern, Since, Stream, UpTo
 from .output import clock, print_event, print_json, print_table, printable, report, say
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..history.inspection import Delivered
     from ..history.tree import Trace
 
-commands = typer.Typer()
+commands = CommandSet()
 
 #: What is shown of a delivery.
 _HEADINGS = ("agent", "outcome", "attempts", "emitted", "started", "ended", "due", "id", "error")

@@ -15,7 +15,7 @@ import typer
 from celery import Celery
 from celery.app.utils import find_app
 from rich.console import Console
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from ..agents.loading import import_agents, told
 from ..core.errors import ConfigError, PipelineError, nearest
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from ..app.app import Pipeline
 
 INTERRUPTED = 130
+#: Options of all commands.
+BEFORE = ("-A", "--app", "--config", "--broker-url", "--ledger-url")
 _HOW_TO_NAME_ONE = "name the module that makes one, as in --app shop or --app shop.bus:app"
 
 
@@ -46,6 +48,33 @@ class Commands(TyperGroup):
             if str(exc):
                 say(str(exc))
             raise typer.Exit(INTERRUPTED) from None
+
+
+class Command(TyperCommand):
+    """A command whose usage is written as everybody writes it, and that knows the options of all commands."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Return what follows the command's name, in capitals, and what is needed without braces around it."""
+        return [piece.removeprefix("{").removesuffix("}").upper() for piece in super().collect_usage_pieces(ctx)]
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the arguments; an option that stands in the wrong place is not one that does not exist."""
+        try:
+            return super().parse_args(ctx, args)
+        except typer.TyperException as exc:
+            option = getattr(exc, "option_name", "")
+            if option in BEFORE:
+                command, _, rest = ctx.command_path.partition(" ")
+                exc.message = f"{option} stands before the command: {command} {option} ... {rest}"
+            raise
+
+
+class CommandSet(typer.Typer):
+    """Commands that belong together."""
+
+    def command(self, *arguments: Any, **options: Any) -> Callable[[Any], Any]:
+        """Declare the decorated function as one of them."""
+        return super().command(*arguments, cls=Command, **options)
 
 
 def examples(*lines: str) -> str:
@@ -179,6 +208,25 @@ def working(doing: str, things: str = "", advice: str = "") -> Iterator[Callable
                 raise
             after = f" after {done:,} {things}" if things else ""
             raise Interrupted(f"{doing} stopped{after}" + (f"; {advice}" if advice else "")) from None
+
+
+class _Said(logging.Handler):
+    """Says what the bus warns of, as the command says what is wrong itself."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Say it in one line on stderr."""
+        say(record.getMessage())
+
+
+@contextmanager
+def saying_warnings() -> Iterator[None]:
+    """Let what the bus warns of be lines of the command; users' own handlers get them as ever."""
+    logger, handler = logging.getLogger("pipeline"), _Said(logging.WARNING)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 @contextmanager

@@ -9,11 +9,11 @@ import typer
 
 from ..agents.loading import import_agents
 from ..core.errors import InvalidAgent, nearest
-from .group import app_of, confirm, examples, working
+from .group import CommandSet, app_of, confirm, examples, working
 from .options import AsJson, Limit, OlderThan, Yes
 from .output import clock, print_json, print_table, report, say
 
-commands = typer.Typer(no_args_is_help=True, help="Keep the ledger in order.", rich_markup_mode=None)
+commands = CommandSet(no_args_is_help=True, help="Keep the ledger in order.", rich_markup_mode=None)
 
 
 @commands.command(epilog=examples("pipeline ledger upgrade"))
@@ -54,7 +54,7 @@ def status(ctx: typer.Context, as_json: AsJson = False) -> None:
 )
 def aside(
     ctx: typer.Context,
-    ids: Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Only these, to forget.")] = None,
+    ids: Annotated[list[str] | None, typer.Argument(metavar="ID", help="Only these, to forget.")] = None,
     forget: Annotated[bool, typer.Option("--forget", help="Forget them: they are mended, or not wanted.")] = False,
     limit: Limit = 100,
     yes: Yes = False,

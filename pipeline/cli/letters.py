@@ -9,7 +9,7 @@ import orjson
 import typer
 
 from ..agents.loading import import_agents
-from .group import app_of, confirm, examples, without_warnings, working
+from .group import CommandSet, app_of, confirm, examples, without_warnings, working
 from .options import AsJson, Limit, OlderThan, Pattern, Yes, read_choice, read_data
 from .output import clock, print_json, print_table, printable, report, say
 
@@ -24,13 +24,13 @@ COUNTED = 1000
 WHICH = "say which: ids, or filters (--agent, --error, --type, --older-than), or --all"
 
 
-commands = typer.Typer(no_args_is_help=True, help="Handle what agents gave up.", rich_markup_mode=None)
+commands = CommandSet(no_args_is_help=True, help="Handle what agents gave up.", rich_markup_mode=None)
 
 
 Agent = Annotated[str | None, typer.Option(help="Only those of this agent.")]
 Error = Annotated[str | None, typer.Option(metavar="TEXT", help="Only those with this text in the error.")]
 Ids = Annotated[
-    list[str] | None, typer.Argument(metavar="[ID]...", help="Ids of dead letters, or their first 8 characters.")
+    list[str] | None, typer.Argument(metavar="ID", help="Ids of dead letters, or their first 8 characters.")
 ]
 All = Annotated[bool, typer.Option("--all", help="All of them.")]
 By = Annotated[str | None, typer.Option(metavar="NAME", help="Who does it, for the log; default the login name.")]

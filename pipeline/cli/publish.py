@@ -6,11 +6,11 @@ from typing import Annotated, Any
 
 import typer
 
-from .group import app_of, examples, without_warnings
+from .group import CommandSet, app_of, examples, saying_warnings
 from .options import AsJson, read_data, read_time
-from .output import escaped, printable, say
+from .output import escaped, printable
 
-commands = typer.Typer()
+commands = CommandSet()
 
 
 @commands.command(
@@ -22,7 +22,7 @@ commands = typer.Typer()
 )
 def publish(
     ctx: typer.Context,
-    type: Annotated[str, typer.Argument(help="The event type: dotted words, such as order.created.")],
+    type: Annotated[str, typer.Argument(metavar="TYPE", help="The event type: dotted words, such as order.created.")],
     data: Annotated[str, typer.Option(help="JSON; @FILE reads a file, - reads standard input.")] = "null",
     priority: Annotated[int | None, typer.Option(min=1, max=10, help="1 (most urgent) to 10; default 5.")] = None,
     correlation_id: Annotated[str | None, typer.Option(help="Joins the event to others; default its own id.")] = None,
@@ -42,7 +42,7 @@ def publish(
     if delay is not None and at is not None:
         raise typer.BadParameter("not both of them", param_hint="--delay and --at")
     app = app_of(ctx)
-    with without_warnings("pipeline.publishing.outbox"):
+    with saying_warnings():
         event = app.publish(
             type,
             read_data(data),
@@ -54,6 +54,3 @@ def publish(
             at=at,
         )
     typer.echo(escaped(event.encode()) if as_json else printable(event.id))
-    if not event.sent and delay is None and at is None:
-        broker = app.celery.connection_for_write().as_uri()
-        say(f"the broker {broker} is away; the event is accepted, and a worker sends it when the broker is back")

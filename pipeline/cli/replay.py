@@ -7,11 +7,11 @@ from typing import Annotated, Any
 import typer
 
 from ..agents.loading import import_agents
-from .group import app_of, examples, working
+from .group import CommandSet, app_of, examples, working
 from .options import AsJson, Correlation, Limit, Pattern, Since, Stream, UpTo, read_choice
 from .output import print_event, report, say
 
-commands = typer.Typer()
+commands = CommandSet()
 
 WHICH = "say which: --event, or filters (--type, --since, --up-to, --correlation, --agent-id), or --all"
 

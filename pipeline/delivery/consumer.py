@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     pass
 
 logger = Log(get_logger(__name__))
+ANOTHER_LEDGER = (
+    "agent %s gets events of a publisher whose ledger is not this worker's (%s): set the same PIPELINE_LEDGER_URL or "
+    "PIPELINE_DIRECTORY for both, or neither can trace them or send them again"
+)
 
 
 class AgentConsumer(Connected):
@@ -192,6 +196,8 @@ class AgentConsumer(Connected):
                     self._check_sender(message, agent)
                 else:
                     event = check_event(message, limit, self._seal, agent.name)
+                    if not event["bus"]:
+                        self._mention_another_ledger(message, agent)
                     if not to_task_message(message, event, agent, queue):
                         self._pass_by(message, event, agent)
                         return
@@ -217,6 +223,15 @@ class AgentConsumer(Connected):
                     self.set_aside(message, exc)
 
         return on_message
+
+    def _mention_another_ledger(self, message: Any, agent: Agent) -> None:
+        """Log now and then that a publisher of the bus has another ledger: each side then knows half of the story."""
+        said = message.headers.get("bus")
+        theirs = said.get("ledger") if isinstance(said, dict) else None
+        if self._seal is None or theirs in (None, self._seal.ledger):
+            return
+        if self._told.is_new("ledger", str(theirs)):
+            logger.warning(ANOTHER_LEDGER, agent.name, self.bus.ledger)
 
     def _pass_by(self, message: Any, event: dict[str, Any], agent: Agent) -> None:
         """Ack an event that is for other agents, with a line in the log: another program has sent it to everybody."""

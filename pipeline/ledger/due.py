@@ -61,7 +61,7 @@ class Due:
     """What is due, or should have been; several workers may ask at once."""
 
     def __init__(
-        self, database: Database, deliveries: Deliveries, seal: Callable[[], Seal], append: Callable[..., None]
+        self, database: Database, deliveries: Deliveries, seal: Callable[[], Seal], append: Callable[..., object]
     ) -> None:
         self._database = database
         self._append = append

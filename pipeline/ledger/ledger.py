@@ -118,8 +118,10 @@ class Ledger:
         rows: Sequence[Write] = (),
         connection: Connection | None = None,
         checked: bool = False,
-    ) -> None:
+    ) -> list[Event]:
         """Write events into the log, and into the outbox; an event that the log has already is not written again.
+
+        Returns those that nobody listens to.
 
         Arguments:
             due_in: seconds after which the relay sends them if nobody did before; None leaves the outbox alone.
@@ -128,30 +130,34 @@ class Ledger:
             checked: raise IdTaken where the log has another event with the id.
 
         """
-        statements = self._appending(records, now(), due_in, rows, connection)
+        missed = self._missed(records, connection)
+        statements = self._appending(records, now(), due_in, rows, missed)
         if not statements:
-            return
+            return []
         taken = partial(self.events.check_same, records) if checked and records else None
         if connection is None:
             self.database.fast.all(statements, taken)
         else:
             run_all(connection, statements, taken)
+        return missed
+
+    def _missed(self, records: Sequence[Encoded], connection: Connection | None = None) -> list[Event]:
+        return [r.event for r in records if r.replay is None and self.subscribers.miss(r.event, connection)]
 
     def _appending(
         self,
         records: Sequence[Encoded],
         at: int,
         due_in: float | None,
-        rows: Sequence[Write] = (),
-        connection: Connection | None = None,
+        rows: Sequence[Write],
+        missed: Sequence[Event],
     ) -> list[Statement]:
         statements: list[Statement] = []
         if records:
             due = None if due_in is None else at + round(due_in * SECOND)
             statements += self.events.appended(records, at, due)
-            missed = [r.event.key for r in records if r.replay is None and self.subscribers.miss(r.event, connection)]
             if missed:
-                statements.append(self.deliveries.unrouted(missed, at))
+                statements.append(self.deliveries.unrouted([event.key for event in missed], at))
         return [*statements, *((getattr(self._statements, name), [row]) for name, row in rows)]
 
     def delay(self, record: Encoded, timer: dict[str, Any], connection: Connection | None = None) -> None:
@@ -202,7 +208,9 @@ class Ledger:
         else:  # another program has published the event
             records = [Encoded(delivery.event, delivery.event.encode())]
             taken = partial(self.events.check_same, records)
-            claimed = self.database.fast.last(self._appending(records, at, None), claiming, taken)
+            claimed = self.database.fast.last(
+                self._appending(records, at, None, (), self._missed(records)), claiming, taken
+            )
         return Claim(claimed[0], Outcome.RUNNING) if claimed is not None else self._known(delivery, worker, at)
 
     def _known(self, delivery: Delivery, worker: str, at: int) -> Claim:
@@ -248,7 +256,7 @@ class Ledger:
         success = self.deliveries.success(delivery, at, emitted=len(emitted), result=result)
         others: list[Statement] = []
         if emitted or rows:
-            others = self._appending(emitted, at, due_in, rows, connection)
+            others = self._appending(emitted, at, due_in, rows, self._missed(emitted, connection))
         if later or not first:
             others += self.timers.statements(later, over=None if first else delivery)
         if connection is None:

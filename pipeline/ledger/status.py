@@ -6,11 +6,21 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Select, func, select
 
+from ..core.outcome import Outcome
+from ..core.routing import targets_of
 from ..core.times import SECOND, now
 from .database.database import Database
 from .database.migrate import HEAD
 from .database.rows import DEAD_AFTER
 from .database.tables import OPEN, agents, aside, deliveries, events, outbox, timers, workers
+from .deliveries import UNROUTED
+
+#: Events without a receiver that are counted at most.
+MOST_COUNTED = 10_000
+_other = deliveries.alias()
+NOBODY_HAD_IT = (
+    ~select(_other.c.id).where(_other.c.event_id == events.c.id, _other.c.outcome != Outcome.UNROUTED.value).exists()
+)
 
 
 class Status(NamedTuple):
@@ -48,6 +58,24 @@ class Status(NamedTuple):
             *([f"{self.aside:,} set aside"] if self.aside else []),
         ]
         return ", ".join([*parts, outcomes] if outcomes else parts)
+
+
+class Unrouted(NamedTuple):
+    """Events that were given to nobody, of one type and with the same targets."""
+
+    type: str
+    targets: tuple[str, ...]
+    number: int
+
+
+def unrouted_by_type(database: Database) -> list[Unrouted]:
+    """Count the events that nobody was given, MOST_COUNTED at most: somebody may publish for nobody all the time."""
+    some = select(events.c.type, events.c.targets).join(deliveries, deliveries.c.event_id == events.c.id)
+    some_of_them = some.where(UNROUTED, NOBODY_HAD_IT).limit(MOST_COUNTED).subquery()
+    kinds = (some_of_them.c.type, some_of_them.c.targets)
+    with database.reading() as connection:
+        rows = connection.execute(select(*kinds, func.count()).group_by(*kinds).order_by(kinds[0])).all()
+    return [Unrouted(type, targets_of(targets), number) for type, targets, number in rows]
 
 
 def status(database: Database) -> Status:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from difflib import get_close_matches
 from typing import Any
 
 import orjson
@@ -27,6 +28,8 @@ from .workers import Listening, Workers, listening
 FRESH = 1.0
 #: Event types of which it is remembered whether anybody listens: they are other people's words, and may be endless.
 MOST_ROUTES = 10_000
+#: Patterns that a line names when it says what agents listen to.
+MOST_SHOWN = 8
 _AGENTS = select(agents.c.name, agents.c.patterns)
 
 Patterns = tuple[str, ...]
@@ -166,6 +169,21 @@ class Subscribers:
             if len(self._routes) < MOST_ROUTES:
                 self._routes[event.type] = missed
         return missed
+
+    def why_missed(self, event: Event) -> str:
+        """Return what to tell somebody whose event nobody gets."""
+        known = self.known()
+        if not known:
+            return (
+                "no agent has ever run on this ledger. Start a worker; if one runs, let both use the same "
+                "PIPELINE_DIRECTORY and PIPELINE_LEDGER_URL"
+            )
+        if event.targets:
+            return "none of its targets is there any more"
+        patterns = sorted({pattern for patterns in known.values() for pattern in patterns})
+        near = get_close_matches(event.type, [one for one in patterns if not {"*", "#"} & {*one}], n=1)
+        more = " ..." if len(patterns) > MOST_SHOWN else ""
+        return f"did you mean {near[0]!r}?" if near else f"agents listen to {', '.join(patterns[:MOST_SHOWN])}{more}"
 
     def unknown(self, names: Sequence[str], connection: Connection | None = None) -> str:
         """Return what to tell somebody who named agents that have never run; nothing when all are known."""

@@ -20,7 +20,7 @@ from .database.tables import timers
 from .due import Due, Message
 
 #: Ledger.append().
-Append = Callable[..., None]
+Append = Callable[..., object]
 #: A delayed event, whose id the timer has; a delivery that is to be tried again, likewise.
 PUBLISH, RETRY = "publish", "retry"
 #: Where delayed events are set aside that cannot be published.

@@ -10,10 +10,9 @@ import sqlite3
 import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from celery import Celery
 from celery.utils.imports import symbol_by_name
@@ -23,11 +22,13 @@ from ..agents.loading import import_agents
 from ..brokers.embedded.store import Store
 from ..brokers.kinds import kind_of_url
 from ..brokers.urls import parse_url
-from ..core.errors import ConfigError, EmbeddedBrokerError, without_passwords
+from ..core.errors import ConfigError, EmbeddedBrokerError
 from ..core.times import monotonic
 from ..delivery.consumer import AgentConsumer
 from ..publishing.publisher import Publisher
 from ..settings import PREFIX, Settings, config_file
+from .checks import Check, fail, ok, warn
+from .listeners import listeners
 
 if TYPE_CHECKING:
     from ..bus import Bus
@@ -42,43 +43,17 @@ POOLS_WITHOUT_LIMITS = ("threads", "solo", "gevent", "eventlet")
 LOCAL = ("sqlite", "memory")
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One thing that was looked at: what it is, how it is, and how to mend it."""
-
-    name: str
-    status: Literal["ok", "warn", "fail"]
-    detail: str
-    mend: str = ""
-
-    def as_data(self) -> dict[str, str]:
-        """Return the check as JSON data."""
-        return asdict(self)
-
-
-def ok(name: str, detail: str) -> Check:
-    """Return that something is as it should be."""
-    return Check(name, "ok", without_passwords(detail))
-
-
-def warn(name: str, detail: str, mend: str) -> Check:
-    """Return that something works, but may surprise."""
-    return Check(name, "warn", without_passwords(detail), mend)
-
-
-def fail(name: str, detail: str, mend: str) -> Check:
-    """Return that something does not work."""
-    return Check(name, "fail", without_passwords(detail), mend)
-
-
-def examine(bus: Bus, *, options: tuple[str, ...] = ()) -> Iterator[Check]:
+def examine(bus: Bus, *, app: str = "", options: tuple[str, ...] = ()) -> Iterator[Check]:
     """Look at everything, one check after the other; nothing is changed but that exchanges are declared.
 
     Arguments:
+        app: what names the app to commands (`celery -A`); empty for the built-in one.
         options: settings that were given on the command line.
 
     """
     celery = bus.celery
+    if not app:
+        yield built_in(bus.settings)
     yield from versions()
     yield from settings(bus.settings, options)
     broker = _guarded("broker", lambda: broker_check(celery, bus.publisher), "see the message")
@@ -88,14 +63,17 @@ def examine(bus: Bus, *, options: tuple[str, ...] = ()) -> Iterator[Check]:
         yield _guarded("broker file", lambda: broker_file(celery), mend)
     yield _guarded("results", lambda: results(celery), "correct PIPELINE_RESULT_BACKEND, or start the server it names")
     yield from shared_results(celery)
-    yield _guarded("ledger", lambda: ledger(bus), "do what the message says, or set PIPELINE_LEDGER_URL")
+    book = _guarded("ledger", lambda: ledger(bus), "do what the message says, or set PIPELINE_LEDGER_URL")
+    yield book
     yield from shared_ledger(celery, bus.settings)
     yield agent_modules(celery, bus.agents)
     yield consumer(celery)
     running = workers(celery) if broker.status == "ok" else {}
     yield from time_limits(celery, bus.agents, running)
     if broker.status == "ok":
-        yield _workers_check(running)
+        yield _workers_check(running, celery, app)
+    if bus.has_ledger and book.status != "fail":
+        yield from listeners(bus, app or "pipeline", running)
 
 
 def _guarded(name: str, look: Callable[[], Check], mend: str) -> Check:
@@ -103,6 +81,14 @@ def _guarded(name: str, look: Callable[[], Check], mend: str) -> Check:
         return look()
     except Exception as exc:  # whatever a driver raises is what the user has to know
         return fail(name, f"{type(exc).__name__}: {exc}", mend)
+
+
+def built_in(used: Settings) -> Check:
+    """Say that no app was named, and so whose agents are looked at."""
+    mend = "if you have an app of your own, name it: pipeline -A MODULE doctor"
+    if used.agents:
+        return ok("app", f"the built-in one, with the agents in {', '.join(used.agents)}")
+    return warn("app", "none is named, so this is the built-in one with the briefing example's agents", mend)
 
 
 # -- what is installed
@@ -316,10 +302,15 @@ def workers(celery: Celery) -> dict[str, str]:
     return {name: str(stats["pool"].get("implementation", "?")) for name, stats in answers.items()}
 
 
-def _workers_check(running: dict[str, str]) -> Check:
+def _workers_check(running: dict[str, str], celery: Celery, app: str) -> Check:
     if running:
         return ok("workers", ", ".join(sorted(running)))
-    return warn("workers", "none answers", "start one: celery -A pipeline worker")
+    where = "in this directory, or with the same PIPELINE_DIRECTORY" if _is_embedded(_broker_url(celery)) else "on it"
+    return warn(
+        "workers",
+        f"none answers on the broker above within {WORKER_TIMEOUT:g} s",
+        f"start one {where}: celery -A {app or 'pipeline'} worker",
+    )
 
 
 def time_limits(celery: Celery, agents: Agents, running: dict[str, str]) -> Iterator[Check]:

@@ -9,7 +9,6 @@ from typing import Any
 from sqlalchemy import Connection, Row, Select, select
 
 from ..core.event import Payload
-from ..core.outcome import Outcome
 from ..core.routing import pattern_of, receivers, targets_of
 from ..core.topics import matches
 from ..history.events import Recorded, readable
@@ -17,6 +16,7 @@ from ..ledger.database.tables import deliveries, events
 from ..ledger.deliveries import UNROUTED
 from ..ledger.ledger import Ledger
 from ..ledger.log import COLUMNS
+from ..ledger.status import NOBODY_HAD_IT
 
 #: Events that are read or routed at once.
 BATCH = 200
@@ -24,10 +24,6 @@ BATCH = 200
 
 _UNROUTED: Select[Any] = (
     select(*COLUMNS, events.c.targets).join(deliveries, deliveries.c.event_id == events.c.id).where(UNROUTED)
-)
-_other = deliveries.alias()
-_NOBODY_HAD_IT = (
-    ~select(_other.c.id).where(_other.c.event_id == events.c.id, _other.c.outcome != Outcome.UNROUTED.value).exists()
 )
 
 
@@ -45,7 +41,7 @@ def unrouted(
 
     """
     pattern = None if type is None else pattern_of(type)
-    query = _UNROUTED.where(_NOBODY_HAD_IT).order_by(events.c.seq.desc()).limit(BATCH)
+    query = _UNROUTED.where(NOBODY_HAD_IT).order_by(events.c.seq.desc()).limit(BATCH)
     page: list[Recorded] = []
     while len(page) < limit:
         with ledger.database.reading() as connection:

@@ -29,6 +29,12 @@ logger = Log(logging.getLogger(__name__))
 GRACE = 10.0
 #: Seconds for which a broker that was away is not asked again: publish() then answers at once.
 PAUSE = 1.0
+#: Types of which it is remembered that somebody was told that nobody listens.
+MOST_TOLD = 1000
+NOBODY = (
+    "nobody gets %s, which is kept in the ledger %s: %s; `pipeline unrouted --replay` gives it to the agents that "
+    "listen by then"
+)
 
 
 class Outbox:
@@ -38,6 +44,7 @@ class Outbox:
         self.ledger = ledger
         self._publisher = publisher
         self._away_until = 0.0
+        self._told: set[str] = set()
         self._known: WeakKeyDictionary[Engine, bool] = WeakKeyDictionary()
 
     def publish(
@@ -50,7 +57,8 @@ class Outbox:
 
         """
         batch = self.encode(events)
-        self.ledger.append(batch, due_in=GRACE, rows=rows, checked=True)
+        if missed := self.ledger.append(batch, due_in=GRACE, rows=rows, checked=True):
+            self._tell(missed)
         try:
             sent = self._send(batch, timeout)
         except QueueConflict as exc:
@@ -58,6 +66,14 @@ class Outbox:
         if not sent:
             self._hurry(events)
         return [event.marked(sent=sent) for event in events]
+
+    def _tell(self, missed: Sequence[Event]) -> None:
+        """Log once for each type that nobody gets its events: it may be misspelt, or the workers run elsewhere."""
+        for event in missed:
+            if event.type not in self._told and len(self._told) < MOST_TOLD:
+                self._told.add(event.type)
+                why = self.ledger.subscribers.why_missed(event)
+                logger.warning(NOBODY, event.type, self.ledger, why)
 
     def _hurry(self, events: Sequence[Event]) -> None:
         """Let the relay try at once: nobody else is sending these events any more."""
@@ -72,7 +88,9 @@ class Outbox:
         batch = self._in_transaction(connection, events)
         with self.ledger.database.errors():
             # Due at once: the relay sees the events as soon as they are committed.
-            self.ledger.append(batch, due_in=0, connection=connection, checked=True)
+            missed = self.ledger.append(batch, due_in=0, connection=connection, checked=True)
+        if missed:
+            self._tell(missed)
         return [event.marked(sent=False) for event in events]
 
     def delay(self, event: Event, due: datetime, transaction: Any = None) -> Event:

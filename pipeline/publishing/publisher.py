@@ -212,6 +212,8 @@ class Publisher:
         return (*own, *connection.connection_errors, *connection.channel_errors)
 
     def _unavailable(self, within: str, exc: BaseException) -> BrokerUnavailable:
+        if isinstance(exc, EmbeddedBrokerError):  # which says what to do
+            return BrokerUnavailable(f"the embedded broker did not take the event{within}: {exc}")
         return BrokerUnavailable(
             without_passwords(
                 f"the broker {self.address} did not take the event{within} ({type(exc).__name__}: {exc}); "

@@ -15,7 +15,9 @@ from kombu.utils.imports import symbol_by_name
 from ..core import forks
 from ..core.errors import ConfigError, LedgerError, PipelineError
 from ..core.observe import Log
+from ..core.routing import receivers
 from ..core.times import monotonic
+from ..ledger.status import MOST_COUNTED, unrouted_by_type
 from ..publishing.outbox import PAUSE
 from .sweeper import Sweeper
 
@@ -33,6 +35,15 @@ OFF = (
     "publish() fails while the broker is away, attempts that kill their worker are not counted, and what the broker "
     "loses is lost; there is no replay, no trace and no dead letter but in the broker's own queues"
 )
+NO_AGENTS = (
+    "this worker has no agents: let the module that it is started with import those that declare them, or name these "
+    "in PIPELINE_AGENTS or app.autodiscover()"
+)
+WANTED = (
+    "%s from before went to nobody, and this worker's agents listen to %d of them now: "
+    "`pipeline -A YOUR_APP unrouted --replay` delivers these"
+)
+MISSED = "%s from before went to nobody, and no agent of this worker listens to them: %s"
 
 
 class LoopHangs(PipelineError):
@@ -66,12 +77,15 @@ class SweeperStep(StartStopStep):  # type: ignore[misc]  # celery's classes are 
         bus = self._bus
         if bus is None:
             return
+        if not bus.agents:
+            logger.warning(NO_AGENTS)
         if not bus.has_ledger:
             logger.warning(OFF)
             return
         try:
             self._agents = self._consumed(bus, worker)
             self._register(bus)
+            self._mention_missed(bus)
             self._sweeper = Sweeper(bus)
         except (ConfigError, LedgerError) as exc:
             raise SystemExit(f"pipeline: {exc}") from exc
@@ -90,6 +104,18 @@ class SweeperStep(StartStopStep):  # type: ignore[misc]  # celery's classes are 
     def _register(self, bus: Bus) -> None:
         bus.ledger.subscribers.register(self._agents, bus.worker_id)
         _ = bus.ledger.seal  # read here once: the loop, which checks signatures, should not wait for the ledger
+
+    def _mention_missed(self, bus: Bus) -> None:
+        """Log how many events from before nobody was given: who publishes first thinks that they are handled now."""
+        missed = unrouted_by_type(bus.ledger.database)
+        # An agent with a `since` gets its past by itself.
+        own = {name: patterns for name, (patterns, since) in self._agents.items() if since is None}
+        wanted = sum(some.number for some in missed if receivers(own, some.type, some.targets))
+        number = sum(some.number for some in missed)
+        if wanted:
+            logger.warning(WANTED, _events(number), wanted)
+        elif number:
+            logger.info(MISSED, _events(number), ", ".join(dict.fromkeys(some.type for some in missed)))
 
     def _sweep(self) -> None:
         assert self._sweeper is not None
@@ -135,6 +161,11 @@ class SweeperStep(StartStopStep):  # type: ignore[misc]  # celery's classes are 
             thread.join(timeout=10)
         if self._sweeper is not None:
             self._sweeper.leave()
+
+
+def _events(number: int) -> str:
+    more = " or more" if number >= MOST_COUNTED else ""
+    return f"{number:,}{more} event{'' if number == 1 else 's'}"
 
 
 def _is_expected(exc: Exception) -> bool:

@@ -17,7 +17,7 @@ from kombu import Connection
 
 from ...brokers.conflicts import conflict_of
 from ...brokers.kinds import PARTS, has_exclusive_queues, kind_of
-from ...core.errors import ConfigError
+from ...core.errors import ConfigError, EmbeddedBrokerBusy, EmbeddedBrokerError
 from ...core.times import monotonic
 from .inline import Inline
 
@@ -63,6 +63,10 @@ class Connected(Consumer):  # type: ignore[misc]  # celery's classes are untyped
         try:
             self._check_name()
             super().start()
+        except EmbeddedBrokerBusy:
+            raise
+        except EmbeddedBrokerError as exc:
+            raise SystemExit(f"pipeline: {exc}") from exc
         except self.channel_errors as exc:
             if conflict := conflict_of(exc):
                 raise SystemExit(f"pipeline: {conflict}") from exc
@@ -85,7 +89,9 @@ class Connected(Consumer):  # type: ignore[misc]  # celery's classes are untyped
             else:
                 break
         if is_taken:
-            raise SystemExit(f"another worker is called {self.hostname}; give each its own name, as in `-n two@%h`")
+            raise SystemExit(
+                f"another worker is called {self.hostname}, so this one ends; give each its own name, as in `-n two@%h`"
+            )
 
     def connection_for_read(self, heartbeat: Any = None) -> Any:
         """Return the connection that the loop reads from."""

@@ -48,7 +48,7 @@ def test_events_as_json_are_lines_of_cloudevents_with_their_number(shop: Shop) -
 
 def test_events_are_chosen_by_type_subject_correlation_and_time(shop: Shop) -> None:
     paid = shop.app.publish("order.paid", subject="A1", correlation_id="c1")
-    placed = shop.app.publish("order.placed", subject="A2")
+    placed = shop.app.publish("order.placed", {"order_id": "A2", "total": 1}, subject="A2")
 
     def ids(*options: str) -> list[str]:
         return [line["id"] for line in shop.json_lines("events", *options)]

@@ -89,7 +89,7 @@ def test_steps_are_gone_through_in_their_order_and_the_handler_is_last(app: Pipe
 
 
 def test_the_contract_is_checked_before_the_handler_is_called(app: Pipeline) -> None:
-    event = app.publish("question.asked", {"n": "many"})
+    event = app.publish(Event(id="e1", type="question.asked", source="/other", data={"n": "many"}))
     with pytest.raises(InvalidEvent, match="n: "):
         deliver(app, event)
     assert (app.calls, row(app)["outcome"]) == ([], "dead")
@@ -190,7 +190,8 @@ def test_who_listens_hears_of_publishing_and_of_each_attempt(app: Pipeline) -> N
             heard.append((self.name, kind))
 
     leave = app.bus.spans.listen(Listener)
-    good, bad = app.publish(Asked(n=1)), app.publish("question.asked", {"n": "many"})
+    good = app.publish(Asked(n=1))
+    bad = app.publish(Event(id="e1", type="question.asked", source="/other", data={"n": "many"}))
     deliver(app, good)
     with pytest.raises(InvalidEvent):
         deliver(app, bad)

@@ -76,7 +76,7 @@ def test_a_stray_that_nobody_wants_is_recorded_with_the_reason_and_said_once(
     assert {(row["outcome"], row["error"]) for row in found} == {
         ("filtered", "no version of the agent that runs listens to question.late")
     }
-    lines = [one.getMessage() for one in caplog.records if "question.late" in one.getMessage()]
+    lines = [one.getMessage() for one in caplog.records if "does not want question.late" in one.getMessage()]
     assert len(lines) == 1
     assert any(row["event_id"] in lines[0] for row in found)
 

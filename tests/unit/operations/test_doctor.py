@@ -6,9 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from pipeline.cli.group import load_app
+from pipeline.cli.main import cli
+from pipeline.operations.listeners import listeners
 from tests.commands import process
+from tests.records import die
 
 pytestmark = pytest.mark.usefixtures("empty_directory")
 
@@ -19,23 +23,23 @@ def checks(result: Any) -> dict[str, dict[str, str]]:
     return {check["name"]: check for check in json.loads(result.stdout)}
 
 
-def test_the_doctor_finds_a_fresh_installation_healthy(run: Run) -> None:
+def test_the_doctor_finds_a_fresh_installation_healthy(run: Run, module: str) -> None:
     result = run("doctor", "--json")
     found = checks(result)
     assert result.exit_code == 0
-    assert {name for name, check in found.items() if check["status"] != "ok"} == {"workers"}
+    assert {name for name, check in found.items() if check["status"] != "ok"} == {"workers", "listeners"}
     assert {"python", "celery", "kombu", "sqlite", "broker", "broker file", "results", "agents", "consumer"} <= set(
         found
     )
     assert found["agents"]["detail"] == "2: billing, audit"
-    assert "celery -A pipeline worker" in found["workers"]["mend"]
+    assert f"celery -A {module} worker" in found["workers"]["mend"]
 
 
 def test_the_doctor_says_what_it_finds_line_by_line(run: Run) -> None:
     lines = run("doctor").stdout.splitlines()
     assert any(line.startswith("ok   broker: sqlite:///") for line in lines)
     at = next(at for at, line in enumerate(lines) if line.startswith("warn workers: none answers"))
-    assert lines[at + 1].strip().startswith("start one:")
+    assert lines[at + 1].strip().startswith("start one in this directory")
 
 
 def test_the_doctor_says_where_each_setting_comes_from(module: str, tmp_path: Path) -> None:
@@ -104,3 +108,57 @@ def test_the_doctor_reports_agents_that_cannot_be_imported(tmp_path: Path) -> No
     found = process("doctor", PIPELINE_AGENTS='["no_such_agents"]')
     assert found.returncode == 1
     assert "fail agents: importing no_such_agents: ModuleNotFoundError" in found.stdout
+
+
+# -- silence
+
+
+def test_the_doctor_says_that_no_agent_has_ever_run_and_names_the_users_app(run: Run, module: str) -> None:
+    found = checks(run("doctor", "--json"))["listeners"]
+    assert found["status"] == "warn"
+    assert "no agent has ever run on the ledger" in found["detail"]
+    assert found["mend"].endswith(f"celery -A {module} worker")
+
+
+def test_the_doctor_says_which_agents_no_worker_has_run_yet(run: Run, module: str) -> None:
+    load_app(module).ledger.subscribers.register({"audit": (("#",), None)})
+    assert "no worker has run billing yet" in checks(run("doctor", "--json"))["listeners"]["detail"]
+    load_app(module).ledger.subscribers.register({"billing": (("order.*",), None)})
+    assert checks(run("doctor", "--json"))["listeners"]["status"] == "ok"
+
+
+def test_the_doctor_finds_what_nobody_was_given(run: Run, module: str) -> None:
+    app = load_app(module)
+    app.publish("order.paid")
+    app.publish("ordr.paid")
+    app.publish("ordr.paid")
+    app.ledger.subscribers.register({"billing": (("order.*",), None)})
+    said = run("doctor").stdout
+    assert "warn unrouted: 1 event came before the agents that listen now: order.paid" in said
+    assert f"deliver them: pipeline -A {module} unrouted --replay" in said
+    assert "warn unrouted: 2 events went to nobody, and nobody listens now either: ordr.paid" in said
+    assert f"or the agent's on=: pipeline -A {module} agents" in said
+
+
+def test_the_doctor_counts_dead_letters(run: Run, module: str) -> None:
+    app = load_app(module)
+    die(app, app.publish("order.paid"))
+    found = checks(run("doctor", "--json"))["dead letters"]
+    assert found["detail"].startswith("1: ")
+    assert f"pipeline -A {module} dead list" in found["mend"]
+
+
+def test_the_doctor_finds_workers_that_use_another_ledger(module: str) -> None:
+    app = load_app(module)
+    running = {"w1@here": "prefork"}
+    found = {check.name: check for check in listeners(app.bus, module, running)}
+    assert "1 answer on the broker, but none of them uses the ledger" in found["workers"].detail
+    app.ledger.workers.heartbeat("w1")
+    assert "workers" not in {check.name for check in listeners(app.bus, module, running)}
+
+
+@pytest.mark.usefixtures("empty_directory")
+def test_the_doctor_says_that_no_app_was_named() -> None:
+    found = checks(CliRunner().invoke(cli, ["doctor", "--json"]))
+    assert found["app"]["status"] == "warn"
+    assert "pipeline -A MODULE doctor" in found["app"]["mend"]
