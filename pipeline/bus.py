@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import socket
 import threading
+import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -99,6 +101,7 @@ class Bus:
         self.publisher = Publisher(celery, settings, self.names)
         self.has_ledger = settings.has_ledger
         self.making = threading.RLock()
+        atexit.register(_close, weakref.ref(self))
 
     def name_worker(self) -> None:
         """Give this process a name that no other worker has: not even one that was forked where the app was made."""
@@ -151,3 +154,9 @@ class Bus:
         self.publisher.close()
         if "ledger" in vars(self):
             self.ledger.close()
+
+
+def _close(bus: weakref.ref[Bus]) -> None:
+    """Close what is open when the process ends: a broker sees a farewell, and Python warns of no open database."""
+    if (still := bus()) is not None:
+        still.close()

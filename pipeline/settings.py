@@ -191,7 +191,8 @@ def _refuse_unknown(values: dict[str, Any], fields: set[str], where: str, prefix
     for key in values:
         if key not in fields:
             spelled = prefix + key.upper() if prefix else key
-            raise ConfigError(f"{where}: unknown setting {spelled!r}; {nearest(key, fields)}")
+            known = [prefix + field.upper() for field in fields] if prefix else fields
+            raise ConfigError(f"{where}: unknown setting {spelled!r}; {nearest(spelled, known)}")
 
 
 def _explain(error: Any) -> str:

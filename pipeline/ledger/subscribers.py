@@ -175,7 +175,7 @@ class Subscribers:
         known = self.known()
         if not known:
             return (
-                "no agent has ever run on this ledger. Start a worker; if one runs, let both use the same "
+                "no agent has ever run on it. Start a worker; if one runs, let both use the same "
                 "PIPELINE_DIRECTORY and PIPELINE_LEDGER_URL"
             )
         if event.targets:

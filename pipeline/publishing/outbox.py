@@ -32,7 +32,7 @@ PAUSE = 1.0
 #: Types of which it is remembered that somebody was told that nobody listens.
 MOST_TOLD = 1000
 NOBODY = (
-    "nobody gets %s, which is kept in the ledger %s: %s; `pipeline unrouted --replay` gives it to the agents that "
+    "nobody gets %s, as far as the ledger %s knows: %s; `pipeline unrouted --replay` gives it to the agents that "
     "listen by then"
 )
 

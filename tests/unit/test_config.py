@@ -172,7 +172,7 @@ def test_an_unknown_setting_in_the_file_names_the_nearest(place: Path) -> None:
 def test_an_unknown_setting_in_the_environment_names_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIPELINE_BROKER_ULR", "redis://localhost")
     with pytest.raises(
-        ConfigError, match=r"environment: unknown setting 'PIPELINE_BROKER_ULR'; did you mean 'broker_url'"
+        ConfigError, match=r"environment: unknown setting 'PIPELINE_BROKER_ULR'; did you mean 'PIPELINE_BROKER_URL'"
     ):
         Settings.load()
 

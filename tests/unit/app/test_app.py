@@ -279,3 +279,22 @@ def test_what_is_made_when_it_is_first_asked_for_is_made_once_for_all_threads(
     for thread in threads:
         thread.join()
     assert found == made * 5
+
+
+#: What is registered first runs last.
+ENDING = """
+import atexit, sys
+made = []
+atexit.register(lambda: print(len(made[0].bus.publisher._idle), made[0].ledger.database.engine.pool.checkedin()))
+from pipeline import Pipeline
+made.append(Pipeline("web", directory=sys.argv[1]))
+made[0].publish("order.placed")
+print(len(made[0].bus.publisher._idle), made[0].ledger.database.engine.pool.checkedin() > 0)
+"""
+
+
+def test_a_process_that_ends_leaves_nothing_open(tmp_path: Path) -> None:
+    command = [sys.executable, "-W", "always::ResourceWarning", "-c", ENDING, str(tmp_path)]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert found.stdout.splitlines() == ["1 True", "0 0"]
+    assert "ResourceWarning" not in found.stderr

@@ -46,7 +46,7 @@ def test_without_any_agent_the_ledger_and_what_to_compare_are_named(
     app.publish("order.placed")
     (line,) = said(caplog)
     assert str(app.ledger) in line
-    assert "no agent has ever run on this ledger" in line
+    assert "no agent has ever run on it" in line
     assert "the same PIPELINE_DIRECTORY and PIPELINE_LEDGER_URL" in line
 
 
