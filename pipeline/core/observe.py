@@ -81,3 +81,9 @@ def _shown(value: object) -> object:
         case BaseException():
             return line_of(value)
     return shown(str(value))
+
+
+def ended(logger: Log, why: object) -> SystemExit:
+    """Return what ends a worker, and say why at any level of its log: what Python itself says is a warning there."""
+    logger.critical("%s", why)
+    return SystemExit(1)

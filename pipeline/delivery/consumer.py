@@ -14,7 +14,7 @@ from celery.worker.consumer import Consumer
 from ..agents.agent import Agent
 from ..core.errors import EventTooLarge, InvalidEvent, LedgerError
 from ..core.ids import Seal, delivery_id, derived_id
-from ..core.observe import Log
+from ..core.observe import Log, ended
 from ..core.routing import reaches
 from ..ledger.aside import Bad
 from ..limits.gate import Gate
@@ -51,17 +51,17 @@ class AgentConsumer(Connected):
         super().__init__(*args, **kwargs)
         for setting, wrong in (("task_compression", self.app.conf.task_compression), ("task_protocol", 1)):
             if wrong and self.app.conf[setting] == wrong:
-                raise SystemExit(f"{setting} = {wrong!r}: workers of the bus refuse such tasks; remove the setting")
+                raise ended(logger, f"{setting} = {wrong!r}: workers of the bus refuse such tasks; remove the setting")
         self._check_results()
         self._queues_by_tag: dict[str, str] = {}
         queues = self.app.amqp.queues
         for name in queues.consume_from:
             agent = self.bus.names.agent_of(name)
             if agent is not None and agent not in self.bus.agents:
-                raise SystemExit(f"-Q {name}: {self.bus.agents.unknown(agent)}")
+                raise ended(logger, f"-Q {name}: {self.bus.agents.unknown(agent)}")
             lacking = agent is None and self.bus.agents.of_task(name)
             if lacking:  # a queue of that name would be another one than the agent's
-                raise SystemExit(f"-Q {name}: with the namespace it is -Q {self.bus.names.queue_of(lacking.name)}")
+                raise ended(logger, f"-Q {name}: with the namespace it is -Q {self.bus.names.queue_of(lacking.name)}")
         queues.select_add(self.bus.names.emit_queue())
         self._run_request: Callable[[Any], None] = vars(self)["on_task_request"]
         self.on_task_request = self._admit
@@ -77,9 +77,10 @@ class AgentConsumer(Connected):
             if joins:
                 self.app.backend.ensure_chords_allowed()
         except NotImplementedError:
-            raise SystemExit(
+            raise ended(
+                logger,
                 f"join {joins[0]!r} needs its members' results, and result_backend = {self.app.conf.result_backend!r} "
-                "keeps none: set one with chords, such as sqlite:///results.db or redis://"
+                "keeps none: set one with chords, such as sqlite:///results.db or redis://",
             ) from None
 
     def _open_gates(self) -> None:

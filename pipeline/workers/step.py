@@ -14,7 +14,7 @@ from kombu.utils.imports import symbol_by_name
 
 from ..core import forks
 from ..core.errors import ConfigError, LedgerError, PipelineError
-from ..core.observe import Log
+from ..core.observe import Log, ended
 from ..core.routing import receivers
 from ..core.times import monotonic
 from ..ledger.status import MOST_COUNTED, unrouted_by_type
@@ -61,9 +61,10 @@ class SweeperStep(StartStopStep):  # type: ignore[misc]  # celery's classes are 
         self._bus: Bus | None = pipeline and pipeline.bus
         consumer = worker.app.conf.worker_consumer
         if pipeline and not getattr(symbol_by_name(consumer), "reads_events", False):
-            raise SystemExit(
+            raise ended(
+                logger,
                 f"worker_consumer = {consumer!r} takes no events: derive it from "
-                "pipeline.delivery.consumer.AgentConsumer, or remove the setting"
+                "pipeline.delivery.consumer.AgentConsumer, or remove the setting",
             )
         if self._bus is not None:
             self._bus.name_worker()  # before the pool is forked, which runs deliveries under that name
@@ -88,7 +89,7 @@ class SweeperStep(StartStopStep):  # type: ignore[misc]  # celery's classes are 
             self._mention_missed(bus)
             self._sweeper = Sweeper(bus)
         except (ConfigError, LedgerError) as exc:
-            raise SystemExit(f"pipeline: {exc}") from exc
+            raise ended(logger, f"pipeline: {exc}") from exc
         for name, run in (("sweeper", self._sweep), ("heartbeat", self._beat)):
             self._threads.append(threading.Thread(target=run, name=f"pipeline-{name}", daemon=True))
             self._threads[-1].start()

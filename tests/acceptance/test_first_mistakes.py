@@ -164,7 +164,7 @@ BEFORE: dict[str, Callable[[Desk], None]] = {
     "pipeline -A shop unrouted": published,
     "pipeline -A shop dead list": dead_letter,
     "pipeline -A shop events": read_only,
-    "celery -A shop worker --pool=threads": read_only,
+    "celery -A shop worker --loglevel=ERROR": read_only,
     "celery -A shop worker --pool=solo": damaged,
     "python -m shop": damaged,
     "pipeline -A shop doctor": damaged,

@@ -21,7 +21,7 @@ from pipeline.ledger.database import migrate, tables
 from pipeline.ledger.database.database import Database
 from pipeline.ledger.database.migrate import HEAD, VERSION_TABLE, upgrade
 from pipeline.ledger.database.tables import events
-from pipeline.workers.step import SweeperStep
+from pipeline.workers.step import NO_AGENTS, SweeperStep
 from tests.harness import Broker, Worker
 from tests.ledgers import ON_POSTGRESQL, engine_on, refused
 from tests.records import order, rows
@@ -119,7 +119,11 @@ def test_a_ledger_is_named_without_its_password_wherever_that_stands() -> None:
 
 @pytest.mark.parametrize("error", [ConfigError, LedgerError, LedgerUnavailable])
 def test_a_worker_whose_ledger_is_wrong_ends_with_one_line(
-    fresh: Callable[..., Pipeline], tmp_path: Path, error: type[Exception], monkeypatch: pytest.MonkeyPatch
+    fresh: Callable[..., Pipeline],
+    tmp_path: Path,
+    error: type[Exception],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     def wrong(*_: Any, **__: Any) -> None:
         raise error("the ledger is wrong")
@@ -127,8 +131,12 @@ def test_a_worker_whose_ledger_is_wrong_ends_with_one_line(
     app = fresh(f"sqlite:///{tmp_path / 'ledger.db'}")
     monkeypatch.setattr("pipeline.ledger.ledger.Ledger", wrong)
     worker = SimpleNamespace(app=app.celery)
-    with pytest.raises(SystemExit, match=r"^pipeline: the ledger is wrong$"):
+    with pytest.raises(SystemExit, match=r"^1$"):
         SweeperStep(worker).start(worker)
+    assert [(one.levelname, one.getMessage()) for one in caplog.records] == [
+        ("WARNING", NO_AGENTS),
+        ("CRITICAL", "pipeline: the ledger is wrong"),
+    ]
 
 
 # -- the schema

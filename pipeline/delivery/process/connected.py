@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from amqp.exceptions import ResourceLocked
 from celery.concurrency.solo import TaskPool as SoloPool
+from celery.utils.log import get_logger
 from celery.utils.threads import bound_open_broker_sockets
 from celery.worker.consumer import Consumer
 from celery.worker.state import active_requests, maybe_shutdown
@@ -18,11 +19,14 @@ from kombu import Connection
 from ...brokers.conflicts import conflict_of
 from ...brokers.kinds import PARTS, has_exclusive_queues, kind_of
 from ...core.errors import ConfigError, EmbeddedBrokerBusy, EmbeddedBrokerError
+from ...core.observe import Log, ended
 from ...core.times import monotonic
 from .inline import Inline
 
 if TYPE_CHECKING:
     from ...bus import Bus
+
+logger = Log(get_logger(__name__))
 
 #: Seconds that a lost connection may take to be closed.
 FAREWELL = 0.1
@@ -41,7 +45,7 @@ class Connected(Consumer):  # type: ignore[misc]  # celery's classes are untyped
         try:
             self._own = kind_of(self.conninfo.transport).of_worker(self.bus.settings.broker_timeout)
         except ConfigError as exc:
-            raise SystemExit(f"pipeline: {exc}") from exc
+            raise ended(logger, f"pipeline: {exc}") from exc
         self._bound()
 
     def _bound(self) -> None:
@@ -66,10 +70,10 @@ class Connected(Consumer):  # type: ignore[misc]  # celery's classes are untyped
         except EmbeddedBrokerBusy:
             raise
         except EmbeddedBrokerError as exc:
-            raise SystemExit(f"pipeline: {exc}") from exc
+            raise ended(logger, f"pipeline: {exc}") from exc
         except self.channel_errors as exc:
             if conflict := conflict_of(exc):
-                raise SystemExit(f"pipeline: {conflict}") from exc
+                raise ended(logger, f"pipeline: {conflict}") from exc
             raise
 
     def _check_name(self) -> None:
@@ -89,8 +93,10 @@ class Connected(Consumer):  # type: ignore[misc]  # celery's classes are untyped
             else:
                 break
         if is_taken:
-            raise SystemExit(
-                f"another worker is called {self.hostname}, so this one ends; give each its own name, as in `-n two@%h`"
+            raise ended(
+                logger,
+                f"another worker is called {self.hostname}, so this one ends; give each its own name, as in "
+                "`-n two@%h`",
             )
 
     def connection_for_read(self, heartbeat: Any = None) -> Any:
