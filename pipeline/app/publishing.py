@@ -44,7 +44,7 @@ class Publishing:
 
         Arguments:
             what: a typed payload, or an event type that `data` goes with.
-            data: any JSON value.
+            data: any JSON value; where agents of this app declare a class for the type, one that fits it.
             priority: 1 (most urgent) to 10; default 5.
             correlation_id: joins the event to others; default its own id.
             subject: what the event is about; it belongs to that history (see get_events).
