@@ -7,26 +7,28 @@ from queue import Empty
 from typing import Any
 
 from kombu.exceptions import InconsistencyError
-from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
 from kombu.transport.virtual.exchange import TopicExchange
 from kombu.utils.json import dumps, loads
 from kombu.utils.uuid import uuid
 
-from ..core.errors import ConfigError
+from ..core.errors import ConfigError, to_install
 from ..core.observe import Log
 from ..core.times import monotonic
 from ..core.topics import matches
 from .compression import RefusesCompression
 from .expiry import note_deadline
 
+try:
+    import redis  # noqa: F401  # without it Kombu imports its transport all the same
+    from kombu.transport import redis as kombu_redis
+except ImportError as exc:
+    raise ConfigError(f"redis:// needs the package {exc.name}; {to_install('redis')}") from exc
+
 logger = Log(logging.getLogger(__name__))
 
 #: Seconds that a call still gets whose time is up.
 LEAST = 0.001
-
-if kombu_redis.redis is None:
-    raise ConfigError("redis:// needs the redis package; install it with `pip install 'pipeline[redis]'`")
 
 
 class Message(RefusesCompression, virtual.Message):  # type: ignore[misc]  # kombu's classes are untyped

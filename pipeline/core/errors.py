@@ -132,6 +132,12 @@ class SettleTimeout(PipelineError, TimeoutError):
     """Not all that an event has caused was settled in time; the message lists what is still open."""
 
 
+def to_install(extra: str) -> str:
+    """Return how to install what an extra brings, for those who have a checkout and those who have a wheel."""
+    wheel = f"celery_eventbus-VERSION-py3-none-any.whl[{extra}]"
+    return f"pip install '.[{extra}]' in a checkout, or from a wheel: pip install '{wheel}'"
+
+
 def nearest(unknown: str, known: Iterable[str]) -> str:
     """Return a hint that names the known word nearest to `unknown`, or all known words."""
     words = sorted(known)

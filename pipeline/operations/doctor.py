@@ -22,7 +22,7 @@ from ..agents.loading import import_agents
 from ..brokers.embedded.store import Store
 from ..brokers.kinds import kind_of_url
 from ..brokers.urls import parse_url
-from ..core.errors import ConfigError, EmbeddedBrokerError
+from ..core.errors import ConfigError, EmbeddedBrokerError, to_install
 from ..core.times import monotonic
 from ..delivery.consumer import AgentConsumer
 from ..publishing.publisher import Publisher
@@ -174,7 +174,7 @@ def broker_check(celery: Celery, publisher: Publisher) -> Check:
     start = monotonic()
     needed = _needed_package(_broker_url(celery))
     if needed and not _is_installed(needed):
-        return fail("broker", f"the {needed} package is not installed", f"pip install 'pipeline[{needed}]'")
+        return fail("broker", f"the {needed} package is not installed", to_install(needed))
     url = publisher.address
     try:
         publisher.connect(start + BROKER_TIMEOUT).close(start + BROKER_TIMEOUT)

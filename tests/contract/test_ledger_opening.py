@@ -16,7 +16,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import inspect, text
 
 from pipeline import Pipeline
-from pipeline.core.errors import ConfigError, LedgerError, LedgerUnavailable
+from pipeline.core.errors import ConfigError, LedgerError, LedgerUnavailable, to_install
 from pipeline.ledger.database import migrate, tables
 from pipeline.ledger.database.database import Database
 from pipeline.ledger.database.migrate import HEAD, VERSION_TABLE, upgrade
@@ -97,7 +97,7 @@ def test_a_driver_that_is_missing_is_named(fresh: Callable[..., Pipeline], monke
         return real(name, *args)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    refused(fresh("postgresql://localhost/x"), ConfigError, "psycopg", "pip install 'pipeline[postgres]'")
+    refused(fresh("postgresql://localhost/x"), ConfigError, "psycopg", to_install("postgres"))
 
 
 def test_a_file_that_another_has_taken_the_place_of_is_another_ledger(

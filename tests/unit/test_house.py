@@ -11,6 +11,13 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "pipeline"
 FILES = sorted(PACKAGE.rglob("*.py"))
 MOST_LINES, MOST_FILES = 400, 12
+#: What people read or run, and what a command that installs something must not name: ours is on no index under its own
+#: name, and the name of the command is another project's there.
+ROOMS = ("pipeline", "tests", "docs", "benchmarks", "config", ".ci")
+TEXTS = [*ROOT.iterdir(), *(path for room in ROOMS for path in (ROOT / room).rglob("*"))]
+KINDS_OF_TEXT = (".py", ".md", ".toml", ".yml", "")
+INSTALLS = re.compile(r"\bpip3? install[^`\n]*")
+ON_NO_INDEX = re.compile(r"(?<![\w./-])(pipeline|celery[-_]eventbus)(\[[^\]]*\])?(?! @)(?=[\s'\"]|$)")
 #: A statement on the deliveries' table, as SQLAlchemy's function or the table's own method; `insert` may be a variable.
 WRITES = re.compile(r"\b(insert|update|delete)\(\s*deliveries\b|\bdeliveries\.(insert|update|delete)\(")
 
@@ -23,6 +30,14 @@ def test_no_file_is_longer_than_a_reader_can_keep_in_mind() -> None:
     every = [*FILES, *(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]
     lines = {named(path): len(path.read_text().splitlines()) for path in every}
     assert {path: number for path, number in lines.items() if number > MOST_LINES} == {}
+
+
+def test_nothing_says_that_the_package_index_has_the_package() -> None:
+    texts = [path for path in TEXTS if path.is_file() and path.suffix in KINDS_OF_TEXT and path != Path(__file__)]
+    commands = [(named(path), command) for path in texts for command in INSTALLS.findall(path.read_text())]
+    assert [found for found in commands if ON_NO_INDEX.search(found[1])] == []
+    for wrong in ("pip install pipeline", "pip install 'pipeline[x,{y}]'", "pip install -U celery-eventbus"):
+        assert ON_NO_INDEX.search(wrong)
 
 
 def test_no_room_has_more_files_than_one_looks_through() -> None:

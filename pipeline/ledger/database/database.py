@@ -18,7 +18,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
 from ...core import forks
-from ...core.errors import ConfigError, LedgerError, LedgerUnavailable, without_passwords
+from ...core.errors import ConfigError, LedgerError, LedgerUnavailable, to_install, without_passwords
 from ...core.files import file_id, make_private, write_ahead
 from ...core.times import monotonic
 from .address import parse
@@ -82,7 +82,7 @@ class Database:
         try:
             return engine_to(self.url, self.timeout)
         except ImportError as exc:
-            raise ConfigError(f"ledger_url: {exc}; pip install 'pipeline[postgres]'") from exc
+            raise ConfigError(f"ledger_url: {exc}; {to_install('postgres')}") from exc
 
     def _prepare(self, connection: Any, _: Any) -> None:
         connection.isolation_level = None  # transactions are begun by _begin

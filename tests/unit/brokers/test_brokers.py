@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import zlib
 from collections.abc import Callable
 from functools import partial
@@ -17,6 +19,7 @@ from kombu.message import Message
 from pipeline.brokers import kinds
 from pipeline.brokers.amqp import BatchRefused
 from pipeline.brokers.amqp import Message as AmqpMessage
+from pipeline.core.errors import to_install
 
 
 @pytest.mark.parametrize(
@@ -63,6 +66,19 @@ def test_registering_twice_changes_nothing() -> None:
 def test_registered_addresses_get_the_hardened_transports(url: str, module: str) -> None:
     kinds.register()
     assert Connection(url).get_transport_cls().__module__ == module
+
+
+@pytest.mark.parametrize("package", ["redis", "packaging"])
+def test_a_package_that_redis_lacks_is_named_with_what_brings_it(package: str) -> None:
+    code = (
+        f"import sys; sys.modules[{package!r}] = None\n"
+        "from pipeline import ConfigError, Pipeline\n"
+        "try: Pipeline('t', broker_url='redis://localhost:1/0', ledger_url='').publish('a.b')\n"
+        "except ConfigError as exc: print(exc)"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said.startswith(f"redis:// needs the package {package}")
+    assert said.endswith(f"; {to_install('redis')}\n")
 
 
 def test_other_transports_are_left_alone() -> None:

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from pipeline.cli.group import load_app
 from pipeline.cli.main import cli
+from pipeline.core.errors import to_install
 from pipeline.operations.listeners import listeners
 from tests.commands import process
 from tests.records import die
@@ -69,7 +70,7 @@ def test_the_doctor_reports_a_broker_that_is_away(module: str) -> None:
 def test_the_doctor_says_which_package_is_missing(run: Run, module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     load_app(module).celery.conf.broker_url = "redis://localhost/0"
     monkeypatch.setattr("pipeline.operations.doctor._is_installed", lambda package: False)
-    assert checks(run("doctor", "--json"))["broker"]["mend"] == "pip install 'pipeline[redis]'"
+    assert checks(run("doctor", "--json"))["broker"]["mend"] == to_install("redis")
 
 
 def test_the_doctor_reports_settings_that_are_wrong(tmp_path: Path) -> None:
