@@ -87,6 +87,13 @@ def _first(urls: Any) -> str:
     return urls if isinstance(urls, str) else next(iter(urls or ()), "")
 
 
+def _set(conf: Any, name: str, value: Any) -> None:
+    """Change one of Celery's settings, whatever the user has called it."""
+    conf[name] = value
+    if conf[name] is not value:  # Celery 5.6 finds the name with the namespace's prefix first, in what it has read
+        conf[(conf.prefix + name).upper() if conf.prefix.isupper() else conf.prefix + name] = value
+
+
 class Wiring:
     """Adds to a Celery app what the bus needs, whenever Celery reads its configuration."""
 
@@ -173,15 +180,15 @@ class Wiring:
         """Add to Celery's configuration what the bus needs; run whenever Celery has read it, so it may run again."""
         conf = self._celery.conf
         if conf.worker_consumer == CELERYS_CONSUMER:
-            conf.worker_consumer = CONSUMER
+            _set(conf, "worker_consumer", CONSUMER)
         kind = kind_of_url(_first(conf.broker_url))
         if kind is not None:
             bounds = kind.bounds(self._bus.settings.broker_timeout)
-            conf.broker_transport_options = {**bounds, **(conf.broker_transport_options or {})}
+            _set(conf, "broker_transport_options", {**bounds, **(conf.broker_transport_options or {})})
         routes = conf.task_routes or ()
         routes = routes if isinstance(routes, (list, tuple)) else (routes,)
         if self._route not in routes:
-            conf.task_routes = (self._route, *routes)
+            _set(conf, "task_routes", (self._route, *routes))
         amqp = self._celery.amqp
         if "queues" in amqp.__dict__:
             for queue in self._queues:
@@ -189,7 +196,7 @@ class Wiring:
         else:
             # Not through amqp.queues: what reads the configuration may be about to build them.
             queues = {**amqp.Queues(conf.task_queues), **{queue.name: queue for queue in self._queues}}
-            conf.task_queues = list(queues.values())
+            _set(conf, "task_queues", list(queues.values()))
 
     def _route(self, name: str, *_: Any, **__: Any) -> dict[str, str] | None:
         """Send the bus's own tasks to their queues, whoever sends them, before the user's routes are asked."""

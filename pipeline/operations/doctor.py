@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 #: Seconds that the broker gets to answer, and that workers get to say that they are there.
 BROKER_TIMEOUT, WORKER_TIMEOUT = 5.0, 1.0
-OLDEST = {"celery": (5, 7), "kombu": (5, 7)}
+OLDEST = {"celery": (5, 6), "kombu": (5, 7)}
 OLDEST_SQLITE = (3, 35)
 #: Pools that cannot interrupt a task that takes too long.
 POOLS_WITHOUT_LIMITS = ("threads", "solo", "gevent", "eventlet")

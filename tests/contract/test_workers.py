@@ -181,11 +181,14 @@ def test_an_event_that_always_kills_its_pool_process_is_set_aside(
     assert one.is_running()
 
 
-def test_a_second_worker_with_the_same_node_name_ends_and_says_so(broker: Broker, worker: StartWorker) -> None:
-    first = worker(name="same")
-    second = run(
-        [sys.executable, "-m", "celery", "-A", "contract_app", "worker", "-P", "solo", "-n", "same@test"], broker
-    )
+@pytest.mark.parametrize("exclusive", [True, False], ids=["own mailboxes", "open mailboxes"])
+def test_a_second_worker_with_the_same_node_name_ends_and_says_so(
+    broker: Broker, worker: StartWorker, exclusive: bool
+) -> None:
+    options = ("--", f"control.queue_exclusive={int(exclusive)}")  # the default of Celery 5.7, and of 5.6
+    first = worker(name="same", options=options)
+    command = [sys.executable, "-m", "celery", "-A", "contract_app", "worker", "-P", "solo", "-n", "same@test"]
+    second = run([*command, *options], broker)
     assert second.returncode == 1
     assert "another worker is called same@test; give each its own name" in second.stderr
     assert first.is_running()

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 from amqp.exceptions import ResourceLocked
 from celery.concurrency.solo import TaskPool as SoloPool
 from celery.utils.log import get_logger
-from celery.utils.threads import bound_open_broker_sockets
 from celery.worker.consumer import Consumer
 from celery.worker.state import active_requests, maybe_shutdown
 from kombu import Connection
 
 from ...brokers.conflicts import conflict_of
 from ...brokers.kinds import PARTS, has_exclusive_queues, kind_of
+from ...brokers.sockets import bound
 from ...core.errors import ConfigError, EmbeddedBrokerBusy, EmbeddedBrokerError
 from ...core.observe import Log, ended
 from ...core.times import monotonic
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 logger = Log(get_logger(__name__))
 
-#: Seconds that a lost connection may take to be closed.
-FAREWELL = 0.1
+#: Seconds that a lost connection may take to be closed, and the loop's own, which gives back what it holds.
+FAREWELL, LAST_WORDS = 0.1, 5.0
 
 
 class Connected(Consumer):  # type: ignore[misc]  # celery's classes are untyped
@@ -152,13 +152,14 @@ class Connected(Consumer):  # type: ignore[misc]  # celery's classes are untyped
             lost += [idle for idle in self.app.pool._resource.queue if isinstance(idle, Connection)]
         for connection in lost:
             if connection is not None:
-                bound_open_broker_sockets(connection, FAREWELL)
+                bound(connection, FAREWELL)
                 with suppress(Exception):
                     connection.collect(socket_timeout=FAREWELL)
+        bound(self.connection, LAST_WORDS)
         super().on_connection_error_after_connected(exc)
 
     def _name_is_taken(self, connection: Any) -> bool:
-        if not has_exclusive_queues(connection.transport.driver_type):
+        if not (self.app.conf.control_queue_exclusive and has_exclusive_queues(connection.transport.driver_type)):
             # So the name's owner is asked: on a connection that is closed afterwards. A pooled one would stay open
             # beside the worker's event loop, which then misses what new pool processes say.
             return bool(self.app.control.ping(destination=[self.hostname], timeout=1.0, connection=connection))

@@ -243,7 +243,7 @@ def test_publishing_imports_no_agents_and_nothing_of_a_worker(tmp_path: Path) ->
     (tmp_path / "shop.py").write_text("raise SystemExit('an agent module was imported')")
     code = (
         "import sys, pipeline\napp = pipeline.Pipeline('front')\napp.publish('a.b', 1)\n"
-        "heavy = ('shop', 'celery.worker.consumer', 'pipeline.delivery', 'pipeline.agents.runner')\n"
+        "heavy = ('shop', 'celery.worker.consumer', 'pipeline.delivery', 'pipeline.agents.runner', 'typer', 'rich')\n"
         "print(app.celery.conf.imports, [m for m in heavy if m in sys.modules])\napp.close()"
     )
     assert run(code, tmp_path, PIPELINE_AGENTS='["shop"]').strip() == "('shop',) []"

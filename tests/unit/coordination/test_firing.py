@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from celery import Celery
+from celery import VERSION, Celery
 from celery.beat import Scheduler
 from celery.schedules import BaseSchedule, crontab, schedule, solar
 
@@ -80,7 +80,12 @@ def at(when: BaseSchedule, now: datetime, app: Pipeline) -> BaseSchedule:
         (crontab(hour=9, minute=15), NOON, NOON.replace(hour=9, minute=15)),
         (Weekly(), NOON, datetime(2026, 4, 30, 8, 30, tzinfo=UTC)),
         (solar("sunset", 0, 0), NOON, datetime(2026, 5, 3, 18, 0, tzinfo=UTC)),
-        (solar("sunrise", 80, 0), datetime(2026, 12, 24, tzinfo=UTC), datetime(2026, 10, 21, 11, 23, tzinfo=UTC)),
+        pytest.param(
+            solar("sunrise", 80, 0),
+            datetime(2026, 12, 24, tzinfo=UTC),
+            datetime(2026, 10, 21, 11, 23, tzinfo=UTC),
+            marks=pytest.mark.skipif(VERSION[:2] < (5, 7), reason="Celery 5.6 waits in vain for a sun that stays down"),
+        ),
     ],
 )
 def test_a_changed_entry_is_due_when_its_scheduler_says(

@@ -1,6 +1,7 @@
 """The doctor: what it finds, and what it says mends it."""
 
 import json
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typer.testing import CliRunner
 from pipeline.cli.group import load_app
 from pipeline.cli.main import cli
 from pipeline.core.errors import to_install
+from pipeline.operations.doctor import OLDEST
 from pipeline.operations.listeners import listeners
 from tests.commands import process
 from tests.records import die
@@ -71,6 +73,11 @@ def test_the_doctor_says_which_package_is_missing(run: Run, module: str, monkeyp
     load_app(module).celery.conf.broker_url = "redis://localhost/0"
     monkeypatch.setattr("pipeline.operations.doctor._is_installed", lambda package: False)
     assert checks(run("doctor", "--json"))["broker"]["mend"] == to_install("redis")
+
+
+def test_the_doctor_knows_the_lowest_versions_that_pip_installs() -> None:
+    wanted = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]["dependencies"]
+    assert {f"{name}>={'.'.join(map(str, oldest))}" for name, oldest in OLDEST.items()} <= set(wanted)
 
 
 def test_the_doctor_reports_settings_that_are_wrong(tmp_path: Path) -> None:
