@@ -39,7 +39,7 @@ bench: $(VENV)/.installed-dev ## Measure this machine; ARGS goes to the benchmar
 faults: $(VENV)/.installed-dev ## Run the long fault tests: killed workers, killed brokers; ARGS goes to pytest
 	@$(BIN)/python -m pytest -rsfE -m faults $(ARGS)
 
-versions: ## Run tests with the lowest versions that pyproject.toml names and the newest, on each Python that is here
+versions: ## Run tests with the newest versions on each Python that is here, and on 3.11 with the lowest that pyproject.toml names
 	@bash .ci/versions $(ARGS)
 
 setup-servers: ## Install RabbitMQ, Redis, PostgreSQL and PgBouncer with the system's package manager (needs root or sudo; brew does not)

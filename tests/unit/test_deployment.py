@@ -323,7 +323,7 @@ def test_make_tries_each_python_and_says_what_to_do_when_none_fits(tmp_path: Pat
     assert not (tmp_path / ".venv").exists()
 
 
-@pytest.mark.parametrize("script", ["run", "setup-servers"])
+@pytest.mark.parametrize("script", ["run", "setup-servers", "versions"])
 def test_scripts_are_valid_bash_and_stop_at_the_first_error(script: str) -> None:
     path = ROOT / ".ci" / script
     assert "set -euo pipefail" in path.read_text()
