@@ -137,10 +137,9 @@ def test_the_wheel_holds_the_whole_package_and_nothing_else(wheels: Path) -> Non
     ("extra", "setting", "server"),
     [
         ("", "", ""),
-        ("", "BROKER_URL", "rabbitmq"),
-        ("redis", "BROKER_URL", "redis"),
-        ("redis", "RESULT_BACKEND", "redis"),
-        ("postgres", "LEDGER_URL", "postgresql"),
+        ("", "PIPELINE_BROKER_URL", "rabbitmq"),
+        ("redis", "PIPELINE_BROKER_URL", "redis"),
+        ("postgres", "PIPELINE_LEDGER_URL", "postgresql"),
     ],
 )
 def test_with_its_extra_alone_an_event_is_published_and_handled_on(
@@ -149,11 +148,13 @@ def test_with_its_extra_alone_an_event_is_published_and_handled_on(
 ) -> None:  # fmt: skip
     shop = installed(extra)
     environment = {"PIPELINE_DIRECTORY": str(tmp_path)}
-    if server:
-        running = servers(server)
-        environment[f"PIPELINE_{setting}"] = running.database() if isinstance(running, PostgreSQL) else running.url  # type: ignore[attr-defined]
-    upgraded = shop.run("pipeline", "-A", "shop", "ledger", "upgrade", **environment)
-    assert upgraded.returncode == 0, upgraded.stderr
+    running = servers(server) if server else None
+    if isinstance(running, PostgreSQL):
+        environment[setting] = running.database()
+        upgraded = shop.run("pipeline", "-A", "shop", "ledger", "upgrade", **environment)
+        assert upgraded.returncode == 0, upgraded.stderr
+    elif running:
+        environment[setting] = running.url  # type: ignore[attr-defined]
     worker = ("celery", "-A", "shop", "worker", "--loglevel=INFO", "--concurrency=1", f"--hostname={tmp_path.name}@me")
     log = start(shop, *worker, until=lambda said: " ready." in said, **environment)
     published = shop.run("python", "shop.py", **environment)
