@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from celery import Celery, chain, chord, group
+from celery import VERSION, Celery, chain, chord, group
 from celery.canvas import Signature
 from celery.result import AsyncResult
 from kombu import pools
@@ -177,6 +177,8 @@ TASKS = declare(Celery("names", set_as_current=False))
 
 @pytest.mark.parametrize("name", canvases(TASKS))
 def test_a_canvas_returns_its_results_in_their_structure(site: Site, name: str) -> None:
+    if VERSION[:2] < (5, 7) and site.broker.name == "redis" and name == "groups at the ends of members of groups":
+        pytest.skip("Celery 5.6 loses these results in Redis")
     signature, expected = canvases(site.tasks)[name]
     result = signature.apply_async()
     assert site.state(result.id) == "SUCCESS"
