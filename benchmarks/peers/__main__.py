@@ -1,0 +1,198 @@
+"""Executions per second beside FastStream, taskiq, dramatiq and bare Celery, in turns on one RabbitMQ.
+
+    python -m benchmarks.peers                       # a handler that does nothing, 1, 5 and 20 of them
+    python -m benchmarks.peers --wait 1              # an async handler that waits a second, 500 at once
+    python -m benchmarks.peers --ledger sqlite       # with this bus's ledger; the others have none
+
+One worker process each, with the same window of messages; the queues were filled before. Timed is the span from the
+first to the last execution; CPU is that of the worker and its children in it. The median of the rounds counts, and the
+ratio of each to FastStream round by round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic, sleep
+
+from .. import bare
+from ..progress import say
+from ..queues import fill_tasks, of_agents, of_tasks
+from ..samples import median, ratio
+from ..servers import Broker, running, stop
+from ..tables import table
+from ..workers import FLAGS, ROOT, cpu_seconds
+from ..workload import BROKER, LEDGER, RECORDS, SUBSCRIBERS, Records
+from . import bus_app, dramatiq_app, faststream_app, taskiq_app
+from .scene import AT_ONCE, WAIT
+
+#: Seconds that one worker gets, and to stop in.
+TIMEOUT, GRACE = 60.0, 2.0
+BASE = "FastStream"
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What is measured.
+
+    Attributes:
+        at_once: messages that a worker may have in hand.
+        wait: seconds that each handler waits.
+        most: seconds after which a run that is not at its end is counted as it is.
+
+    """
+
+    subscribers: int
+    executions: int
+    at_once: int
+    wait: float
+    ledger: str
+    most: float
+
+
+@dataclass
+class Peer:
+    """A project: how its queues are filled, how its worker is started, and what came of it."""
+
+    name: str
+    fill: Callable[[Broker, Scene], None]
+    command: Callable[[Scene], Sequence[str]]
+    rates: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+
+
+def _python(*command: str) -> list[str]:
+    return [sys.executable, "-W", "ignore", "-m", *command]
+
+
+def _celery(app: str, *pool: str) -> list[str]:
+    return _python("celery", "-A", f"benchmarks.{app}", "worker", *FLAGS, *pool)
+
+
+def _bus(*pool: str) -> list[str]:
+    return _celery("peers.bus_app", *pool)
+
+
+def _fill_bus(broker: Broker, scene: Scene) -> None:
+    app = bus_app.build(broker.url, scene.subscribers)
+    queues = of_agents(app)
+    queues.purge()
+    bus_app.fill(broker.url, scene.subscribers, scene.executions)
+    queues.wait(scene.executions)
+
+
+def _fill_bare(broker: Broker, scene: Scene) -> None:
+    app = bare.build(broker.url, scene.subscribers)
+    queues = of_tasks(app, scene.subscribers)
+    queues.purge()
+    fill_tasks(app, scene.subscribers, scene.executions)
+    queues.wait(scene.executions)
+
+
+def peers(scene: Scene) -> list[Peer]:
+    """Return those that take part in a scene."""
+
+    def of(fill: Callable[[str, int, int], None]) -> Callable[[Broker, Scene], None]:
+        return lambda broker, scene: fill(broker.url, scene.subscribers, scene.executions)
+
+    number = str(scene.at_once)
+    threads = "8" if scene.wait else "1"
+    found = [
+        Peer(BASE, of(faststream_app.fill), lambda _: _python("benchmarks.peers.faststream_app")),
+        Peer(
+            "taskiq", of(taskiq_app.fill),
+            lambda scene: _python(
+                "taskiq", "worker", "benchmarks.peers.taskiq_app:broker", "--workers", "1", "--max-async-tasks",
+                number, "--log-level", "WARNING",
+            ),
+        ),
+        Peer(
+            "dramatiq", of(dramatiq_app.fill),
+            lambda scene: _python("dramatiq", "benchmarks.peers.dramatiq_app:broker", "-p", "1", "-t", threads),
+        ),
+    ]  # fmt: skip
+    if scene.wait:
+        return [
+            *found,
+            Peer("this bus, nothing else given", _fill_bus, lambda _: _bus()),
+            Peer(f"this bus, -P threads -c {number}", _fill_bus, lambda _: _bus("-P", "threads", "-c", number)),
+        ]  # fmt: skip
+    window = ("--prefetch-multiplier", number)
+    return [
+        *found,
+        Peer("bare Celery, solo", _fill_bare, lambda _: _celery("bare", "-P", "solo", *window)),
+        Peer("this bus, solo", _fill_bus, lambda _: _bus("-P", "solo", *window)),
+    ]
+
+
+def run(peer: Peer, broker: Broker, scene: Scene) -> None:
+    """Fill the queues, let a worker empty them, and note how fast."""
+    with tempfile.TemporaryDirectory(prefix="bench-peers-") as directory:
+        place = Path(directory)
+        environment = {
+            BROKER: broker.url, SUBSCRIBERS: str(scene.subscribers), RECORDS: str(place / "records"),
+            AT_ONCE: str(scene.at_once), WAIT: str(scene.wait), "PYTHONPATH": str(ROOT),
+            LEDGER: f"sqlite:///{place / 'ledger.db'}" if scene.ledger == "sqlite" else "",
+        }  # fmt: skip
+        os.environ.update({LEDGER: environment[LEDGER], WAIT: environment[WAIT]})
+        peer.fill(broker, scene)
+        records = Records(place / "records")
+        with (place / "log").open("wb") as log:
+            worker = subprocess.Popen(
+                peer.command(scene), env={**os.environ, **environment}, cwd=place, stdin=subprocess.DEVNULL,
+                stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+        try:
+            records.wait(1, TIMEOUT)
+            began, cpu = monotonic(), cpu_seconds(worker.pid)
+            while records.count() < scene.executions and monotonic() - began < scene.most:
+                sleep(0.01)
+            cpu = cpu_seconds(worker.pid) - cpu
+        except TimeoutError as exc:
+            raise SystemExit(f"{peer.name}: {exc}; its log ends: {(place / 'log').read_text()[-2000:]}") from exc
+        finally:
+            stop(worker, GRACE)
+        times = [executed for _, executed in records.read()]
+    peer.rates.append((len(times) - 1) / (times[-1] - times[0] + scene.wait))
+    peer.cpu.append(cpu / len(times) * 1e6)
+    say(f"{peer.name}: {peer.rates[-1]:,.0f}/s, {peer.cpu[-1]:,.0f} us of CPU each")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, and print a table for each number of subscribers."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--subscribers", default="1,5,20", help="how many handlers, comma-separated (default 1,5,20)")
+    parser.add_argument("--executions", type=int, default=5000, help="of each run (default 5000)")
+    parser.add_argument("--at-once", type=int, help="messages in hand (default 100; 500 with --wait)")
+    parser.add_argument("--wait", type=float, default=0.0, help="seconds that each handler waits (default 0)")
+    parser.add_argument("--ledger", choices=("off", "sqlite"), default="off", help="of this bus (default off)")
+    parser.add_argument("--repeats", type=int, default=3, help="rounds (default 3)")
+    options = parser.parse_args(arguments)
+    numbers = [1] if options.wait else [int(number) for number in options.subscribers.split(",")]
+    with running("rabbitmq") as broker:
+        for number in numbers:
+            scene = Scene(
+                number, options.executions - options.executions % number,
+                options.at_once or (500 if options.wait else 100), options.wait, options.ledger, 20.0,
+            )  # fmt: skip
+            everybody = peers(scene)
+            for _ in range(options.repeats):
+                for peer in everybody:
+                    run(peer, broker, scene)
+            base = everybody[0]
+            rows = [
+                [one.name, f"{median(one.rates):,.0f}", f"{median(one.cpu):,.0f}", str(ratio(one.rates, base.rates))]
+                for one in everybody
+            ]
+            print(f"\n{broker.version}, {number} handlers, {options.ledger} ledger, {scene.at_once} messages in hand\n")
+            print(table(["", "executions/s", "CPU us", f"of {BASE}'s rate"], rows))
+
+
+if __name__ == "__main__":
+    main()
