@@ -2,27 +2,46 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+import os
+import shlex
+import shutil
+import sys
+import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.text import Text
-from rich.tree import Tree
 
+from ..core.times import monotonic
 from .group import CommandSet, examples
 from .options import AsJson
-from .output import out, print_json
+from .output import print_json, printable
 
 if TYPE_CHECKING:
-    from ..core.event import Event
-    from ..examples.briefing.demo import Report, Story
+    from ..examples.briefing.demo import Report
 
 commands = CommandSet()
 
 LONGEST_QUESTION = 2000
-#: The field of each of the briefing's events that says what happened.
-_SAYS = {"user.query": "query", "user.notified": "message", "research.failed": "error", "email.sent": "to"}
+WIDTH = 100
+#: Where the text of a line begins, behind the seconds.
+INDENT = " " * 8
+
+WHAT = """\
+pipeline is an event bus for Python, on Celery. A program publishes what has happened; every function that
+subscribed to it, an agent, runs in a worker process, and what it returns is the next event. When an agent fails,
+it alone is tried again; when a worker dies, another one takes over; nothing gets lost, or takes effect twice.
+
+This demo shows that. Questions about Python are published, agents look for answers and e-mail them:
+
+  user.query --> audit                     one line of a log for each event
+             --> notifier                  tells the user that somebody is at work
+             --> reference and library     two researchers, joined --> research.complete --> email
+
+Meanwhile it breaks things on purpose. All of it is real (processes, messages, a mail server that keeps files),
+runs on this machine, and needs nothing set up.
+"""
 
 
 @commands.command(
@@ -38,63 +57,82 @@ def demo(
     timeout: Annotated[float, typer.Option(min=1, help="Seconds for everything together.")] = 60.0,
     as_json: AsJson = False,
 ) -> None:
-    """Start a worker with the briefing example, ask it questions, and show what caused what."""
+    """See it work: agents answer questions, a worker is killed, nothing is lost and nothing done twice."""
     from ..examples.briefing.demo import QUESTIONS, run
 
     asked = questions or list(QUESTIONS)
     if not all(0 < len(question.strip()) <= LONGEST_QUESTION for question in asked):
         raise typer.BadParameter(f"a question has 1 to {LONGEST_QUESTION} characters", param_hint="QUESTIONS")
     if as_json:
-        print_json(run(asked, directory=directory, timeout=timeout).as_data())
+        report = run(asked, directory=directory, timeout=timeout)
+        print_json({**report.as_data(), "try": [command for _, command in _commands(report)]})
         return
-    with out.status("") if out.is_terminal else nullcontext() as status:
+    typer.echo(WHAT)
+    start = monotonic()
 
-        def stage(text: str) -> None:
-            if status is not None:
-                status.update(f"{text} ...")
-            else:
-                out.print(f"{text} ...")
+    def tell(text: str) -> None:
+        first, *more = text.splitlines()
+        typer.echo("\n".join([f"{monotonic() - start:5.1f} s {first}", *(f"{INDENT}{line}" for line in more)]))
 
-        report = run(asked, directory=directory, timeout=timeout, stage=stage, seen=_print_progress)
-    _print_report(report)
-
-
-def _print_progress(story: Story, event: Event) -> None:
-    out.print(Text(f"  {story.seconds(event):5.2f} s  {event.type:<18} {_about(event)}"))
-
-
-def _about(event: Event) -> str:
-    """Return what an event of the briefing says, in a few words."""
-    if event.type == "research.found":
-        title = event.data["title"]
-        return f"{event.data['researcher']}: {title}" if title else str(event.data["summary"])
-    if event.type == "research.complete":
-        return f"by {' and '.join(event.data['results'])}"
-    return str(event.data.get(_SAYS.get(event.type, ""), ""))
+    _print_report(run(asked, directory=directory, timeout=timeout, tell=tell))
 
 
 def _print_report(report: Report) -> None:
     for story in report.stories:
-        out.print()
-        out.print(Text(story.question.data["query"], style="bold"))
-        out.print(Text(story.answer), width=min(out.width, 100), soft_wrap=False)
-        out.print(_tree(story))
-    out.print()
-    for story in report.stories:
-        out.print(Text(f"message    {story.message}"))
-    out.print(Text(f"audit log  {report.audit}"))
-    out.print(Text(f"everything in {report.seconds:.1f} s; all state is in {report.directory}"))
+        answer = textwrap.fill(printable(story.answer), WIDTH, max_lines=2, placeholder=" ...")
+        typer.echo(f"\n{printable(story.question.data['query'])}\n{textwrap.indent(answer, '  ')}")
+    typer.echo(f"\n{_balance(report)}\n")
+    typer.echo(f"{report.seconds:.1f} s in all. Events, e-mails and logs are in {report.directory}. Try on them:")
+    for what, command in _commands(report):
+        typer.echo(f"\n  # {what}\n  {command}")
+    typer.echo("\nYour own agents, in 30 lines: the example in README.md.")
 
 
-def _tree(story: Story) -> Tree:
-    """Return what caused what, with the seconds since the question."""
+def _balance(report: Report) -> str:
+    """Say what was lost and what was done twice, by the ledger and by what the mail server has."""
+    done, all_of_them = report.outcomes["succeeded"], report.outcomes.total()
+    events, asked = sum(len(story.events) for story in report.stories), len(report.stories)
+    return "\n".join(
+        [
+            f"LOST: {_found(report.lost)}.",
+            f"  ledger       {events:,} events, {all_of_them:,} deliveries of them to agents: {done:,} are done",
+            f"  mail server  {asked:,} asked, {len(report.mails):,} got an answer",
+            f"DONE TWICE: {_found(report.twice)}.",
+            f"  ledger       {report.attempts:,} attempts for {all_of_them:,} deliveries: each has led to its next "
+            "events once",
+            f"  mail server  {report.mails.total():,} e-mails taken, {len(report.mails):,} different ones",
+        ]
+    )
 
-    def grow(branch: Tree, event: Event) -> None:
-        for caused in story.caused_by(event):
-            _, is_agent, name = caused.source.partition("/agent/")
-            who = name if is_agent else "the join"
-            grow(branch.add(Text(f"{caused.type}  +{story.seconds(caused):.2f} s  by {who}")), caused)
 
-    root = Tree(Text(f"{story.question.type}  {story.question.id}"))
-    grow(root, story.question)
-    return root
+def _found(counts: Mapping[str, int]) -> str:
+    """Return what there is of some things, such as "2 events", or "nothing"."""
+    return ", ".join(f"{number:,} {name}" for name, number in counts.items() if number) or "nothing"
+
+
+def _commands(report: Report) -> list[tuple[str, str]]:
+    """Return commands to try on what the demonstration has left, each behind what it shows."""
+    start = [*_without_settings(), *_this_command(), "--config", str(report.config)]
+    worst = report.worst.question.correlation_id
+    replay = ("replay", "--to", "email", "--type", "research.complete", "--dry-run")
+    shown = (
+        ("what one question has caused: at which agent, how often tried, how long it took", ("trace", worst)),
+        ("what was given up, and given back", ("events", "--type", "delivery.*")),
+        ("the past once more, for one agent: what would be sent again without --dry-run", replay),
+    )
+    return [(what, shlex.join([*start, *command])) for what, command in shown]
+
+
+def _this_command() -> list[str]:
+    """Return how this command was called, so that it can be called again in the same shell."""
+    called = Path(sys.argv[0])
+    if called.suffix == ".py":
+        return [sys.executable, "-m", "pipeline.cli.main"]
+    found = shutil.which(called.name)
+    return [called.name if found and Path(found).resolve() == called.resolve() else str(called)]
+
+
+def _without_settings() -> list[str]:
+    """Return what keeps settings in the environment from winning over those of the demonstration."""
+    names = [name for name in os.environ if name.startswith("PIPELINE_")]
+    return ["env", *(word for name in sorted(names) for word in ("-u", name))] if names else []

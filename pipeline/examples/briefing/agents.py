@@ -28,7 +28,7 @@ from .search import Hit, Index
 app = default_app()
 
 #: Researchers read a disk and mail servers are away for minutes: worth a few more attempts than usual.
-PATIENT = Retry(max=5, base=2.0)
+PATIENT = Retry(max=5, base=2.0, give_up_on=(mail.Refused,))
 #: Practical questions are better answered by the library, others by the reference: by this factor.
 PREFERENCE = 2.0
 #: Characters of a question that are repeated in subjects and notices.

@@ -1,4 +1,4 @@
-"""The demonstration: a real worker runs the briefing example, answers questions, and shows what caused what."""
+"""The demonstration: real workers answer questions, things go wrong on purpose, and at the end all is counted."""
 
 from __future__ import annotations
 
@@ -7,68 +7,54 @@ import os
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, sleep
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
-from pipeline import Event, Pipeline
+from pipeline import Event, Pipeline, SettleTimeout
 
+from . import post
+from .agents import EmailSent, ResearchComplete
 from .worker import DemoFailed, Worker, running
 
 QUESTIONS = ("How do context managers work?", "How do I read a CSV file?", "What is a decorator?")
-#: What one question leads to when all goes well; when research fails, a message still follows.
+#: What one question leads to: no more, or something was done twice; no less, or something was lost.
 STEPS = Counter({"user.query": 1, "user.notified": 1, "research.found": 2, "research.complete": 1, "email.sent": 1})
-#: Seconds between two looks at the audit log.
+WORKERS = 2
+#: Seconds between two looks at what is waited for.
 INTERVAL = 0.02
+
+Found = TypeVar("Found")
+Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Story:
-    """One question and every event that it led to, in the order of the audit log."""
+    """One question, and all that has followed from it.
+
+    Attributes:
+        message: the file of the message that the user got.
+        outcomes: how many deliveries ended how.
+        attempts: how often agents tried, in all.
+
+    """
 
     question: Event
-    events: list[Event] = field(default_factory=list)
-
-    @property
-    def is_over(self) -> bool:
-        """Say whether nothing more is to come."""
-        seen = Counter(event.type for event in self.events)
-        return seen >= STEPS or bool(seen["research.failed"] and seen["email.sent"])
-
-    @property
-    def missing(self) -> list[str]:
-        """Return the types of the events that are still to come."""
-        return sorted((STEPS - Counter(event.type for event in self.events)).keys())
+    events: Sequence[Event]
+    message: Path
+    outcomes: Counter[str]
+    attempts: int
 
     @property
     def answer(self) -> str:
-        """Return the best answer that was found."""
-        findings: list[dict[str, Any]] = [
-            finding
-            for event in self.events
-            if event.type == "research.complete"
-            for finding in event.data["results"].values()
-        ]
-        best = max(findings, key=lambda finding: finding["score"], default={"title": "", "summary": "No answer."})
-        return f"{best['title']}: {best['summary']}" if best["title"] else "Nobody knows anything about this."
-
-    @property
-    def message(self) -> str | None:
-        """Return the file of the message that was sent, or its receiver when a mail server took it."""
-        sent = (event.data for event in self.events if event.type == "email.sent")
-        return next((data["path"] or data["to"] for data in sent), None)
-
-    def caused_by(self, event: Event) -> list[Event]:
-        """Return the events that `event` directly caused, in the order of time."""
-        effects = (effect for effect in self.events if effect.causation_id == event.id)
-        return sorted(effects, key=lambda effect: effect.time)
-
-    def seconds(self, event: Event) -> float:
-        """Return the seconds from the question to `event`."""
-        return (event.time - self.question.time).total_seconds()
+        """The best answer that was found."""
+        done = (ResearchComplete.model_validate(e.data) for e in self.events if e.type == ResearchComplete.event_type)
+        findings = [finding for one in done for finding in one.results.values()]
+        best = max(findings, key=lambda finding: finding.score, default=None)
+        return f"{best.title}: {best.summary}" if best and best.title else "Nobody knows anything about this."
 
     def as_data(self) -> dict[str, Any]:
         """Return the story as JSON data."""
@@ -76,26 +62,79 @@ class Story:
             "question": self.question.data["query"],
             "correlation_id": self.question.correlation_id,
             "answer": self.answer,
-            "message": self.message,
-            "events": [json.loads(event.encode()) for event in sorted(self.events, key=lambda event: event.time)],
+            "message": str(self.message),
+            "events": [json.loads(event.encode()) for event in self.events],
         }
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a demonstration showed, and where its files lie."""
+    """What a demonstration showed.
+
+    Attributes:
+        directory: where its state, its messages and its logs lie.
+        config: the settings file with which commands find that state.
+        retried, dead: the deliveries that were tried again, and that was given up at first.
+        mails: how often the mail server took each message.
+
+    """
 
     directory: Path
-    audit: Path
+    config: Path
     seconds: float
-    stories: list[Story]
+    stories: Sequence[Story]
+    killed: int
+    retried: str
+    dead: str
+    mails: Counter[str]
+
+    @property
+    def outcomes(self) -> Counter[str]:
+        """How many deliveries ended how, in the ledger."""
+        return sum((story.outcomes for story in self.stories), Counter())
+
+    @property
+    def attempts(self) -> int:
+        """How often agents tried: more often than there are deliveries, as some attempts failed."""
+        return sum(story.attempts for story in self.stories)
+
+    @property
+    def lost(self) -> dict[str, int]:
+        """What should be there and is not: deliveries that are not done, events that did not follow, messages."""
+        done = self.outcomes["succeeded"]
+        return {
+            "deliveries": self.outcomes.total() - done,
+            "events": sum((STEPS - types).total() for types in self._types()),
+            "messages": sum(not self.mails[story.message.stem] for story in self.stories),
+        }
+
+    @property
+    def twice(self) -> dict[str, int]:
+        """What is there once too often: events that followed again, messages that were taken again."""
+        more = sum(n for types in self._types() for kind, n in (types - STEPS).items() if kind in STEPS)
+        return {"events": more, "messages": self.mails.total() - len(self.mails)}
+
+    def _types(self) -> Iterator[Counter[str]]:
+        return (Counter(event.type for event in story.events) for story in self.stories)
+
+    @property
+    def worst(self) -> Story:
+        """The story in which a delivery was given up."""
+        return next(s for s in self.stories if any(event.type == "delivery.dead" for event in s.events))
 
     def as_data(self) -> dict[str, Any]:
         """Return the report as JSON data."""
         return {
             "directory": str(self.directory),
-            "audit": str(self.audit),
+            "config": str(self.config),
             "seconds": round(self.seconds, 3),
+            "killed": self.killed,
+            "retried": self.retried,
+            "dead": self.dead,
+            "deliveries": dict(self.outcomes),
+            "attempts": self.attempts,
+            "lost": self.lost,
+            "twice": self.twice,
             "questions": [story.as_data() for story in self.stories],
         }
 
@@ -105,37 +144,42 @@ def run(
     *,
     directory: Path | None = None,
     timeout: float = 60.0,
-    stage: Callable[[str], None] = lambda text: None,
-    seen: Callable[[Story, Event], None] = lambda story, event: None,
+    tell: Tell = lambda text: None,
 ) -> Report:
-    """Start a worker, publish the questions, wait for the answers, and stop the worker.
+    """Start workers, publish the questions, let things go wrong, and stop the workers when all is done.
 
     Arguments:
         directory: where all state goes; default a new temporary directory, which is kept.
         timeout: seconds for everything together.
-        stage: called with what happens next.
-        seen: called with each event as it appears in the audit log.
+        tell: called with what happens, when it happens.
 
-    Raises DemoFailed with the end of the worker's log, and BrokerUnavailable.
+    Raises DemoFailed with the end of a worker's log.
 
     """
     start = monotonic()
     place = (directory or Path(tempfile.mkdtemp(prefix="pipeline-demo-"))).absolute()
     place.mkdir(mode=0o700, parents=True, exist_ok=True)
-    app = Pipeline("demo", directory=place)
-    audit = place / "briefing" / "audit.jsonl"
-    deadline = start + timeout
-    stage("Starting a worker")
-    with running(app, place) as worker:
-        worker.wait_until_ready(deadline)
-        stories = [Story(_question(text)) for text in questions]
-        stage(f"Waiting for {len(stories)} answer{'s' if len(stories) > 1 else ''}")
-        trail = _Trail(audit, stories, seen)
-        app.publish_many([story.question for story in stories])
-        _follow(trail, worker, deadline)
-        stage("Stopping the worker")
-    trail.read()
-    return Report(place, audit, monotonic() - start, stories)
+    config = _config(place)
+    app = Pipeline("demo", directory=place, broker_url="", ledger_url=None, result_backend="", namespace="")
+    with post.open_at(place / "mail") as office:
+        environment = {
+            "PIPELINE_CONFIG": str(config),
+            "BRIEFING_STATE": str(place / "briefing"),
+            "BRIEFING_SMTP_URL": office.url,
+        }
+        with running(app, place, WORKERS, environment) as workers:
+            play = _Play(app, office, workers, start + timeout, tell)
+            play.begin(questions)
+            killed, retried, dead = play.kill_a_worker(), play.retry(), play.requeue_a_dead_letter()
+            stories = play.end()
+    return Report(place, config, monotonic() - start, stories, killed, retried, dead, office.taken)
+
+
+def _config(place: Path) -> Path:
+    """Write the settings with which workers, and commands later, find the state."""
+    path = place / "pipeline.toml"
+    path.write_text(f'directory = {json.dumps(str(place))}\nagents = ["pipeline.examples.briefing.agents"]\n')
+    return path
 
 
 def _question(text: str) -> Event:
@@ -148,49 +192,106 @@ def _question(text: str) -> Event:
     return Event(id=str(uuid4()), type="user.query", source="/demo", data=data)
 
 
-def _follow(trail: _Trail, worker: Worker, deadline: float) -> None:
-    """Read the audit log until every story is over; raise DemoFailed when that takes too long."""
-    while not all(story.is_over for story in trail.stories):
-        if not trail.read():
-            worker.check()
-            if monotonic() > deadline:
-                missing = "; ".join(
-                    f"{story.question.data['query']!r} lacks {', '.join(story.missing)}"
-                    for story in trail.stories
-                    if not story.is_over
-                )
-                raise DemoFailed(f"out of time: {missing}; {worker.hint()}.{worker.tail()}")
+@dataclass
+class _Play:
+    """What happens, one act after the other; each waits for what it shows, and tells it."""
+
+    app: Pipeline
+    office: post.PostOffice
+    workers: Sequence[Worker]
+    deadline: float
+    tell: Tell
+    questions: Sequence[Event] = ()
+
+    def begin(self, questions: Sequence[str]) -> None:
+        for worker in self.workers:
+            worker.wait_until_ready(self.deadline)
+        pids = " and ".join(str(worker.pid) for worker in self.workers)
+        self.tell(f"{len(self.workers)} workers run, the processes {pids}.")
+        self.questions = [_question(text) for text in questions]
+        self.app.publish_many(self.questions)
+        number = len(questions)
+        self.tell(
+            f"{number} question{'s'[: number != 1]} published. Each agent that listens gets a copy of its own, and all "
+            "work side by side;\nfinding the answers takes a few seconds."
+        )
+
+    def kill_a_worker(self) -> int:
+        """Kill the worker that hands over the first message; return its process id."""
+        silence = self.office.mishaps.silence
+        self._until(lambda: silence.happened, "the first message")
+        held = [delivery for delivery in self._deliveries() if delivery.outcome == "running"]
+        of_mail = next(delivery for delivery in held if delivery.id == silence.message)
+        (victim,) = (worker for worker in self.workers if f":{worker.pid}:" in of_mail.worker)
+        victim.kill()
+        number = sum(delivery.worker == of_mail.worker for delivery in held)
+        work = "1 piece of work" if number == 1 else f"{number} pieces of work"
+        self.tell(
+            f"KILLED: worker {victim.pid} (kill -9), while it hands the first e-mail to the mail server.\n"
+            f"It had {work} in hand; the other worker takes over."
+        )
+        return victim.pid
+
+    def retry(self) -> str:
+        """Wait until the mail server has sent somebody away; return the delivery's id."""
+        busy = self.office.mishaps.busy
+        self._until(lambda: busy.happened, "the next message")
+        self.tell(
+            f"RETRY: the mail server says it is busy ({(busy.reply or '')[:3]}). The agent `email` will try this one "
+            "again\nin a second or two; nobody else notices."
+        )
+        return str(busy.message)
+
+    def requeue_a_dead_letter(self) -> str:
+        """Give back to its agent what that has given up; return the delivery's id."""
+        full = self.office.mishaps.full
+        self._until(lambda: full.happened, "the message that is refused")
+        id = str(full.message)
+        self._until(lambda: any(letter.id == id for letter in self.app.dead_letters.list()), "the dead letter")
+        self.tell(
+            f"DEAD LETTER: the mail server refuses an e-mail for good ({(full.reply or '')[:3]}, mailbox full). "
+            "`email` gives up;\nthe event and the error are kept for somebody to look at, and everything else goes on."
+        )
+        self.app.dead_letters.requeue(id, by="the demo")
+        self.tell("REQUEUED: somebody has emptied the mailbox, so `email`, and no other agent, gets that event again.")
+        return id
+
+    def end(self) -> Sequence[Story]:
+        """Wait until nothing is open, and return what has happened."""
+        self._until(lambda: self._open() is None, "the end")
+        number = len(self.questions)
+        self.tell(f"DONE: {number} answer{'s'[: number != 1]} sent, nothing is left to do.")
+        return [self._story(question) for question in self.questions]
+
+    def _story(self, question: Event) -> Story:
+        events = [found.event for found in self.app.get_events(correlation=question.correlation_id)]
+        trace = self.app.trace(question.correlation_id)
+        sent = next(node for node in trace if node.type == EmailSent.event_type)
+        deliveries = [delivery for event in trace for delivery in event.deliveries]
+        outcomes = Counter(str(delivery.outcome) for delivery in deliveries)
+        attempts = sum(delivery.attempts for delivery in deliveries)
+        return Story(question, events, self.office.path_of(str(sent.delivery)), outcomes, attempts)
+
+    def _deliveries(self) -> Iterator[Any]:
+        for question in self.questions:
+            for event in self.app.trace(question.correlation_id):
+                yield from event.deliveries
+
+    def _open(self) -> str | None:
+        """Say what is still open."""
+        try:
+            for question in self.questions:
+                self.app.settle(question, timeout=0)
+        except SettleTimeout as exc:
+            return str(exc)
+        return None
+
+    def _until(self, condition: Callable[[], bool], what: str) -> None:
+        """Wait for something; raise DemoFailed when a worker has stopped, or when it takes too long."""
+        while not condition():
+            for worker in self.workers:
+                worker.check()
+            if monotonic() > self.deadline:
+                late = f"out of time, waiting for {what}: {self._open()}; try a larger --timeout"
+                raise DemoFailed(f"{late}.{self.workers[-1].tail()}")
             sleep(INTERVAL)
-
-
-class _Trail:
-    """Reads the audit log as it grows."""
-
-    def __init__(self, path: Path, stories: list[Story], seen: Callable[[Story, Event], None]) -> None:
-        self._path = path
-        # An earlier demonstration in the same directory has left its lines.
-        self._at = path.stat().st_size if path.exists() else 0
-        self.stories = stories
-        self._by_correlation = {story.question.correlation_id: story for story in stories}
-        self._known: set[str] = set()
-        self._seen = seen
-
-    def read(self) -> bool:
-        """Take in the lines that are complete, and say whether there were any."""
-        if not self._path.exists():
-            return False
-        with self._path.open("rb") as file:
-            file.seek(self._at)
-            lines = file.read()
-        lines = lines[: lines.rfind(b"\n") + 1]
-        self._at += len(lines)
-        for line in lines.splitlines():
-            self._take(Event.decode(line))
-        return bool(lines)
-
-    def _take(self, event: Event) -> None:
-        story = self._by_correlation.get(event.correlation_id)
-        if story is not None and event.id not in self._known:  # a redelivered event has a second line
-            self._known.add(event.id)
-            story.events.append(event)
-            self._seen(story, event)

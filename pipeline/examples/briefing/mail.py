@@ -25,6 +25,10 @@ WIDTH = 76
 _ADDRESS = re.compile(r"[A-Za-z0-9_+-]+(?:\.[A-Za-z0-9_+-]+)*@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*")
 
 
+class Refused(Exception):
+    """The mail server has refused the message for good (5xx); sent again as it is, it would be refused again."""
+
+
 class Section(NamedTuple):
     """A part of the message: a heading, a text, and where the text comes from."""
 
@@ -105,7 +109,8 @@ def send(url: str, message: EmailMessage) -> None:
     Arguments:
         url: smtp://USER:PASSWORD@HOST:PORT, smtps://..., or smtp://...?starttls.
 
-    Raises smtplib.SMTPException or OSError when the server does not take it within TIMEOUT seconds.
+    Raises Refused when the server does not want it, and smtplib.SMTPException or OSError when it does not take it now,
+    within TIMEOUT seconds.
 
     """
     parts = urlsplit(url)
@@ -116,7 +121,24 @@ def send(url: str, message: EmailMessage) -> None:
             server.starttls(context=ssl.create_default_context())
         if parts.username:
             server.login(unquote(parts.username), unquote(parts.password or ""))
-        server.send_message(message)
+        try:
+            server.send_message(message)
+        except smtplib.SMTPException as exc:
+            code, text = _reply(exc)
+            if code >= 500:
+                raise Refused(f"{code} {text}") from exc
+            raise
+
+
+def _reply(error: smtplib.SMTPException) -> tuple[int, str]:
+    """Return what the server has answered, with the code 0 where the error is another one."""
+    reply: tuple[int, bytes | str] = (0, "")
+    if isinstance(error, smtplib.SMTPResponseException):
+        reply = error.smtp_code, error.smtp_error
+    elif isinstance(error, smtplib.SMTPRecipientsRefused):
+        reply = next(iter(error.recipients.values()))
+    code, text = reply
+    return code, text.decode(errors="replace") if isinstance(text, bytes) else text
 
 
 def _connect(scheme: str, host: str, port: int) -> smtplib.SMTP:

@@ -1,4 +1,4 @@
-"""The demonstration's worker: a process of our own, which ends when we do, however we end."""
+"""The demonstration's workers: processes of our own, which end when we do, however we end."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import monotonic
@@ -20,46 +20,50 @@ from pipeline import Pipeline, PipelineError
 GRACE = 5.0
 #: Lines, and characters of each, that a failure shows of the worker's log.
 TAIL, LONGEST = 20, 160
+#: Threads start at once and share an index; mingling would wait a second for neighbours.
+OPTIONS = ("--pool=threads", "--concurrency=4", "--without-mingle", "--without-gossip", "--loglevel=INFO")
 
 
 class DemoFailed(PipelineError):
     """The worker did not start, stopped, or did not answer in time; the message ends with its log."""
 
 
-class Worker:
-    """A `celery worker` process of our own."""
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM has come; not SystemExit, which Python's compiler may drop when that comes while a module is imported."""
 
-    def __init__(self, app: Pipeline, directory: Path) -> None:
+
+class Worker:
+    """A `celery worker` process of our own.
+
+    Attributes:
+        pid: its process id.
+
+    """
+
+    def __init__(self, app: Pipeline, directory: Path, number: int, environment: Mapping[str, str]) -> None:
+        """Start it.
+
+        Arguments:
+            directory: where its log goes.
+            number: tells it from the other workers.
+            environment: its settings; none are taken over from ours.
+
+        """
         self._app = app
-        self._name = f"demo-{os.getpid()}@localhost"
-        self._log = directory / "worker.log"
-        command = [sys.executable, "-m", "celery", "--app", "pipeline", "worker", "--hostname", self._name]
-        # Threads start at once and share an index; mingling would wait a second for neighbours.
-        options = [
-            "--pool",
-            "threads",
-            "--concurrency",
-            "4",
-            "--without-mingle",
-            "--without-gossip",
-            "--loglevel",
-            "INFO",
-        ]
-        environment = {
-            **os.environ,
-            "PIPELINE_DIRECTORY": str(directory),
-            "PIPELINE_AGENTS": '["pipeline.examples.briefing.agents"]',
-            "BRIEFING_STATE": str(directory / "briefing"),
-        }
+        self._name = f"demo-{os.getpid()}-{number}@localhost"
+        self._log = directory / f"worker-{number}.log"
+        self._is_killed = False
+        ours = {name: value for name, value in os.environ.items() if not name.startswith(("PIPELINE_", "BRIEFING_"))}
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603  # our own command
-                [*command, *options],
+                [sys.executable, "-m", "celery", "--app", "pipeline", "worker", "--hostname", self._name, *OPTIONS],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=environment,
+                env={**ours, **environment},
                 start_new_session=True,  # Ctrl-C is for us; we stop the worker in our own order
             )
+        self.pid = self._process.pid
 
     def wait_until_ready(self, deadline: float) -> None:
         """Wait until the worker answers, which it does after it has declared its queues."""
@@ -67,18 +71,13 @@ class Worker:
         while not inspect.ping():
             self.check()
             if monotonic() > deadline:
-                raise DemoFailed(f"the worker did not become ready in time; {self.hint()}.{self.tail()}")
+                raise DemoFailed(f"the worker did not become ready in time; try a larger --timeout.{self.tail()}")
 
     def check(self) -> None:
-        """Raise DemoFailed when the worker has stopped."""
+        """Raise DemoFailed when the worker has stopped by itself."""
         code = self._process.poll()
-        if code is not None:
+        if code is not None and not self._is_killed:
             raise DemoFailed(f"the worker stopped with exit code {code}.{self.tail()}")
-
-    def hint(self) -> str:
-        """Return what may help when answers do not come in time."""
-        others = self._app.settings.broker_url and "stop other workers on this broker, which may have taken them, or "
-        return f"{others}try a larger --timeout"
 
     def tail(self) -> str:
         """Return where the log lies and its last lines, to end an error message with."""
@@ -87,29 +86,38 @@ class Worker:
             return "\n".join([f" The end of {self._log}:", *(f"  {line[:LONGEST]}" for line in lines)])
         return ""
 
+    def kill(self) -> None:
+        """Kill it as a power cut would (SIGKILL), in the middle of whatever it does."""
+        self._is_killed = True
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self._process.wait()
+
     def stop(self) -> None:
-        """Let the worker finish, then kill it and whatever it started."""
+        """Let it finish what it is doing, then kill it and whatever it started."""
         self._process.terminate()
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(GRACE)
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        self.kill()
 
 
 @contextmanager
-def running(app: Pipeline, directory: Path) -> Iterator[Worker]:
-    """Run a worker, and stop it whatever happens; a signal that ends this process ends the worker first."""
-    worker = None
+def running(app: Pipeline, directory: Path, number: int, environment: Mapping[str, str]) -> Iterator[list[Worker]]:
+    """Run workers, and stop them whatever happens; what ends this process, a signal too, kills them first."""
+    workers: list[Worker] = []
     try:
         with _signals(_terminated, signal.SIGTERM):
             with _signals_held():
-                worker = Worker(app, directory)
-            yield worker
+                workers += [Worker(app, directory, each, environment) for each in range(1, number + 1)]
+            yield workers
+            for worker in workers:
+                worker.stop()
+    except _Terminated:
+        raise SystemExit(128 + signal.SIGTERM) from None
     finally:
         with _signals_held():
-            if worker is not None:
-                worker.stop()
+            for worker in workers:
+                worker.kill()
             app.close()
 
 
@@ -141,4 +149,4 @@ def _signals(handler: Callable[[int, FrameType | None], Any], *numbers: int) -> 
 
 
 def _terminated(number: int, frame: FrameType | None) -> Never:
-    raise SystemExit(128 + number)
+    raise _Terminated

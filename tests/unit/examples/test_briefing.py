@@ -2,6 +2,7 @@
 
 import email
 import json
+import smtplib
 import socket
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from pipeline import ConfigError, Context, Event, InvalidEvent
 from pipeline.agents.payloads import payload_of
 from pipeline.core.event import new_event
 from pipeline.core.ids import delivery_id
+from pipeline.core.retry import Again, Dead, decide
 from pipeline.examples.briefing import agents as briefing
 from pipeline.examples.briefing import mail
 from pipeline.examples.briefing.agents import ResearchComplete, ResearchFailed, UserQuery
@@ -200,10 +202,11 @@ class Postbox:
 
     def __init__(self) -> None:
         self.received: list[tuple[list[str], bytes]] = []
+        self.answer = "250 OK"
 
     async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:  # noqa: N802
         self.received.append((envelope.rcpt_tos, envelope.content))
-        return "250 OK"
+        return self.answer
 
 
 @pytest.fixture
@@ -230,6 +233,22 @@ def test_a_mail_server_gets_the_message_when_one_is_set(
     assert message["Subject"] == "Your briefing: What is a <decorator>?"
     assert sent.path is None
     assert not (place / "outbox").exists()
+
+
+def test_a_mail_server_that_refuses_for_good_is_not_asked_again(
+    place: Path, postbox: tuple[Postbox, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box, port = postbox
+    monkeypatch.setenv("BRIEFING_SMTP_URL", f"smtp://127.0.0.1:{port}")
+    done = complete()
+    box.answer = "552 5.2.2 the mailbox is full"
+    with pytest.raises(mail.Refused, match="552 5.2.2 the mailbox is full") as refused:
+        briefing.email(done, context("email", done))
+    assert isinstance(decide(0, refused.value, briefing.PATIENT, 0.5), Dead)
+    box.answer = "451 4.3.2 too busy"
+    with pytest.raises(smtplib.SMTPDataError) as busy:
+        briefing.email(done, context("email", done))
+    assert isinstance(decide(0, busy.value, briefing.PATIENT, 0.5), Again)
 
 
 def test_a_mail_server_that_is_away_fails_the_attempt(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
