@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from .core.announcements import DeliveryDead as DeliveryDead
 from .core.announcements import DeliveryDropped as DeliveryDropped
+from .core.announcements import DeliveryErased as DeliveryErased
 from .core.announcements import DeliveryRequeued as DeliveryRequeued
 from .core.event import Payload
 

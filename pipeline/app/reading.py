@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ..history.projections import Projection, Projections
     from ..history.tree import Trace
     from ..operations.dead_letters import DeadLetters
+    from ..operations.erasure import Erased
     from ..operations.replay import Replayed
     from ..operations.restore import Restored
     from ..operations.retention import Pruned
@@ -192,6 +193,20 @@ class Reading:
         from ..operations.restore import restore
 
         return restore(self.bus.ledger, archive, **more)
+
+    def erase(
+        self, *, subject: str | None = None, correlation: str | None = None, by: str = "", dry_run: bool = False
+    ) -> Erased:
+        """Blank the data of the events about one subject and of all that followed, or of one correlation.
+
+        Arguments:
+            by: who does it, for the record, an event `delivery.erased`.
+            dry_run: only count.
+
+        """
+        from ..operations.erasure import erase
+
+        return erase(self.bus, subject=subject, correlation=correlation, by=by, dry_run=dry_run)
 
     # -- projections
 

@@ -1,4 +1,4 @@
-"""The commands that keep the ledger in order: ledger upgrade, status, prune, restore, rebuild, forget."""
+"""The commands that keep the ledger in order: ledger upgrade, status, prune, restore, erase, rebuild, forget."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import typer
 
 from ..agents.loading import import_agents
 from ..core.errors import InvalidAgent, nearest
-from .group import CommandSet, app_of, confirm, examples, working
-from .options import AsJson, Limit, OlderThan, Yes
+from .group import CommandSet, app_of, confirm, examples, without_warnings, working
+from .options import AsJson, By, Correlation, Limit, OlderThan, Yes, login_name
 from .output import clock, print_json, print_table, report, say
 
 commands = CommandSet(no_args_is_help=True, help="Keep the ledger in order.", rich_markup_mode=None)
@@ -136,6 +136,36 @@ def restore(
     if restored.aside:
         said += f"; {restored.aside:,} are set aside (`pipeline ledger aside` says why)"
     report(restored.as_data(), said, as_json=as_json)
+
+
+@commands.command(
+    epilog=examples(
+        "pipeline ledger erase --subject customer-7 --dry-run", "pipeline ledger erase --correlation 01980c5e-... --yes"
+    )
+)
+def erase(
+    ctx: typer.Context,
+    subject: Annotated[str | None, typer.Option(metavar="NAME", help="Whose: what events were published with.")] = None,
+    correlation: Correlation = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count.")] = False,
+    by: By = None,
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
+    """Blank the data of a subject's events and of all that followed; ids and history stay, and a record of it."""
+    if (subject is None) == (correlation is None):
+        raise typer.BadParameter("say whose data, with exactly one of them", param_hint="--subject or --correlation")
+    app = app_of(ctx)
+    whose = f"subject {subject}" if correlation is None else f"correlation {correlation}"
+    if not dry_run:
+        confirm(f"Blank the data of all finished events of {whose} in {app.ledger}, for good?", yes=yes)
+    with without_warnings("pipeline.publishing.outbox"):
+        erased = app.erase(subject=subject, correlation=correlation, by=login_name(by), dry_run=dry_run)
+    said = f"{'would blank' if dry_run else 'blanked'} {erased.events:,} events and {erased.deliveries:,} deliveries"
+    said += f", and {'would take' if dry_run else 'took'} back {erased.delayed:,} delayed events"
+    if erased.unfinished:
+        said += f"; {erased.unfinished:,} stay because agents are still at work on them: erase again later"
+    report(erased.as_data(), said, as_json=as_json)
 
 
 # -- read models and agents

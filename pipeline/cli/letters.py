@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
@@ -10,7 +9,7 @@ import typer
 
 from ..agents.loading import import_agents
 from .group import CommandSet, app_of, confirm, examples, without_warnings, working
-from .options import AsJson, Limit, OlderThan, Pattern, Yes, read_choice, read_data
+from .options import AsJson, By, Limit, OlderThan, Pattern, Yes, login_name, read_choice, read_data
 from .output import clock, print_json, print_table, printable, report, say
 
 if TYPE_CHECKING:
@@ -33,7 +32,6 @@ Ids = Annotated[
     list[str] | None, typer.Argument(metavar="ID", help="Ids of dead letters, or their first 8 characters.")
 ]
 All = Annotated[bool, typer.Option("--all", help="All of them.")]
-By = Annotated[str | None, typer.Option(metavar="NAME", help="Who does it, for the log; default the login name.")]
 
 
 @commands.command(
@@ -145,7 +143,7 @@ def requeue(
         without_warnings("pipeline.publishing.outbox", "pipeline.operations.dead_letters"),
         working("requeuing", "dead letters", "do it again for the others") as show,
     ):
-        changed = app.dead_letters.requeue_chosen(chosen, **options, by=_who(by), progress=show)
+        changed = app.dead_letters.requeue_chosen(chosen, **options, by=login_name(by), progress=show)
     _report(changed, "requeued", {"sent": changed.sent}, as_json=as_json)
     if not changed.sent:
         say("the broker is away; the workers send what was requeued when it is back")
@@ -176,7 +174,7 @@ def drop(
         without_warnings("pipeline.publishing.outbox"),
         working("dropping", "dead letters", "do it again for the others") as show,
     ):
-        changed = app.dead_letters.drop_chosen(chosen, by=_who(by), progress=show)
+        changed = app.dead_letters.drop_chosen(chosen, by=login_name(by), progress=show)
     _report(changed, "dropped", {}, as_json=as_json)
 
 
@@ -193,15 +191,6 @@ def _ask(app: Pipeline, chosen: Selection[LetterQuery], doing: str, *, yes: bool
 def _cells(letter: DeadLetter) -> list[str]:
     error = " ".join(letter.error.split())
     return [letter.id, letter.agent, letter.event.type, str(letter.attempts), clock(letter.ended), error]
-
-
-def _who(by: str | None) -> str:
-    if by is not None:
-        return by
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError, ImportError):  # a container's user may have no name
-        return ""
 
 
 def _report(changed: Changed, done: str, more: dict[str, Any], *, as_json: bool) -> None:

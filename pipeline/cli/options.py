@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import re
 import sys
 from datetime import UTC, datetime, timedelta
@@ -93,6 +94,16 @@ def read_choice(query: Query, ids: list[str] | None, *, all: bool, of: str, says
         raise typer.BadParameter(str(exc), param_hint=of) from None
 
 
+def login_name(by: str | None) -> str:
+    """Return who does something: who is named, else who has logged in."""
+    if by is not None:
+        return by
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):  # a container's user may have no name
+        return ""
+
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 Pattern = Annotated[str | None, typer.Option("--type", metavar="PATTERN", help="An event type or topic pattern.")]
@@ -105,3 +116,4 @@ Since = Annotated[
 UpTo = Annotated[Any, typer.Option(parser=read_moment, metavar="T", help="Until then, likewise.")]
 OlderThan = Annotated[Any, typer.Option(parser=read_age, metavar="AGE", help="Longer ago than this, such as 30d.")]
 Limit = Annotated[int, typer.Option(min=1, help="How many at most.")]
+By = Annotated[str | None, typer.Option(metavar="NAME", help="Who does it, for the log; default the login name.")]

@@ -48,3 +48,14 @@ class DeliveryDropped(Payload, type="delivery.dropped"):
     original_type: str
     agent: str
     by: str = ""
+
+
+class DeliveryErased(Payload, type="delivery.erased"):
+    """Somebody has blanked the data of events: what was chosen, and how many of each there were."""
+
+    subject: str | None = None
+    correlation: str | None = None
+    by: str = ""
+    events: int
+    deliveries: int
+    delayed: int

@@ -14,8 +14,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
@@ -44,6 +42,7 @@ from .database.fast import Statement
 from .database.rows import DEAD_AFTER, chunks, unrouted_id, unrouted_row
 from .database.statements import relaxed
 from .database.tables import OPEN, deliveries, workers
+from .workers import process_number
 
 logger = Log(logging.getLogger(__name__))
 
@@ -274,6 +273,20 @@ class Deliveries:
         """Decide that dead deliveries are not to be handled."""
         self._set(connection, deliveries.c.id.in_(ids), {"outcome": Outcome.DROPPED.value})
 
+    def erase(self, connection: Connection, event_ids: Sequence[str]) -> int:
+        """Blank what the deliveries of some events say about their data; return how many deliveries those events have.
+
+        Their outcomes and times stay. A dead letter is dropped: its agent could not do anything with it any more.
+        """
+        known = deliveries.c
+        values = {
+            "outcome": case((known.outcome == Outcome.DEAD.value, Outcome.DROPPED.value), else_=known.outcome),
+            "error": case((known.error.is_(None), None), else_="erased"),
+            **dict.fromkeys(("traceback", "result", "body")),
+        }
+        erased = update(deliveries).values(values)
+        return sum(connection.execute(erased.where(known.event_id.in_(some))).rowcount for some in chunks(event_ids))
+
     def prune(self, connection: Connection, ids: Sequence[str]) -> int:
         """Delete deliveries, and return how many there were."""
         return sum(
@@ -362,38 +375,3 @@ def _claim(statement: Any) -> Any:
             and_(row.outcome == _RETRYING, row.attempts == bindparam("expected")),
         ),
     )
-
-
-@lru_cache(maxsize=64)
-def process_number(pid: int) -> int:
-    """Return what tells a process of this machine from every other one, also from a later one of the same id."""
-    return (_started(pid) or ("", 0))[1] << 32 | pid
-
-
-# A child may have the id of somebody that its parent has asked for.
-os.register_at_fork(after_in_child=process_number.cache_clear)
-
-
-def is_gone(process: int | None) -> bool:
-    """Say whether another process of this machine has ended, by its number."""
-    if process is None or process == process_number(os.getpid()):
-        return False
-    pid, started = process & 0xFFFFFFFF, process >> 32
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        pass  # somebody else's is a process too
-    state, since = _started(pid) or ("", started)
-    return state == "Z" or (started > 0 and since != started)
-
-
-def _started(pid: int) -> tuple[str, int] | None:
-    """Return a process's state and when it was started (clock ticks), or None where the system does not tell."""
-    try:
-        # The name before the parenthesis may hold anything, also spaces.
-        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
-        return fields[0], int(fields[19]) & 0x7FFFFFFF
-    except (OSError, ValueError, IndexError):
-        return None

@@ -20,13 +20,13 @@ from .database.migrate import prepare, prepare_in
 from .database.rows import Write, timer_row
 from .database.statements import Statements
 from .database.tables import meta
-from .deliveries import AlreadyRecordedError, Claim, Deliveries, Delivery, is_gone
+from .deliveries import AlreadyRecordedError, Claim, Deliveries, Delivery
 from .due import Due
 from .events import Events
 from .reconcile import Reconciliation
 from .subscribers import Subscribers
 from .timers import RETRY, Timers
-from .workers import Workers
+from .workers import Workers, is_gone
 
 __all__ = ["AlreadyRecordedError", "Claim", "Delivery", "Ledger"]
 

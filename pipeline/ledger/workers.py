@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
 
 import orjson
 from sqlalchemy import Connection, delete, select, update
@@ -58,3 +61,41 @@ def _agents_in(text: str) -> Listening | None:
         return None
     is_right = isinstance(agents, dict) and all(isinstance(patterns, list) for patterns in agents.values())
     return agents if is_right else None
+
+
+# -- the processes of this machine
+
+
+@lru_cache(maxsize=64)
+def process_number(pid: int) -> int:
+    """Return what tells a process of this machine from every other one, also from a later one of the same id."""
+    return (_started(pid) or ("", 0))[1] << 32 | pid
+
+
+# A child may have the id of somebody that its parent has asked for.
+os.register_at_fork(after_in_child=process_number.cache_clear)
+
+
+def is_gone(process: int | None) -> bool:
+    """Say whether another process of this machine has ended, by its number."""
+    if process is None or process == process_number(os.getpid()):
+        return False
+    pid, started = process & 0xFFFFFFFF, process >> 32
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass  # somebody else's is a process too
+    state, since = _started(pid) or ("", started)
+    return state == "Z" or (started > 0 and since != started)
+
+
+def _started(pid: int) -> tuple[str, int] | None:
+    """Return a process's state and when it was started (clock ticks), or None where the system does not tell."""
+    try:
+        # The name before the parenthesis may hold anything, also spaces.
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        return fields[0], int(fields[19]) & 0x7FFFFFFF
+    except (OSError, ValueError, IndexError):
+        return None

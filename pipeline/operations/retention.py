@@ -127,8 +127,8 @@ class _Old:
         place = (-1, -1)
         while query is not None:
             with self._ledger.database.reading() as connection:
-                rows = _rows(connection, query.where(after(self._ledger.database, place)))
-                examined = _examine(connection, rows, self._ledger.id)
+                rows = rows_of(connection, query.where(after(self._ledger.database, place)))
+                examined = examine(connection, rows, self._ledger.id)
             if not rows:
                 return
             place = (rows[-1]["tx"], rows[-1]["seq"])
@@ -155,30 +155,33 @@ class _Old:
         return None if first_kept is None else query.where(tuple_(*_ORDER) < tuple(first_kept))
 
 
-def _rows(connection: Connection, query: Select[Any]) -> list[dict[str, Any]]:
+def rows_of(connection: Connection, query: Select[Any]) -> list[dict[str, Any]]:
+    """Return the rows of a query as dicts."""
     # The names are of a class of SQLAlchemy's own, which is not encoded as JSON.
     return [{str(name): value for name, value in row.items()} for row in connection.execute(query).mappings()]
 
 
 @dataclass
-class _Examined:
+class Examined:
+    """Events with their deliveries of which everything is done, and the ids of those with dead letters."""
+
     settled: list[Entry]
     dead: list[str]
 
 
-def _examine(connection: Connection, rows: Sequence[dict[str, Any]], ledger: str) -> _Examined:
+def examine(connection: Connection, rows: Sequence[dict[str, Any]], ledger: str) -> Examined:
     """Tell the events that may leave from those with dead letters, and from all others."""
     ids = [row["id"] for row in rows]
     by_event: dict[str, list[dict[str, Any]]] = {id: [] for id in ids}
     of_these = select(deliveries).where(deliveries.c.event_id.in_(ids)).order_by(deliveries.c.id)
-    for delivery in _rows(connection, of_these):
+    for delivery in rows_of(connection, of_these):
         by_event[delivery["event_id"]].append(delivery)
     busy = set(connection.execute(select(outbox.c.event_id).where(outbox.c.event_id.in_(ids))).scalars())
     correlations = {row["correlation"] for row in rows}
     open_joins = select(joins.c.event_id).where(joins.c.correlation.in_(correlations), joins.c.ended.is_(None))
     busy.update(connection.execute(open_joins).scalars())
     listeners = _listeners(connection)
-    examined = _Examined([], [])
+    examined = Examined([], [])
     for row in rows:
         mine = by_event[row["id"]]
         if any(delivery["outcome"] == Outcome.DEAD.value for delivery in mine):
@@ -216,8 +219,8 @@ def _is_over(row: dict[str, Any], mine: Sequence[dict[str, Any]], listeners: Ite
 def _delete(connection: Connection, ledger: Ledger, entries: Sequence[Entry]) -> tuple[int, int]:
     """Delete those events to which nothing has happened since they were read."""
     before = {entry.event["id"]: entry for entry in entries}
-    rows = _rows(connection, select(events).where(events.c.id.in_(before)).order_by(*_ORDER))
-    now_there = _examine(connection, rows, "").settled
+    rows = rows_of(connection, select(events).where(events.c.id.in_(before)).order_by(*_ORDER))
+    now_there = examine(connection, rows, "").settled
     same = [entry for entry in now_there if entry.deliveries == before[entry.event["id"]].deliveries]
     gone = ledger.deliveries.prune(connection, [delivery["id"] for entry in same for delivery in entry.deliveries])
     ids = [entry.event["id"] for entry in same]

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from pipeline import Pipeline
-from pipeline.ledger.deliveries import is_gone, process_number
+from pipeline.ledger.workers import is_gone, process_number
 from pipeline.workers.step import SweeperStep
 
 on_linux = pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="tells nothing of a process's start")

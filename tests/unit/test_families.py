@@ -12,7 +12,7 @@ NAMED = [
     *(f"agent.{name}" for name in ("started", "paused", "online", "offline", "heartbeat")),
     *("agent.suspected_failure", "agent.backpressure", "memory.updated", "document.processed", "embedding.generated"),
     *("action.proposed", "action.approved", "action.vetoed", "score.updated", "violation.detected", "tool.invoked"),
-    *("delivery.dead", "delivery.requeued", "delivery.dropped", "system.shutdown"),
+    *("delivery.dead", "delivery.requeued", "delivery.dropped", "delivery.erased", "system.shutdown"),
 ]
 
 

@@ -222,3 +222,28 @@ def test_a_command_that_is_stopped_ends_with_130(
     result = shop(*command)
     assert result.exit_code == 130
     assert "stopped after 0 events; " in result.stderr
+
+
+# -- erasing
+
+
+def test_erasing_says_what_it_would_do_asks_and_says_what_it_has_done(shop: Shop) -> None:
+    event = shop.app.publish(order(), subject="ada")
+    settle(shop.app, [event])
+    lose_outbox(shop.app)
+    assert "would blank 1 events" in shop.out("ledger", "erase", "--subject", "ada", "--dry-run")
+    asked = process("--app", shop.name, "ledger", "erase", "--subject", "ada")
+    assert asked.returncode == 2
+    assert "Blank the data of all finished events of subject ada" in asked.stderr
+    assert shop.app.get_event(event.id).event.data is not None
+    erased = shop.json("ledger", "erase", "--subject", "ada", "--yes", "--by", "the law")
+    assert (erased["events"], erased["unfinished"]) == (1, 0)
+    assert shop.app.get_event(event.id).event.data is None
+    assert shop.app.get_event(erased["record"]).event.data["by"] == "the law"
+
+
+def test_erasing_wants_to_know_whose_data(shop: Shop) -> None:
+    for chosen in ([], ["--subject", "ada", "--correlation", "x"]):
+        found = process("--app", shop.name, "ledger", "erase", *chosen, "--yes")
+        assert found.returncode == 2
+        assert "exactly one of them" in found.stderr

@@ -242,7 +242,7 @@ def test_a_mail_server_that_refuses_for_good_is_not_asked_again(
     monkeypatch.setenv("BRIEFING_SMTP_URL", f"smtp://127.0.0.1:{port}")
     done = complete()
     box.answer = "552 5.2.2 the mailbox is full"
-    with pytest.raises(mail.Refused, match="552 5.2.2 the mailbox is full") as refused:
+    with pytest.raises(mail.Refused, match="the mailbox is full") as refused:
         briefing.email(done, context("email", done))
     assert isinstance(decide(0, refused.value, briefing.PATIENT, 0.5), Dead)
     box.answer = "451 4.3.2 too busy"
