@@ -9,6 +9,7 @@ import re
 import shutil
 import stat
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from pipeline.settings import Settings
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "tests" / "data"
 COMPOSE = ROOT / "docker-compose.yml"
+DEPLOYMENT = ROOT / "docs" / "deployment.md"
 STACK: dict[str, Any] = yaml.safe_load(COMPOSE.read_text())
 SERVICES: dict[str, dict[str, Any]] = STACK["services"]
 #: Services that do one thing and end.
@@ -328,3 +330,58 @@ def test_scripts_are_valid_bash_and_stop_at_the_first_error(script: str) -> None
     path = ROOT / ".ci" / script
     assert "set -euo pipefail" in path.read_text()
     subprocess.run(["bash", "-n", str(path)], check=True)
+
+
+# -- docs/deployment.md
+
+
+def manifests() -> dict[str, dict[str, Any]]:
+    (text,) = re.findall(r"```yaml\n(.*?)```", DEPLOYMENT.read_text(), re.DOTALL)
+    return {each["metadata"]["name"]: each for each in yaml.safe_load_all(text)}
+
+
+def test_the_manifests_upgrade_the_ledger_run_workers_that_may_finish_and_one_beat() -> None:
+    found = manifests()
+    assert {name: each["kind"] for name, each in found.items()} == {
+        "shop-ledger-1": "Job", "shop-worker": "Deployment", "shop-beat": "Deployment",
+    }  # fmt: skip
+    pods = {name: each["spec"]["template"]["spec"] for name, each in found.items()}
+    for pod in pods.values():
+        (container,) = pod["containers"]
+        assert container["envFrom"] == [{"secretRef": {"name": "shop"}}]
+        assert {mount["name"] for mount in container.get("volumeMounts", [])} == {
+            v["name"] for v in pod.get("volumes", [])
+        }
+    for name in ("shop-worker", "shop-beat"):
+        spec = found[name]["spec"]
+        assert spec["selector"]["matchLabels"] == spec["template"]["metadata"]["labels"]
+        (container,) = pods[name]["containers"]
+        assert container["securityContext"]["readOnlyRootFilesystem"]
+        assert "/var/lib/pipeline" in {mount["mountPath"] for mount in container["volumeMounts"]}
+    (worker,) = pods["shop-worker"]["containers"]
+    (soft,) = re.findall(r"worker.soft_shutdown_timeout=(\d+)", " ".join(worker["command"]))
+    assert {"name": "REMAP_SIGTERM", "value": "SIGQUIT"} in worker["env"]
+    assert pods["shop-worker"]["terminationGracePeriodSeconds"] > int(soft)
+    assert (found["shop-beat"]["spec"]["replicas"], found["shop-beat"]["spec"]["strategy"]) == (1, {"type": "Recreate"})
+    assert pods["shop-ledger-1"]["containers"][0]["command"] == ["pipeline", "ledger", "upgrade"]
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
+def test_the_unit_is_one_that_systemd_takes(tmp_path: Path) -> None:
+    (text,) = re.findall(r"```ini\n(.*?)```", DEPLOYMENT.read_text(), re.DOTALL)
+    (soft,) = re.findall(r"worker.soft_shutdown_timeout=(\d+)", text)
+    (stop,) = re.findall(r"^TimeoutStopSec=(\d+)$", text, re.MULTILINE)
+    assert int(stop) > int(soft)
+    unit = tmp_path / "shop-worker.service"
+    programs = text.replace("/srv/shop/.venv/bin", str(Path(sys.executable).parent))
+    unit.write_text(programs)
+    assert verified(unit) == ""
+    unit.write_text(programs.replace("KillMode=", "KilMode="))  # it does look
+    assert "KilMode" in verified(unit)
+
+
+def verified(unit: Path) -> str:
+    """Return what systemd has to say about a unit."""
+    command = ["systemd-analyze", "verify", "--man=no", str(unit)]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return "\n".join(line for line in (said.stdout + said.stderr).splitlines() if unit.name in line)
