@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from ..history.projections import Projection, Projections
     from ..history.tree import Trace
     from ..operations.dead_letters import DeadLetters
-    from ..operations.erasure import Erased
+    from ..operations.keeping.erasure import Erased
+    from ..operations.keeping.restore import Restored
+    from ..operations.keeping.retention import Pruned
     from ..operations.replay import Replayed
-    from ..operations.restore import Restored
-    from ..operations.retention import Pruned
 
 State = TypeVar("State")
 Moment = datetime | int | None
@@ -184,13 +184,13 @@ class Reading:
             archive: a JSON Lines file that must not exist; `.gz` is compressed. None keeps nothing.
 
         """
-        from ..operations.retention import prune
+        from ..operations.keeping.retention import prune
 
         return prune(self.bus.ledger, older_than=older_than, keep=keep, archive=archive, **more)
 
     def restore(self, archive: Path, **more: Any) -> Restored:
         """Bring back what prune() has written to an archive; nobody receives it again."""
-        from ..operations.restore import restore
+        from ..operations.keeping.restore import restore
 
         return restore(self.bus.ledger, archive, **more)
 
@@ -204,7 +204,7 @@ class Reading:
             dry_run: only count.
 
         """
-        from ..operations.erasure import erase
+        from ..operations.keeping.erasure import erase
 
         return erase(self.bus, subject=subject, correlation=correlation, by=by, dry_run=dry_run)
 

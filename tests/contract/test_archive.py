@@ -18,10 +18,10 @@ from pipeline.core.errors import LedgerUnavailable
 from pipeline.core.event import Encoded, new_event
 from pipeline.ledger.database.migrate import VERSION_TABLE
 from pipeline.ledger.database.tables import events, metadata, outbox
-from pipeline.operations import retention
-from pipeline.operations.archive import FORMAT, ArchiveError
-from pipeline.operations.restore import Restored, restore
-from pipeline.operations.retention import Pruned, prune
+from pipeline.operations.keeping import retention
+from pipeline.operations.keeping.archive import FORMAT, ArchiveError
+from pipeline.operations.keeping.restore import Restored, restore
+from pipeline.operations.keeping.retention import Pruned, prune
 from tests.ledgers import DAY, DAYS, long_settled, reconcile
 from tests.records import (
     age,
@@ -207,7 +207,7 @@ def test_a_ledger_that_goes_away_meanwhile_is_told_apart_from_the_archive(
     def away(*_: object) -> None:
         raise LedgerUnavailable("away")
 
-    monkeypatch.setattr(retention, "_examine", away)
+    monkeypatch.setattr(retention, "examine", away)
     with pytest.raises(LedgerUnavailable, match="away"):
         prune(app.ledger, older_than=DAYS, archive=tmp_path / "a.jsonl")
     assert not (tmp_path / "a.jsonl").exists()
@@ -217,7 +217,7 @@ KILLED = """
 import os, signal, sys
 from datetime import timedelta
 from pathlib import Path
-from pipeline.operations import retention
+from pipeline.operations.keeping import retention
 from pipeline.ledger.ledger import Ledger
 
 left = int(sys.argv[3])

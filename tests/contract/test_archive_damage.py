@@ -12,9 +12,9 @@ import pytest
 from sqlalchemy import text
 
 from pipeline import Pipeline
-from pipeline.operations.archive import ArchiveError
-from pipeline.operations.restore import Restored, restore
-from pipeline.operations.retention import prune
+from pipeline.operations.keeping.archive import ArchiveError
+from pipeline.operations.keeping.restore import Restored, restore
+from pipeline.operations.keeping.retention import prune
 from tests.ledgers import DAYS, long_settled
 from tests.records import (
     event_ids,

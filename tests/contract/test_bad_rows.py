@@ -22,8 +22,8 @@ from pipeline.ledger.database.rows import timer_row
 from pipeline.ledger.database.tables import agents as agents_table
 from pipeline.ledger.database.tables import deliveries, events, outbox, timers
 from pipeline.ledger.timers import PUBLISH
-from pipeline.operations.restore import restore
-from pipeline.operations.retention import prune
+from pipeline.operations.keeping.restore import restore
+from pipeline.operations.keeping.retention import prune
 from pipeline.workers.chores import Chores
 from tests.ledgers import AFTER, DAYS, ON_SQLITE, append, long_settled, move, new_order, old, reconcile, retrying, sweep
 from tests.records import logged, messages, rows
@@ -330,7 +330,7 @@ def test_restoring_goes_on(
     if damage == "no JSON":
         lines[at + 1] = lines[at + 1][:-3] + b"\n"
     elif damage == "long":
-        monkeypatch.setattr("pipeline.operations.archive.LONGEST_LINE", 5000)
+        monkeypatch.setattr("pipeline.operations.keeping.archive.LONGEST_LINE", 5000)
         lines[at + 1] = lines[at + 1].replace(b'"data":{', b'"data":{"x":"' + b"y" * 20_000 + b'",')
     elif damage == "refused":
         refuse(app, found[place].id)

@@ -14,8 +14,8 @@ from pipeline.core.ids import delivery_id
 from pipeline.core.times import now
 from pipeline.ledger.database.tables import joins
 from pipeline.ledger.deliveries import Delivery
-from pipeline.operations import archive
-from pipeline.operations.retention import Pruned, prune
+from pipeline.operations.keeping import archive
+from pipeline.operations.keeping.retention import Pruned, prune
 from tests.ledgers import DAY, DAYS, long_settled
 from tests.records import (
     age,

@@ -12,16 +12,16 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, delete, select, tuple_
 
-from ..core.errors import InvalidSelection
-from ..core.outcome import FINAL, Outcome
-from ..core.routing import reaches, targets_of
-from ..core.times import SECOND, now
-from ..ledger.aside import Bad
-from ..ledger.database.rows import chunks
-from ..ledger.database.tables import agents, deliveries, events, joins, outbox
-from ..ledger.ledger import Ledger
-from ..ledger.log import after
-from ..ledger.subscribers import patterns_of
+from ...core.errors import InvalidSelection
+from ...core.outcome import FINAL, Outcome
+from ...core.routing import reaches, targets_of
+from ...core.times import SECOND, now
+from ...ledger.aside import Bad
+from ...ledger.database.rows import chunks
+from ...ledger.database.tables import agents, deliveries, events, joins, outbox
+from ...ledger.ledger import Ledger
+from ...ledger.log import after
+from ...ledger.subscribers import patterns_of
 from . import archive as archives
 from .archive import Entry
 

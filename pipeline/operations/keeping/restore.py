@@ -11,11 +11,11 @@ from typing import Any
 
 from sqlalchemy import Connection, Table, select, text
 
-from ..core.errors import LedgerError
-from ..ledger.aside import Bad
-from ..ledger.database.rows import chunks
-from ..ledger.database.tables import agents, deliveries, events
-from ..ledger.ledger import Ledger
+from ...core.errors import LedgerError
+from ...ledger.aside import Bad
+from ...ledger.database.rows import chunks
+from ...ledger.database.tables import agents, deliveries, events
+from ...ledger.ledger import Ledger
 from . import archive as archives
 from .archive import ArchiveError, Entry
 

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from sqlalchemy import ColumnElement, Connection, delete, func, or_, select, update
 
-from ..core.errors import InvalidSelection
-from ..core.event import new_event
-from ..families import DeliveryErased
-from ..ledger.aside import read_all
-from ..ledger.database.rows import chunks
-from ..ledger.database.tables import aside, deliveries, events, snapshots, timers
-from ..ledger.ledger import Ledger
-from ..ledger.timers import PUBLISH
-from ..publishing.outbox import GRACE
+from ...core.errors import InvalidSelection
+from ...core.event import new_event
+from ...families import DeliveryErased
+from ...ledger.aside import read_all
+from ...ledger.database.rows import chunks
+from ...ledger.database.tables import aside, deliveries, events, snapshots, timers
+from ...ledger.ledger import Ledger
+from ...ledger.timers import PUBLISH
+from ...publishing.outbox import GRACE
 from .retention import examine, rows_of
 
 if TYPE_CHECKING:
-    from ..bus import Bus
+    from ...bus import Bus
 
 #: Events that are blanked in one transaction.
 BATCH = 500

@@ -22,13 +22,13 @@ from typing import IO, Any, NamedTuple
 
 from sqlalchemy import Column, DefaultClause, Table
 
-from ..core.errors import InvalidEvent, LedgerError, PipelineError
-from ..core.event import Event
-from ..core.ids import derived_id, foreign_id
-from ..core.outcome import FINAL
-from ..core.times import moment
-from ..ledger.database.migrate import HEAD
-from ..ledger.database.tables import deliveries, events
+from ...core.errors import InvalidEvent, LedgerError, PipelineError
+from ...core.event import Event
+from ...core.ids import derived_id, foreign_id
+from ...core.outcome import FINAL
+from ...core.times import moment
+from ...ledger.database.migrate import HEAD
+from ...ledger.database.tables import deliveries, events
 
 #: The rows are those of the ledger's tables; an archive without a format is older than all others.
 FORMAT = int(HEAD)
