@@ -6,6 +6,7 @@ import builtins
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,6 +26,7 @@ from pipeline.workers.step import NO_AGENTS, SweeperStep
 from tests.harness import Broker, Worker
 from tests.ledgers import ON_POSTGRESQL, engine_on, refused
 from tests.records import order, rows
+from tests.servers import wait_for
 
 pytestmark = pytest.mark.usefixtures("no_settings")
 
@@ -189,6 +191,22 @@ def test_a_database_without_tables_is_not_touched(fresh: Callable[..., Pipeline]
     assert upgrade(app.ledger.database) == (None, HEAD)
     assert upgrade(app.ledger.database) == (HEAD, HEAD)
     app.publish(order())
+
+
+@ON_POSTGRESQL
+def test_an_upgrade_waits_for_another_one_longer_than_a_ledger_is_waited_for(
+    fresh: Callable[..., Pipeline], ledger_url: str
+) -> None:
+    app = fresh(ledger_url, ledger_timeout=0.1)
+    longer = "wait_event = 'advisory' AND clock_timestamp() - query_start > '1 s'"
+    waiting = text(f"SELECT count(*) FROM pg_stat_activity WHERE {longer}")
+    with engine_on(ledger_url) as engine, ThreadPoolExecutor() as threads, engine.connect() as connection:
+        other = connection.execution_options(isolation_level="AUTOCOMMIT")
+        other.execute(text(f"SELECT pg_advisory_lock({migrate._LOCK})"))
+        upgrading = threads.submit(upgrade, app.ledger.database)
+        wait_for(lambda: upgrading.done() or other.execute(waiting).scalar(), "it to wait")
+        other.execute(text("SELECT pg_advisory_unlock_all()"))
+        assert upgrading.result(60) == (None, HEAD)
 
 
 CREATE = """

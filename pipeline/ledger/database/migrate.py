@@ -24,8 +24,8 @@ HEAD = max(path.name.partition("_")[0] for path in (_MIGRATIONS / "versions").gl
 VERSION_TABLE = "pipeline_version"
 #: Bytes of the secret that signs the bus's own messages.
 SECRET_BYTES = 32
-#: A number of our own: on PostgreSQL only one process migrates at a time.
-_LOCK = 7_316_200_101
+#: A number of our own: on PostgreSQL only one process migrates at a time; the others wait for so many seconds.
+_LOCK, PATIENCE = 7_316_200_101, 300
 #: And in one process only one thread does, also where two threads open two ledgers.
 _one_at_a_time = threading.Lock()
 
@@ -39,7 +39,7 @@ def prepare(database: Database) -> None:
         schema = version(connection)
     if schema is None and database.is_sqlite:
         with database.engine.begin() as connection:
-            _upgrade(connection)  # does nothing where another process has been faster
+            _upgrade(connection)
     elif schema != HEAD:
         raise LedgerError(_mismatch(database, schema))
 
@@ -98,7 +98,10 @@ def _alembic() -> Iterator[None]:
 
 def _upgrade(connection: Connection) -> None:
     if connection.dialect.name == "postgresql":
+        connection.execute(select(func.set_config("lock_timeout", f"{PATIENCE}s", True)))
         connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
+    if version(connection) == HEAD:  # another process has been faster
+        return
     with _alembic():  # importing it is a step that it reports, too
         from alembic import command
         from alembic.config import Config
