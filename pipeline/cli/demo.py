@@ -31,16 +31,19 @@ INDENT = " " * 8
 WHAT = """\
 pipeline is an event bus for Python, on Celery. A program publishes what has happened; every function that
 subscribed to it, an agent, runs in a worker process, and what it returns is the next event. When an agent fails,
-it alone is tried again; when a worker dies, another one takes over; nothing gets lost, or takes effect twice.
+it alone is tried again; when a worker dies, another one takes over; nothing gets lost, and events take effect
+once. It is for teams whose Celery tasks call each other, and whose work is slow, expensive, and fails at times.
 
 This demo shows that. Questions about Python are published, agents look for answers and e-mail them:
 
-  user.query --> audit                     one line of a log for each event
-             --> notifier                  tells the user that somebody is at work
-             --> reference and library     two researchers, joined --> research.complete --> email
+  user.query --> audit       writes a line into a log, for each event
+             --> notifier    tells the user that somebody is at work
+             --> research    starts two researchers, reference and library, and waits for both
+                             --> research.complete --> email
 
 Meanwhile it breaks things on purpose. All of it is real (processes, messages, a mail server that keeps files),
-runs on this machine, and needs nothing set up.
+runs on this machine, and needs nothing set up: a file of SQLite is the broker, and another one the history.
+RabbitMQ or Redis, and PostgreSQL, take their places by a setting.
 """
 
 
@@ -98,9 +101,10 @@ def _balance(report: Report) -> str:
             f"  ledger       {events:,} events, {all_of_them:,} deliveries of them to agents: {done:,} are done",
             f"  mail server  {asked:,} asked, {len(report.mails):,} got an answer",
             f"DONE TWICE: {_found(report.twice)}.",
-            f"  ledger       {report.attempts:,} attempts for {all_of_them:,} deliveries: each has led to its next "
-            "events once",
-            f"  mail server  {report.mails.total():,} e-mails taken, {len(report.mails):,} different ones",
+            f"  ledger       {report.attempts:,} attempts for {all_of_them:,} deliveries, as some were cut off or "
+            "failed; each event is there once",
+            f"  mail server  {report.mails.total():,} e-mails taken, {len(report.mails):,} different ones: each has "
+            "its delivery's id",
         ]
     )
 
@@ -113,12 +117,12 @@ def _found(counts: Mapping[str, int]) -> str:
 def _commands(report: Report) -> list[tuple[str, str]]:
     """Return commands to try on what the demonstration has left, each behind what it shows."""
     start = [*_without_settings(), *_this_command(), "--config", str(report.config)]
-    worst = report.worst.question.correlation_id
+    hardest = report.hardest.question.correlation_id
     replay = ("replay", "--to", "email", "--type", "research.complete", "--dry-run")
     shown = (
-        ("what one question has caused: at which agent, how often tried, how long it took", ("trace", worst)),
-        ("what was given up, and given back", ("events", "--type", "delivery.*")),
-        ("the past once more, for one agent: what would be sent again without --dry-run", replay),
+        ("what one question has caused: at which agent, how often tried, how long it took", ("trace", hardest)),
+        ("what an agent had given up, and who gave it back to it", ("events", "--type", "delivery.*")),
+        ("replay: how many past events one agent would get again, and act on again (without --dry-run)", replay),
     )
     return [(what, shlex.join([*start, *command])) for what, command in shown]
 

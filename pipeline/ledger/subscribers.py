@@ -175,15 +175,17 @@ class Subscribers:
         known = self.known()
         if not known:
             return (
-                "no agent has ever run on it. Start a worker; if one runs, let both use the same "
-                "PIPELINE_DIRECTORY and PIPELINE_LEDGER_URL"
+                "no agent has ever run on it. Start a worker, to which `pipeline unrouted --replay` then gives the "
+                "event; if one runs already, let both use the same PIPELINE_DIRECTORY and PIPELINE_LEDGER_URL"
             )
         if event.targets:
             return "none of its targets is there any more"
         patterns = sorted({pattern for patterns in known.values() for pattern in patterns})
         near = get_close_matches(event.type, [one for one in patterns if not {"*", "#"} & {*one}], n=1)
-        more = " ..." if len(patterns) > MOST_SHOWN else ""
-        return f"did you mean {near[0]!r}?" if near else f"agents listen to {', '.join(patterns[:MOST_SHOWN])}{more}"
+        if near:
+            return f"did you mean {near[0]!r}? The event is kept all the same; `pipeline unrouted` lists it"
+        some = ", ".join(patterns[:MOST_SHOWN]) + (" ..." if len(patterns) > MOST_SHOWN else "")
+        return f"agents listen to {some}; `pipeline unrouted --replay` gives it to those that listen by then"
 
     def unknown(self, names: Sequence[str], connection: Connection | None = None) -> str:
         """Return what to tell somebody who named agents that have never run; nothing when all are known."""

@@ -59,13 +59,14 @@ def _who_listens(bus: Bus, app: str, numbers: Status, known: Mapping[str, tuple[
 
 def _unrouted(bus: Bus, app: str, known: Mapping[str, tuple[str, ...]]) -> Iterator[Check]:
     missed = unrouted_by_type(bus.ledger.database)
-    wanted = [some for some in missed if receivers(known, some.type, some.targets)]
+    everyone = {**{agent.name: agent.patterns for agent in bus.agents}, **known}
+    wanted = [some for some in missed if receivers(everyone, some.type, some.targets)]
     lost = [some for some in missed if some not in wanted]
     for found, says, mend in (
         (
             wanted,
-            "came before the agents that listen now",
-            f"deliver them: pipeline -A {app} unrouted --replay",
+            "came before there was a worker with the agents that listen",
+            f"when it runs, deliver them: pipeline -A {app} unrouted --replay",
         ),
         (
             lost,

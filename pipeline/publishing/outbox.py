@@ -31,10 +31,7 @@ GRACE = 10.0
 PAUSE = 1.0
 #: Types of which it is remembered that somebody was told that nobody listens.
 MOST_TOLD = 1000
-NOBODY = (
-    "nobody gets %s, as far as the ledger %s knows: %s; `pipeline unrouted --replay` gives it to the agents that "
-    "listen by then"
-)
+NOBODY = "nobody gets %s, as far as the ledger %s knows: %s"
 
 
 class Outbox:

@@ -118,9 +118,9 @@ class Report:
         return (Counter(event.type for event in story.events) for story in self.stories)
 
     @property
-    def worst(self) -> Story:
-        """The story in which a delivery was given up."""
-        return next(s for s in self.stories if any(event.type == "delivery.dead" for event in s.events))
+    def hardest(self) -> Story:
+        """The story in which agents had to try most often."""
+        return max(self.stories, key=lambda story: story.attempts - story.outcomes.total())
 
     def as_data(self) -> dict[str, Any]:
         """Return the report as JSON data."""
@@ -227,8 +227,8 @@ class _Play:
         number = sum(delivery.worker == of_mail.worker for delivery in held)
         work = "1 piece of work" if number == 1 else f"{number} pieces of work"
         self.tell(
-            f"KILLED: worker {victim.pid} (kill -9), while it hands the first e-mail to the mail server.\n"
-            f"It had {work} in hand; the other worker takes over."
+            f"KILLED: worker {victim.pid} (kill -9), while it hands over the first e-mail, which the mail server has "
+            f"not taken.\nIt had {work} in hand; the other worker takes over."
         )
         return victim.pid
 
