@@ -77,8 +77,8 @@ def test_what_rabbitmq_refuses_is_set_aside_once_and_holds_up_nobody(app: Pipeli
 
 
 def test_publishing_what_rabbitmq_refuses_keeps_it_and_delays_nobody_else(app: Pipeline) -> None:
-    assert not app.publish("order.placed", TOO_LARGE).sent
-    assert app.publish("order.placed", {}).sent, "the broker is not away"
+    assert not app.publish("order.dropped", TOO_LARGE).sent
+    assert app.publish("order.dropped", {}).sent, "the broker is not away"
     with pytest.raises(EventRefused, match="refuses the event for itself"):
         app.bus.publisher.deliver("billing", [(new_order().evolve(data=TOO_LARGE), {})], app.ledger.seal)
     app.close()

@@ -101,7 +101,6 @@ def unchanged(app: Pipeline, act: Callable[[], Any], error: type[Exception], mat
     ("data", "error", "match"),
     [
         ({"order_id": "A0", "total": "much"}, InvalidEvent, "total"),
-        ({"order_id": "A0", "total": 1, "tip": 1}, InvalidEvent, "tip"),
         (None, InvalidEvent, "order.placed"),
         ({"order_id": "A0", "total": {1}}, InvalidEvent, "data"),
         ({"order_id": "\ud800", "total": 1}, InvalidEvent, "data"),

@@ -190,7 +190,7 @@ def test_a_second_worker_with_the_same_node_name_ends_and_says_so(
     command = [sys.executable, "-m", "celery", "-A", "contract_app", "worker", "-P", "solo", "-n", "same@test"]
     second = run([*command, *options], broker)
     assert second.returncode == 1
-    assert "another worker is called same@test; give each its own name" in second.stderr
+    assert "another worker is called same@test, so this one ends; give each its own name" in second.stderr
     assert first.is_running()
     ping = run([sys.executable, "-m", "celery", "-A", "contract_app", *PING, "same@test"], broker)
     assert "pong" in ping.stdout
