@@ -140,6 +140,11 @@ class File:
                 self._db.close()
                 self._db = None
 
+    def __del__(self) -> None:
+        # Celery drops a result backend without closing it, and Python complains of each open database that it finds.
+        if getattr(self, "_db", None) is not None:
+            self.close()
+
     def before_fork(self) -> None:
         """Close the file, and let no other thread open it."""
         self.mutex.acquire()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
+import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,6 +26,16 @@ def backend(tmp_path: Path) -> Iterator[ResultBackend]:
     one = ResultBackend(app, url=f"sqlite:///{tmp_path / 'results.db'}")
     yield one
     one.database.close()
+
+
+def test_a_backend_that_is_dropped_closes_its_file(tmp_path: Path) -> None:
+    app = Celery("test", broker="memory://", set_as_current=False)
+    one = ResultBackend(app, url=f"sqlite:///{tmp_path / 'results.db'}")
+    connection = one.database._connection()
+    del one
+    gc.collect()
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        connection.execute("SELECT 1")
 
 
 class Chord:
