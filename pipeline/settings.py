@@ -120,9 +120,9 @@ class Settings(BaseSettings):
         try:
             return cls(**{**values, **arguments})
         except ValidationError as exc:
-            raise ConfigError("; ".join(_explain(error) for error in exc.errors(include_url=False))) from exc
+            raise ConfigError("; ".join(_explain(error) for error in exc.errors(include_url=False))) from None
         except ValueError as exc:  # pydantic-settings: an environment variable that is not JSON
-            raise ConfigError(f"{exc}: {exc.__cause__}; write a list as JSON, such as '[\"shop.agents\"]'") from exc
+            raise ConfigError(f"{exc}: {exc.__cause__}; write a list as JSON, such as '[\"shop.agents\"]'") from None
 
     @property
     def effective_broker_url(self) -> str:

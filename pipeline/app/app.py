@@ -55,7 +55,7 @@ class Pipeline(Publishing, Reading):
         self._declared: dict[str, Place] = {}
         self._wiring = Wiring(self.bus, self.schedules)
 
-    @property  # type: ignore[misc]
+    @property  # type: ignore[misc]  # mypy allows no property of that name, Python does
     def __class__(self) -> type[Any]:
         """Let `celery -A MODULE` find it under any name: it asks isinstance(), as it does of Celery's own proxies."""
         found: type[Any] = Celery

@@ -6,7 +6,7 @@ import logging
 import threading
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from celery.utils.log import get_logger
 from celery.worker.consumer import Consumer
@@ -24,9 +24,6 @@ from .process.guarded import guard
 from .process.pool import keeping_what_was_given
 from .process.returns import Returns
 from .strays import Told
-
-if TYPE_CHECKING:
-    pass
 
 logger = Log(get_logger(__name__))
 ANOTHER_LEDGER = (
@@ -203,9 +200,7 @@ class AgentConsumer(Connected):
                         self._pass_by(message, event, agent)
                         return
             except LedgerError as exc:  # whether the message is ours cannot be said now
-                logger.warning("a message goes back to %s after a pause: %s", queue, exc)
-                give_back = partial(message.reject_log_error, logger, self.connection_errors, requeue=True)
-                self._returns.after_pause(queue, give_back)
+                self._put_off(message, queue, exc)
                 return
             except Exception as exc:  # whatever a stranger's message provokes must not reach the main process
                 if isinstance(exc, EventTooLarge) and agent is not None:
@@ -224,6 +219,12 @@ class AgentConsumer(Connected):
                     self.set_aside(message, exc)
 
         return on_message
+
+    def _put_off(self, message: Any, queue: str, reason: LedgerError) -> None:
+        """Give a message back to its queue after a pause."""
+        logger.warning("a message goes back to %s after a pause: %s", queue, reason)
+        give_back = partial(message.reject_log_error, logger, self.connection_errors, requeue=True)
+        self._returns.after_pause(queue, give_back)
 
     def _mention_another_ledger(self, message: Any, agent: Agent) -> None:
         """Log now and then that a publisher of the bus has another ledger: each side then knows half of the story."""

@@ -78,6 +78,12 @@ def unrouted_by_type(database: Database) -> list[Unrouted]:
     return [Unrouted(type, targets_of(targets), number) for type, targets, number in rows]
 
 
+def counted(number: int) -> str:
+    """Return a number of events that were counted so, in words."""
+    more = " or more" if number >= MOST_COUNTED else ""
+    return f"{number:,}{more} event{'' if number == 1 else 's'}"
+
+
 def status(database: Database) -> Status:
     """Count; cheap however large the ledger is: the log's length is its last sequence number."""
     alive = workers.c.seen > now() - round(DEAD_AFTER * SECOND)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..core.outcome import Outcome
 from ..core.routing import receivers
-from ..ledger.status import MOST_COUNTED, Status, status, unrouted_by_type
+from ..ledger.status import Status, counted, status, unrouted_by_type
 from .checks import Check, ok, warn
 
 if TYPE_CHECKING:
@@ -75,9 +75,7 @@ def _unrouted(bus: Bus, app: str, known: Mapping[str, tuple[str, ...]]) -> Itera
         ),
     ):
         if found:
-            number = sum(some.number for some in found)
-            more = " or more" if number >= MOST_COUNTED else ""
+            number = counted(sum(some.number for some in found))
             types = list(dict.fromkeys(some.type for some in found))
             named = ", ".join(types[:MOST_NAMED]) + (" ..." if len(types) > MOST_NAMED else "")
-            events = "event" if number == 1 else "events"
-            yield warn("unrouted", f"{number:,}{more} {events} {says}: {named}", mend)
+            yield warn("unrouted", f"{number} {says}: {named}", mend)

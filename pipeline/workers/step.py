@@ -17,7 +17,7 @@ from ..core.errors import ConfigError, LedgerError, PipelineError
 from ..core.observe import Log, ended
 from ..core.routing import receivers
 from ..core.times import monotonic
-from ..ledger.status import MOST_COUNTED, unrouted_by_type
+from ..ledger.status import counted, unrouted_by_type
 from ..publishing.outbox import PAUSE
 from .sweeper import Sweeper
 
@@ -114,9 +114,9 @@ class SweeperStep(StartStopStep):  # type: ignore[misc]  # celery's classes are 
         wanted = sum(some.number for some in missed if receivers(own, some.type, some.targets))
         number = sum(some.number for some in missed)
         if wanted:
-            logger.warning(WANTED, _events(number), wanted)
+            logger.warning(WANTED, counted(number), wanted)
         elif number:
-            logger.info(MISSED, _events(number), ", ".join(dict.fromkeys(some.type for some in missed)))
+            logger.info(MISSED, counted(number), ", ".join(dict.fromkeys(some.type for some in missed)))
 
     def _sweep(self) -> None:
         assert self._sweeper is not None
@@ -162,11 +162,6 @@ class SweeperStep(StartStopStep):  # type: ignore[misc]  # celery's classes are 
             thread.join(timeout=10)
         if self._sweeper is not None:
             self._sweeper.leave()
-
-
-def _events(number: int) -> str:
-    more = " or more" if number >= MOST_COUNTED else ""
-    return f"{number:,}{more} event{'' if number == 1 else 's'}"
 
 
 def _is_expected(exc: Exception) -> bool:

@@ -145,7 +145,8 @@ def _take_back(connection: Connection, which: Sequence[str], subject: str | None
         likely.append(timers.c.body.contains(orjson.dumps(subject).decode(), autoescape=True))
     rows = connection.execute(query.where(or_(*likely))).all() if likely else []
     about = {one.event.key for one in read_all(rows)[0] if subject is not None and one.event.subject == subject}
-    ids = [row.id for row in rows if row.correlation in which or row.id in about]
+    chosen = {*which}
+    ids = [row.id for row in rows if row.correlation in chosen or row.id in about]
     for some in [] if dry_run else chunks(ids):
         connection.execute(delete(timers).where(timers.c.id.in_(some)))
     return len(ids)
