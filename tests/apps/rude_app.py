@@ -25,8 +25,10 @@ def to_self(number: int) -> Callable[[], None]:
 
 
 def removed_directory() -> None:
-    os.chdir(tempfile.mkdtemp())
-    Path.cwd().rmdir()
+    directory = Path(tempfile.mkdtemp())
+    directory.chmod(0o700)  # another handler of the process may have set its umask
+    os.chdir(directory)
+    directory.rmdir()
 
 
 def alarm() -> None:
