@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, Table, create_engine, update
+from sqlalchemy import Engine, Table, create_engine, text, update
 
 from pipeline import Event, Pipeline
 from pipeline.core.errors import PipelineError
@@ -37,6 +37,19 @@ def engine_on(url: str, **options: Any) -> Iterator[Engine]:
     engine = create_engine(url, **options)
     yield engine
     engine.dispose()
+
+
+@contextmanager
+def locked(url: str) -> Iterator[None]:
+    """Let somebody else hold the whole ledger."""
+    with engine_on(url) as engine, engine.connect() as connection:
+        if url.startswith("sqlite"):
+            connection.connection.dbapi_connection.isolation_level = None  # type: ignore[union-attr]
+            connection.execute(text("BEGIN IMMEDIATE"))
+        else:
+            connection.execute(text("LOCK TABLE pipeline_events, pipeline_deliveries, pipeline_outbox"))
+        yield
+        connection.rollback()
 
 
 def refused(app: Pipeline, kind: type[PipelineError], *words: str) -> str:

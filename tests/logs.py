@@ -12,7 +12,7 @@ from pipeline.core.event import Encoded, Event, new_event
 from pipeline.core.ids import delivery_id
 from pipeline.history.tree import EventNode, Trace
 from pipeline.ledger.database.rows import Write, join_ended, join_started
-from pipeline.ledger.deliveries import Delivery
+from pipeline.ledger.deliveries import Delivery, Success
 from pipeline.ledger.ledger import Ledger
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -41,7 +41,7 @@ def succeed(ledger: Ledger, event: Event, agent: str, *emitted: Event, joins: Se
     """Let an agent handle an event and emit others; return the delivery's id."""
     id = begin(ledger, event, agent)
     records = [Encoded(each, each.encode(), delivery=id) for each in emitted]
-    ledger.succeed(id, records, rows=joins, due_in=None)
+    ledger.succeed(Success(id, records, rows=joins, due_in=None))
     return id
 
 

@@ -16,7 +16,7 @@ from pipeline.core.ids import delivery_id, derived_id
 from pipeline.core.times import SECOND
 from pipeline.ledger.database.migrate import upgrade
 from pipeline.ledger.database.tables import deliveries, events, outbox
-from pipeline.ledger.deliveries import Delivery
+from pipeline.ledger.deliveries import Delivery, Success
 
 
 class Order(Payload, type="order.placed"):
@@ -94,7 +94,7 @@ def succeed(app: Pipeline, event: Event, agent: str) -> str:
     """Let an agent handle an event; return the delivery's id."""
     id = delivery_id(event.id, agent)
     assert app.ledger.claim(Delivery(id, event, agent), worker="w").attempt
-    app.ledger.succeed(id, [], [], due_in=None)
+    app.ledger.succeed(Success(id, [], [], due_in=None))
     return id
 
 

@@ -7,9 +7,9 @@ Celery's edge, turns them into Celery's exceptions.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from celery.utils.log import get_task_logger
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .strays import Told
 
 logger = Log(get_task_logger(__name__))
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,15 @@ class NotRecordedError(Exception):
     """What became of a delivery could not be written: it goes back to its queue."""
 
 
+class Ended(NamedTuple):
+    """A delivery whose handler has succeeded, and what is to be recorded of that, as succeed() takes it."""
+
+    delivery: Delivery
+    attempt: int
+    effects: Effects
+    answer: Any = None
+
+
 class Bookkeeping(Protocol):
     """What is known about deliveries, and what is written down. Everything may raise NotRecordedError."""
 
@@ -64,6 +74,9 @@ class Bookkeeping(Protocol):
 
     def claim(self, delivery: Delivery) -> Claim:
         """Return the attempt to make now, or say why there is none; raise WorkerDied when none is left."""
+
+    def claim_all(self, deliveries: Sequence[Delivery]) -> list[Claim | BaseException]:
+        """Claim a group at once; return for each what claim() would return or raise."""
 
     def done_before(self, delivery: Delivery, claim: Claim) -> Any:
         """Finish a delivery for which there is no attempt to make, and return a chord member's result."""
@@ -79,8 +92,11 @@ class Bookkeeping(Protocol):
 
         """
 
+    def succeed_all(self, ended: Sequence[Ended]) -> list[Sequence[Encoded] | BaseException]:
+        """Record a group of successes at once; return for each what succeed() would return or raise."""
+
     def send(self, emitted: Sequence[Encoded]) -> None:
-        """Send what a recorded success has emitted."""
+        """Send what recorded successes have emitted."""
 
     def stray(self, delivery: Delivery) -> Paused | Filtered | None:
         """Say what becomes of an event that this version of the agent does not want; None when it gets it all the same.
@@ -96,6 +112,14 @@ class Bookkeeping(Protocol):
 
     def fail(self, delivery: Delivery, attempt: int, error: BaseException) -> Verdict:
         """Record a failed attempt and say what follows it."""
+
+
+def outcome_of(call: Callable[..., Found], *arguments: Any) -> Found | BaseException:
+    """Return what a call returns or raises."""
+    try:
+        return call(*arguments)
+    except Exception as exc:
+        return exc
 
 
 def decided(delivery: Delivery, attempt: int, error: BaseException) -> Again | Dead:

@@ -21,10 +21,11 @@ from ..core.ids import caused_id
 from ..core.observe import Log
 from ..core.outcome import Outcome
 from ..core.retry import Again, Dead
-from ..ledger.deliveries import AlreadyRecordedError, Claim, Delivery
+from ..ledger.deliveries import AlreadyRecordedError, Claim, Delivery, Success
+from ..ledger.groups import CONTENT
 from ..publishing.outbox import GRACE, timer_of
 from . import strays
-from .delivery import NotRecordedError, Postponed, Scheduled, Verdict, decided
+from .delivery import Ended, NotRecordedError, Postponed, Scheduled, Verdict, decided, outcome_of
 from .steps import Filtered, Paused
 
 if TYPE_CHECKING:
@@ -50,8 +51,6 @@ class Recording:
 
 
 RECORDING = Recording()
-#: What a driver raises for a value that it or the database does not take, however often it is asked.
-CONTENT = (LedgerRefused, ValueError, TypeError, OverflowError)
 
 
 class Inbox:
@@ -72,14 +71,30 @@ class Inbox:
         Raises WorkerDied when the attempts are used up without any having ended, NotRecordedError when the ledger is
         away, and NotAnEventError when the database does not take the event.
         """
+        try:
+            answer: Claim | Exception = self._bus.ledger.claim(delivery, worker=self._bus.worker_id)
+        except Exception as exc:
+            answer = exc
+        return self._claimed(delivery, answer)
+
+    def claim_all(self, deliveries: Sequence[Delivery]) -> list[Claim | BaseException]:
+        """Claim a group in one transaction; return for each what claim() would return or raise."""
+        answers: Sequence[Claim | Exception]
+        try:
+            answers = self._bus.ledger.claim_all(deliveries, worker=self._bus.worker_id)
+        except LedgerError as exc:
+            answers = [exc] * len(deliveries)
+        return [outcome_of(self._claimed, *each) for each in zip(deliveries, answers, strict=True)]
+
+    def _claimed(self, delivery: Delivery, answer: Claim | Exception) -> Claim:
         with RECORDING:
-            try:
-                claim = self._bus.ledger.claim(delivery, worker=self._bus.worker_id)
-            except CONTENT as exc:
-                raise NotAnEventError(f"the ledger does not take it: {line_of(exc)}") from None
-            if claim.attempt <= delivery.retry.max + 1:
-                return claim
-            error = WorkerDied(f"attempt {claim.attempt - 1} did not end, its worker died, and no further one is left")
+            if isinstance(answer, CONTENT):
+                raise NotAnEventError(f"the ledger does not take it: {line_of(answer)}") from None
+            if isinstance(answer, Exception):
+                raise answer
+            if answer.attempt <= delivery.retry.max + 1:
+                return answer
+            error = WorkerDied(f"attempt {answer.attempt - 1} did not end, its worker died, and no further one is left")
             self._die(delivery, None, error)
         raise error
 
@@ -105,30 +120,57 @@ class Inbox:
 
         Raises NotRecordedError when the ledger is away and the delivery has to come again.
         """
-        silent = delivery.replay is not None and not delivery.broadcast
+        success = self._success(delivery, attempt, effects, answer)
+        error = None
         try:
             with RECORDING:
-                emitted = self._emitted(delivery, effects.events, delivery.replay if silent else None)
-                outbox = self._bus.outbox
-                later = [timer_of(outbox.encode([event])[0], due) for event, due in effects.later]
-                if session is not None:
+                if session is None:
+                    self._bus.ledger.succeed(success)
+                else:
                     session.flush()
-                self._bus.ledger.succeed(
-                    delivery.id,
-                    emitted,
-                    [] if silent else later,
-                    effects.rows,
-                    due_in=None if silent else GRACE,
-                    result=orjson.dumps(answer).decode() if delivery.in_canvas else None,
-                    first=attempt == 1,
-                    connection=session.connection() if session is not None else None,
-                )
-                if session is not None:
+                    self._bus.ledger.succeed(success, session.connection())
                     session.commit()
-        except AlreadyRecordedError:
-            logger.warning("another run of delivery %s was recorded first; this one takes no effect", delivery.id)
+        except AlreadyRecordedError as exc:
+            error = exc
+        return self._recorded(success, error)
+
+    def succeed_all(self, ended: Sequence[Ended]) -> list[Sequence[Encoded] | BaseException]:
+        """Record a group of successes in one transaction; return for each what succeed() would return or raise."""
+        found = [outcome_of(self._success, *one) for one in ended]
+        successes = [one for one in found if isinstance(one, Success)]
+        errors: Sequence[Exception | None]
+        try:
+            errors = self._bus.ledger.succeed_all(successes)
+        except LedgerError as exc:
+            errors = [exc] * len(successes)
+        of_each = iter(errors)
+        return [outcome_of(self._recorded, one, next(of_each)) if isinstance(one, Success) else one for one in found]
+
+    def _success(self, delivery: Delivery, attempt: int, effects: Effects, answer: Any) -> Success:
+        silent = delivery.replay is not None and not delivery.broadcast
+        with RECORDING:
+            emitted = self._emitted(delivery, effects.events, delivery.replay if silent else None)
+            outbox = self._bus.outbox
+            later = [timer_of(outbox.encode([event])[0], due) for event, due in effects.later]
+        return Success(
+            delivery.id,
+            emitted,
+            [] if silent else later,
+            effects.rows,
+            due_in=None if silent else GRACE,
+            result=orjson.dumps(answer).decode() if delivery.in_canvas else None,
+            first=attempt == 1,
+        )
+
+    def _recorded(self, success: Success, error: Exception | None) -> Sequence[Encoded]:
+        """Return what is to be sent of a success, or raise what its error means."""
+        if isinstance(error, AlreadyRecordedError):
+            logger.warning("another run of delivery %s was recorded first; this one takes no effect", success.delivery)
             return []
-        return [] if silent else emitted
+        if error is not None:
+            with RECORDING:
+                raise error
+        return [] if success.due_in is None else success.emitted
 
     def send(self, emitted: Sequence[Encoded]) -> None:
         """Send what is in the outbox now; when that fails, a relay does: the delivery is done in any case."""

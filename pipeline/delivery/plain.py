@@ -11,7 +11,7 @@ from ..core.event import Encoded
 from ..core.outcome import Outcome
 from ..ledger.deliveries import Claim, Delivery
 from . import strays
-from .delivery import NotRecordedError, Postponed, Verdict, decided
+from .delivery import Ended, NotRecordedError, Postponed, Verdict, decided, outcome_of
 from .steps import Filtered, Paused
 
 if TYPE_CHECKING:
@@ -34,6 +34,10 @@ class Plain:
         """Return the attempt that Celery counted."""
         return Claim(delivery.retries + 1, Outcome.RUNNING)
 
+    def claim_all(self, deliveries: Sequence[Delivery]) -> list[Claim | BaseException]:
+        """Return the attempts that Celery counted."""
+        return [self.claim(delivery) for delivery in deliveries]
+
     def done_before(self, delivery: Delivery, claim: Claim) -> Any:
         """Return nothing: each claim is an attempt to make."""
 
@@ -42,6 +46,10 @@ class Plain:
     ) -> Sequence[Encoded]:
         """Return what the handler emitted: the delivery is done when that is sent."""
         return self._bus.outbox.encode(effects.events) if effects.events else []
+
+    def succeed_all(self, ended: Sequence[Ended]) -> list[Sequence[Encoded] | BaseException]:
+        """Return what each of the handlers emitted, or what is wrong with that."""
+        return [outcome_of(self.succeed, *one) for one in ended]
 
     def send(self, emitted: Sequence[Encoded]) -> None:
         """Send it; raise NotRecordedError when the broker is away."""

@@ -30,7 +30,7 @@ from sqlalchemy import (
 )
 
 from ..core.errors import LedgerError
-from ..core.event import Event
+from ..core.event import Encoded, Event
 from ..core.ids import delivery_id
 from ..core.observe import Log
 from ..core.outcome import Outcome
@@ -38,8 +38,8 @@ from ..core.retry import Retry
 from ..core.times import SECOND, now
 from .aside import Bad, printable
 from .database.database import Database
-from .database.fast import Statement
-from .database.rows import DEAD_AFTER, chunks, unrouted_id, unrouted_row
+from .database.fast import Single, Statement
+from .database.rows import DEAD_AFTER, Write, chunks, unrouted_id, unrouted_row
 from .database.statements import relaxed
 from .database.tables import OPEN, deliveries, workers
 from .workers import process_number
@@ -108,6 +108,29 @@ class Delivery(NamedTuple):
     handed: int = 0
 
 
+class Success(NamedTuple):
+    """A delivery that has succeeded, and everything that it leaves behind.
+
+    Attributes:
+        delivery: its id.
+        emitted: events that are sent now.
+        later: timers of the events that are due later.
+        rows: what else is written with them.
+        due_in: seconds after which the relay sends what nobody has sent; None for what is only recorded.
+        result: what a chord's member returned, as JSON.
+        first: whether this is the first attempt, which has no timer to clear away.
+
+    """
+
+    delivery: str
+    emitted: Sequence[Encoded] = ()
+    later: Sequence[dict[str, Any]] = ()
+    rows: Sequence[Write] = ()
+    due_in: float | None = None
+    result: str | None = None
+    first: bool = False
+
+
 class AlreadyRecordedError(Exception):
     """Another run of the same delivery was recorded first; this one takes no effect."""
 
@@ -137,7 +160,7 @@ class Deliveries:
 
     # -- one delivery, by who has it in hand
 
-    def claiming(self, delivery: Delivery, worker: str, at: int, gone: int | None = None) -> Statement:
+    def claiming(self, delivery: Delivery, worker: str, at: int, gone: int | None = None) -> Single:
         """Return what counts an attempt: it answers with its number, and with nothing where there is none to make.
 
         Arguments:
@@ -167,16 +190,9 @@ class Deliveries:
         """Return what asks for a delivery: outcome, result, number of events emitted, its worker and its process."""
         return self._known, {"id": id}
 
-    def success(self, id: str, at: int, *, emitted: int, result: str | None) -> Statement:
-        """Return what records a success: it answers with a row unless another run was recorded first.
-
-        Arguments:
-            at: when it ended (microseconds).
-            emitted: the number of events that it emitted.
-            result: what a chord's member returned, as JSON.
-
-        """
-        return self._succeed, {"key": id, "ended": at, "emitted": emitted, "result": result}
+    def success(self, one: Success, at: int) -> Single:
+        """Return what records a success at a time (microseconds): it answers unless another run was recorded first."""
+        return self._succeed, {"key": one.delivery, "ended": at, "emitted": len(one.emitted), "result": one.result}
 
     def again(self, connection: Connection, id: str, attempt: int, *, due: int, error: str) -> bool:
         """Record a failed attempt that is followed by another one; say whether it was the delivery's last one.

@@ -15,14 +15,15 @@ from ..core.outcome import Outcome
 from ..core.times import SECOND, now
 from .aside import SetAside
 from .database.database import Database
-from .database.fast import Statement, run_all
+from .database.fast import Hot, Statement, run_all
 from .database.migrate import prepare, prepare_in
 from .database.rows import Write, timer_row
 from .database.statements import Statements
 from .database.tables import meta
-from .deliveries import AlreadyRecordedError, Claim, Deliveries, Delivery
+from .deliveries import AlreadyRecordedError, Claim, Deliveries, Delivery, Success
 from .due import Due
 from .events import Events
+from .groups import completed, together
 from .reconcile import Reconciliation
 from .subscribers import Subscribers
 from .timers import RETRY, Timers
@@ -213,6 +214,36 @@ class Ledger:
             )
         return Claim(claimed[0], Outcome.RUNNING) if claimed is not None else self._known(delivery, worker, at)
 
+    def claim_all(self, deliveries: Sequence[Delivery], *, worker: str) -> list[Claim | Exception]:
+        """Claim deliveries in one transaction; return for each what claim() would return or raise.
+
+        Outside of it, alone, is claimed what the broker had given to a worker before, another program's event, and a
+        second copy; so is each delivery where the database refuses one of them. Raises LedgerUnavailable when the
+        transaction was in vain.
+
+        Arguments:
+            worker: who runs them.
+
+        """
+        at = now()
+        first: dict[str, int] = {}
+        for place, delivery in enumerate(deliveries):
+            first.setdefault(delivery.id, place)
+        ordinary = {p: id for id, p in first.items() if deliveries[p].logged and not deliveries[p].redelivered}
+
+        def claim(places: Sequence[int]) -> list[Any]:
+            return self.database.fast.each([self.deliveries.claiming(deliveries[p], worker, at) for p in places])
+
+        answers = together(ordinary, claim)
+
+        def alone(place: int) -> Claim:
+            if place in answers:
+                return self._known(deliveries[place], worker, at)
+            return self.claim(deliveries[place], worker=worker)
+
+        found = {place: Claim(row[0], Outcome.RUNNING) for place, row in answers.items() if row is not None}
+        return completed(found, len(deliveries), alone)
+
     def _known(self, delivery: Delivery, worker: str, at: int) -> Claim:
         """Return what the inbox knows, or the attempt that is to be made because a process of this worker has died."""
         row = self.database.fast.one(self.deliveries.known(delivery.id))
@@ -226,48 +257,80 @@ class Ledger:
                 return Claim(claimed[0], Outcome.RUNNING)
         return Claim(0, Outcome(outcome), result, emitted)
 
-    def succeed(
-        self,
-        delivery: str,
-        emitted: Sequence[Encoded] = (),
-        later: Sequence[dict[str, Any]] = (),
-        rows: Sequence[Write] = (),
-        *,
-        due_in: float | None,
-        result: str | None = None,
-        first: bool = False,
-        connection: Connection | None = None,
-    ) -> None:
+    def succeed(self, success: Success, connection: Connection | None = None) -> None:
         """Record a success with everything that it leaves behind.
 
         Arguments:
-            emitted: events that are sent now.
-            later: timers of the events that are due later.
-            rows: what else is written with them.
-            due_in: seconds after which the relay sends what nobody has sent; None for what is only recorded.
-            result: what a chord's member returned, as JSON.
-            first: whether this is the first attempt, which has no timer to clear away.
             connection: the handler's own transaction; default a new one.
 
         Raises AlreadyRecordedError when another run of the delivery was recorded first.
 
         """
         at = now()
-        success = self.deliveries.success(delivery, at, emitted=len(emitted), result=result)
-        others: list[Statement] = []
-        if emitted or rows:
-            others = self._appending(emitted, at, due_in, rows, self._missed(emitted, connection))
-        if later or not first:
-            others += self.timers.statements(later, over=None if first else delivery)
+        first = self.deliveries.success(success, at)
+        missed = self._missed(success.emitted, connection) if success.emitted else ()
+        others = self._left_behind([success], at, missed)
         if connection is None:
-            recorded = self.database.fast.all_if(success, others)
+            recorded = self.database.fast.all_if(first, others)
         else:
-            recorded = connection.execute(*success).first() is not None
+            recorded = connection.execute(*first).first() is not None
             if recorded:
                 run_all(connection, others)
         if not recorded:
-            self.database.read(lambda own: self.deliveries.expect_claim(own, delivery))
-            raise AlreadyRecordedError
+            self._raise_unrecorded(success)
+
+    def succeed_all(self, successes: Sequence[Success]) -> list[Exception | None]:
+        """Record successes with all that they leave behind, in one transaction; return what succeed() would raise.
+
+        Of one that is not recorded nothing is written, and all of the others. Where the database refuses one of them,
+        each has a transaction of its own. Raises LedgerUnavailable when the transaction was in vain.
+        """
+        at = now()
+        missed = self._missed([record for success in successes for record in success.emitted])
+
+        def record(places: Sequence[int]) -> list[Any]:
+            first = [self.deliveries.success(successes[place], at) for place in places]
+
+            def work(connection: Hot) -> list[Any]:
+                answers = connection.answers(first)
+                recorded = sorted(place for place, row in zip(places, answers, strict=True) if row is not None)
+                run_all(connection, self._left_behind([successes[place] for place in recorded], at, missed))
+                return answers
+
+            return self.database.fast.run(work)
+
+        answers = together({place: success.delivery for place, success in enumerate(successes)}, record)
+
+        def alone(place: int) -> None:
+            if place in answers:
+                self._raise_unrecorded(successes[place])
+            self.succeed(successes[place])
+
+        return completed({place: None for place, row in answers.items() if row is not None}, len(successes), alone)
+
+    def _left_behind(self, successes: Sequence[Success], at: int, missed: Sequence[Event]) -> list[Statement]:
+        """Return what has to be run for what successes leave behind to be there.
+
+        Arguments:
+            missed: the events that nobody listens to, among those that any of them has emitted.
+
+        """
+        statements: list[Statement] = []
+        unheard = {event.key for event in missed}
+        for due_in in dict.fromkeys(success.due_in for success in successes if success.emitted or success.rows):
+            some = [success for success in successes if success.due_in == due_in]
+            emitted = [record for success in some for record in success.emitted]
+            rows = [row for success in some for row in success.rows]
+            heard_by_none = [record.event for record in emitted if record.event.key in unheard]
+            statements += self._appending(emitted, at, due_in, rows, heard_by_none)
+        later = [row for success in successes for row in success.later]
+        retried = [success.delivery for success in successes if not success.first]
+        return [*statements, *self.timers.statements(later, retried)] if later or retried else statements
+
+    def _raise_unrecorded(self, success: Success) -> None:
+        """Raise AlreadyRecordedError, or LedgerError when there is no claim that it could have been recorded for."""
+        self.database.read(lambda own: self.deliveries.expect_claim(own, success.delivery))
+        raise AlreadyRecordedError
 
     def again(self, delivery: str, event: Event, attempt: int, *, delay: float, error: str, timer: bool) -> bool:
         """Record a failed attempt that is followed by another one; say whether it was the delivery's last one.

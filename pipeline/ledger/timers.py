@@ -49,14 +49,16 @@ class Timers:
         else:
             run_all(connection, self.statements(rows))
 
-    def statements(self, rows: Sequence[dict[str, Any]], over: str | None = None) -> list[Statement]:
+    def statements(self, rows: Sequence[dict[str, Any]], over: Sequence[str] = ()) -> list[Statement]:
         """Return what has to be run for timers to be there.
 
         Arguments:
-            over: a delivery whose retry is not to come any more.
+            over: deliveries whose retries are not to come any more.
 
         """
-        statements: list[Statement] = [] if over is None else [(self._statements.timer_gone, {"timer": over})]
+        statements: list[Statement] = []
+        if over:
+            statements.append((self._statements.timer_gone, [{"timer": delivery} for delivery in over]))
         return [*statements, (self._statements.timer, rows)] if rows else statements
 
     def cancel(self, id: str) -> bool:

@@ -14,11 +14,13 @@ from sqlalchemy import update
 
 from pipeline import Event, Pipeline
 from pipeline.core.errors import LedgerUnavailable
+from pipeline.core.ids import delivery_id
 from pipeline.core.outcome import Outcome
 from pipeline.core.times import SECOND
 from pipeline.ledger.database.fast import Fast
 from pipeline.ledger.database.rows import DEAD_AFTER
 from pipeline.ledger.database.tables import deliveries, events, outbox, workers
+from pipeline.ledger.deliveries import Delivery, Success
 from pipeline.ledger.ledger import Claim, Ledger
 from tests.ledgers import again, claim, delivery, die, new_order, record, running
 from tests.records import rows
@@ -165,7 +167,7 @@ def test_a_retry_is_run_only_for_the_attempt_that_is_expected(ledger: Ledger) ->
 def test_what_has_ended_is_never_run_again(app: Pipeline, ledger: Ledger, outcome: str) -> None:
     event, id = running(ledger)
     if outcome == "succeeded":
-        ledger.succeed(id, [record(new_order())], [], due_in=None, result='"done"')
+        ledger.succeed(Success(id, [record(new_order())], [], due_in=None, result='"done"'))
     elif outcome == "dead":
         assert die(ledger, event, 1)
     else:
@@ -212,6 +214,13 @@ def test_a_claim_whose_answer_is_lost_is_the_one_that_runs(ledger: Ledger) -> No
     event = new_order()
     assert claim(ledger, event) == Claim(1, Outcome.RUNNING), "else nobody runs it while this worker lives"
     assert claim(ledger, event).attempt == 0, "a later copy is not"
+
+
+@pytest.mark.usefixtures("lost_answer")
+def test_claims_of_a_group_whose_answer_is_lost_are_the_ones_that_run(ledger: Ledger) -> None:
+    group = [Delivery(delivery_id(event.id, "billing"), event, "billing") for event in (new_order(), new_order())]
+    assert ledger.claim_all(group, worker="w1") == [Claim(1, Outcome.RUNNING)] * 2
+    assert ledger.claim_all(group, worker="w1") == [Claim(0, Outcome.RUNNING)] * 2
 
 
 @pytest.mark.usefixtures("lost_answer")

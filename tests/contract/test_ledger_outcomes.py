@@ -11,6 +11,7 @@ from pipeline.core.outcome import Outcome
 from pipeline.core.times import now
 from pipeline.ledger.database.rows import join_ended, join_started, timer_row
 from pipeline.ledger.database.tables import deliveries, events, joins, outbox, timers
+from pipeline.ledger.deliveries import Success
 from pipeline.ledger.ledger import AlreadyRecordedError, Ledger
 from tests.ledgers import again, claim, delivery, die, new_order, record, running
 from tests.records import rows
@@ -24,7 +25,7 @@ def test_a_success_is_recorded_with_everything_that_it_emitted(app: Pipeline, le
     emitted = record(new_order(), delivery=id)
     later = timer_row("later", "publish", now(), event.correlation_id, new_order().encode())
     join = join_started(id, "briefing", event.id, event.correlation_id)
-    ledger.succeed(id, [emitted], [later], [join], due_in=0, result="1")
+    ledger.succeed(Success(id, [emitted], [later], [join], due_in=0, result="1"))
     row = delivery(app)
     assert (row["outcome"], row["emitted"], row["result"]) == ("succeeded", 1, "1")
     assert row["ended"] >= row["started"]
@@ -36,19 +37,19 @@ def test_a_success_is_recorded_with_everything_that_it_emitted(app: Pipeline, le
 
 def test_the_second_success_of_a_delivery_writes_nothing(app: Pipeline, ledger: Ledger) -> None:
     event, id = running(ledger)
-    ledger.succeed(id, [record(new_order())], [], due_in=0)
+    ledger.succeed(Success(id, [record(new_order())], [], due_in=0))
     before = {table.name: rows(app, table) for table in (deliveries, events, outbox, timers, joins)}
     late = timer_row("late", "publish", now(), event.correlation_id, new_order().encode())
     join = join_started(id, "briefing", event.id, event.correlation_id)
     with pytest.raises(AlreadyRecordedError):
-        ledger.succeed(id, [record(new_order())], [late], [join], due_in=0)
+        ledger.succeed(Success(id, [record(new_order())], [late], [join], due_in=0))
     assert {table.name: rows(app, table) for table in (deliveries, events, outbox, timers, joins)} == before
 
 
 def test_of_two_runs_that_succeed_at_once_one_takes_effect(app: Pipeline, ledger: Ledger) -> None:
     def succeed(_: int) -> int:
         try:
-            ledger.succeed(id, [record(new_order())], [], due_in=0)
+            ledger.succeed(Success(id, [record(new_order())], [], due_in=0))
         except AlreadyRecordedError:
             return 0
         return 1
@@ -61,10 +62,10 @@ def test_of_two_runs_that_succeed_at_once_one_takes_effect(app: Pipeline, ledger
 def test_a_success_in_the_handlers_own_transaction_shares_its_fate(app: Pipeline, ledger: Ledger) -> None:
     _, id = running(ledger)
     with ledger.database.session() as session:
-        ledger.succeed(id, [record(new_order())], [], due_in=0, connection=session.connection())
+        ledger.succeed(Success(id, [record(new_order())], [], due_in=0), session.connection())
     assert (delivery(app)["outcome"], rows(app, events)) == ("running", [])
     with ledger.database.session() as session:
-        ledger.succeed(id, [record(new_order())], [], due_in=0, connection=session.connection())
+        ledger.succeed(Success(id, [record(new_order())], [], due_in=0), session.connection())
         session.commit()
     assert (delivery(app)["outcome"], len(rows(app, events))) == ("succeeded", 1)
 
@@ -74,7 +75,7 @@ def test_a_success_clears_away_the_retrys_timer(app: Pipeline, ledger: Ledger) -
     assert again(ledger, event, 1)
     assert [row["id"] for row in rows(app, timers)] == [id]
     assert claim(ledger, event, expected=2).attempt == 2
-    ledger.succeed(id, [], [], due_in=None)
+    ledger.succeed(Success(id, [], [], due_in=None))
     assert rows(app, timers) == []
     assert (delivery(app)["outcome"], delivery(app)["error"]) == ("succeeded", None)
 
@@ -87,7 +88,7 @@ def test_only_the_running_attempt_can_ask_for_another_one(app: Pipeline, ledger:
     assert not again(ledger, event, 1), "it no longer runs"
     assert claim(ledger, event, expected=2).attempt == 2
     assert not again(ledger, event, 1), "a late word of the first attempt"
-    ledger.succeed(id, [], [], due_in=None)
+    ledger.succeed(Success(id, [], [], due_in=None))
     assert not again(ledger, event, 2)
     assert ledger.deliveries.state(id) == (Outcome.SUCCEEDED, 2)
 
@@ -110,7 +111,7 @@ def test_nothing_is_recorded_of_an_attempt_whose_claim_a_crash_has_undone(app: P
     with ledger.database.transaction() as connection:
         connection.execute(deliveries.delete())
     for record_it in (
-        lambda: ledger.succeed(id, [record(new_order())], [], due_in=0),
+        lambda: ledger.succeed(Success(id, [record(new_order())], [], due_in=0)),
         lambda: again(ledger, event, 1),
         lambda: die(ledger, event, 1, record(new_order())),
     ):
@@ -127,7 +128,7 @@ def test_a_join_has_ended_whichever_is_written_first(app: Pipeline, ledger: Ledg
         completed = record(new_order("briefing.complete", cause=event))
         steps = [
             lambda id=id, event=event: ledger.succeed(
-                id, rows=[join_started(id, "briefing", event.id, event.correlation_id)], due_in=None
+                Success(id, rows=[join_started(id, "briefing", event.id, event.correlation_id)], due_in=None)
             ),
             lambda id=id, completed=completed, event=event: ledger.append(
                 [completed], due_in=0, rows=[join_ended(id, event.id, event.correlation_id)]

@@ -7,8 +7,7 @@ import re
 import signal
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,7 @@ from pipeline import Pipeline
 from pipeline.core.errors import LedgerError, LedgerRefused, LedgerUnavailable
 from pipeline.ledger.database.tables import deliveries, events
 from tests.harness import Broker, fill_disk
-from tests.ledgers import ON_POSTGRESQL, ON_SQLITE, append, claim, engine_on, refused
+from tests.ledgers import ON_POSTGRESQL, ON_SQLITE, append, claim, engine_on, locked, refused
 from tests.records import order, rows, run_agents
 from tests.servers import AT_MOST, PostgreSQL, Server, free_port, wait_for
 
@@ -168,19 +167,6 @@ def test_what_the_database_cannot_hold_is_refused_at_once_and_nothing_of_it_is_k
 
 
 # -- locked, full, read-only, damaged
-
-
-@contextmanager
-def locked(url: str) -> Iterator[None]:
-    """Let somebody else hold the whole ledger."""
-    with engine_on(url) as engine, engine.connect() as connection:
-        if url.startswith("sqlite"):
-            connection.connection.dbapi_connection.isolation_level = None  # type: ignore[union-attr]
-            connection.execute(text("BEGIN IMMEDIATE"))
-        else:
-            connection.execute(text("LOCK TABLE pipeline_events, pipeline_deliveries, pipeline_outbox"))
-        yield
-        connection.rollback()
 
 
 def test_a_locked_ledger_is_waited_for_no_longer_than_it_says(

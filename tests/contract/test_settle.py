@@ -15,7 +15,7 @@ from pipeline.history.settle import settle, settled
 from pipeline.history.tree import DeliveryNode
 from pipeline.ledger.database.rows import timer_row
 from pipeline.ledger.database.tables import deliveries, timers
-from pipeline.ledger.deliveries import Delivery
+from pipeline.ledger.deliveries import Delivery, Success
 from pipeline.ledger.ledger import Ledger
 from tests.logs import START, begin, cascade, end_join, made, outline, put, started_join, succeed
 
@@ -41,7 +41,7 @@ def test_an_event_settles_when_all_it_caused_is_done(ledger: Ledger) -> None:
     ledger.again(delivery, order, 1, delay=60, error="boom", timer=True)
     assert settled(ledger, order.id).lines() == [f"agent 'billing' has order.created {order.id}: retrying"]
     ledger.claim(Delivery(delivery, order, "billing", expected=2), worker="w1")
-    ledger.succeed(delivery, [Encoded(paid, paid.encode(), delivery=delivery)], [], due_in=None)
+    ledger.succeed(Success(delivery, [Encoded(paid, paid.encode(), delivery=delivery)], [], due_in=None))
     assert settled(ledger, order.id).lines() == [f"agent 'books' has not begun with order.paid {paid.id}"]
     succeed(ledger, paid, "books")
 

@@ -16,6 +16,7 @@ from pipeline.core.times import SECOND
 from pipeline.history.settle import settle, settled
 from pipeline.history.trace import trace
 from pipeline.ledger.database.tables import deliveries, events, joins
+from pipeline.ledger.deliveries import Success
 from pipeline.ledger.ledger import Ledger
 from tests.logs import START, begin, cascade, made, outline, put, started_join, succeed
 
@@ -169,7 +170,7 @@ def test_a_trace_as_text(ledger: Ledger) -> None:
         timer=True,
     )
     ledger.die(delivery_id(order.id, "books"), 1, [], error="ValueError: 7", traceback="", due_in=0)
-    ledger.succeed(delivery_id(order.id, "billing"), [], [], due_in=None)
+    ledger.succeed(Success(delivery_id(order.id, "billing"), [], [], due_in=None))
     with ledger.database.transaction() as connection:
         connection.execute(update(events).values(recorded=5 * SECOND))
         connection.execute(

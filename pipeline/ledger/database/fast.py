@@ -27,6 +27,8 @@ T = TypeVar("T")
 Row = Mapping[str, Any]
 #: A statement that lives as long as the ledger, and the row or rows of parameters that it is run with.
 Statement = tuple[Any, Row | Sequence[Row]]
+#: The same with one row.
+Single = tuple[Any, Row]
 
 #: What is done in the transaction in which rows were there already.
 Fewer = Callable[[Any], None]
@@ -68,6 +70,20 @@ class Hot:
         cursor = self._driver.cursor()
         cursor.executemany(prepared.sql, [prepared.arguments(row) for row in rows])
         return cursor
+
+    def answers(self, statements: Sequence[Single]) -> list[Any]:
+        """Run what differs only in its parameters; return the first row of each answer, or None."""
+        statement, rows = statements[0][0], [row for _, row in statements]
+        prepared = self._translated(statement, rows[0])
+        arguments = [prepared.arguments(row) for row in rows]
+        if self._engine.dialect.name == "sqlite":
+            return [self._driver.execute(prepared.sql, each).fetchone() for each in arguments]
+        cursor = self._driver.cursor()
+        cursor.executemany(prepared.sql, arguments, returning=True)  # all are under way before one is answered
+        found = [cursor.fetchone()]
+        while cursor.nextset():
+            found.append(cursor.fetchone())
+        return found
 
     def _translated(self, statement: Any, row: Row) -> Prepared:
         key = (statement, *row)
@@ -121,6 +137,10 @@ class Fast:
     def all(self, statements: Sequence[Statement], fewer: Fewer | None = None) -> None:
         """Run several statements in one transaction, as run_all() does."""
         self.run(lambda connection: run_all(connection, statements, fewer))
+
+    def each(self, statements: Sequence[Single]) -> list[Any]:
+        """Run what differs only in its parameters in one transaction; return the first row of each answer, or None."""
+        return self.run(lambda connection: connection.answers(statements))
 
     def last(self, others: Sequence[Statement], last: Statement, fewer: Fewer | None = None) -> Any:
         """Run several statements in one transaction and return the first row of the last one's answer, or None."""

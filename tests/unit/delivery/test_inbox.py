@@ -11,13 +11,22 @@ import pytest
 from celery.exceptions import Ignore
 
 from pipeline import Context, Event, Pipeline
-from pipeline.agents.effects import NOTHING
-from pipeline.core.errors import InvalidEvent, LedgerRefused, LedgerUnavailable, NotAnEventError, WorkerDied
+from pipeline.agents.effects import NOTHING, Effects
+from pipeline.core.errors import (
+    EventTooLarge,
+    InvalidEvent,
+    LedgerRefused,
+    LedgerUnavailable,
+    NotAnEventError,
+    WorkerDied,
+)
+from pipeline.core.event import new_event
 from pipeline.core.ids import delivery_id
 from pipeline.core.outcome import Outcome
 from pipeline.core.retry import Dead
-from pipeline.delivery.delivery import NotRecordedError, Scheduled, decided
+from pipeline.delivery.delivery import Ended, NotRecordedError, Scheduled, decided
 from pipeline.delivery.inbox import Inbox
+from pipeline.delivery.plain import Plain
 from pipeline.families import DeliveryDead
 from pipeline.ledger.database.tables import events, outbox, timers
 from pipeline.ledger.deliveries import Delivery
@@ -266,3 +275,76 @@ def test_a_silent_replay_records_what_it_emits_and_sends_nothing(app: Pipeline, 
     assert (row["replay"], row["delivery"]) == ("r1", one.id)
     assert Event.decode(row["body"]).causation_id == one.event.id
     assert (rows(app, outbox), rows(app, timers)) == ([], [])
+
+
+# -- groups
+
+
+def test_a_group_is_claimed_and_recorded_and_what_it_emitted_is_sent(app: Pipeline, inbox: Inbox) -> None:
+    group = [delivery(app), delivery(app, replay="r1", broadcast=False), delivery(app)]
+    assert inbox.claim_all(group) == [Claim(1, Outcome.RUNNING)] * 3
+    inbox.succeed(group[2], 1, NOTHING, None)
+    contexts = [context(app, one) for one in group]
+    emitted = [ctx.publish("order.paid", {}) for ctx in contexts]
+    found = inbox.succeed_all([Ended(one, 1, ctx.effects()) for one, ctx in zip(group, contexts, strict=True)])
+    to_send = [[one.event.id for one in each] for each in found if not isinstance(each, BaseException)]
+    assert to_send == [[emitted[0].id], [], []], "a silent replay sends nothing, and another run was first"
+    assert [row["event_id"] for row in rows(app, outbox)] == to_send[0]
+    inbox.send([one for each in found if not isinstance(each, BaseException) for one in each])
+    assert rows(app, outbox) == []
+    assert {event.id for event in logged(app, "order.paid")} == {emitted[0].id, emitted[1].id}
+
+
+def test_what_is_wrong_with_one_of_a_group_is_what_it_would_be_alone(
+    app: Pipeline, inbox: Inbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    used_up = delivery(app, redelivered=True)
+    for _ in range(used_up.retry.max + 1):
+        inbox.claim(used_up)
+    done = delivery(app)
+    inbox.claim(done)
+    inbox.succeed(done, 1, NOTHING, None)
+    group = [delivery(app), used_up, delivery(app)._replace(agent="\ud800"), done, delivery(app, in_canvas=True)]
+    claims = inbox.claim_all(group)
+    assert [type(claim) for claim in claims] == [Claim, WorkerDied, NotAnEventError, Claim, Claim]
+    assert [getattr(claim, "attempt", None) for claim in claims] == [1, None, None, 0, 1]
+    assert [row["outcome"] for row in rows(app, id=used_up.id)] == ["dead"]
+    lost, wrong = delivery(app), {1, 2}  # never claimed; no JSON
+    ended = [Ended(group[0], 1, NOTHING), Ended(lost, 1, NOTHING), Ended(group[4], 1, NOTHING, wrong)]
+    found = inbox.succeed_all(ended)
+    assert [type(one) for one in found] == [list, NotRecordedError, TypeError]
+    assert [row["outcome"] for one in (group[0], group[4]) for row in rows(app, id=one.id)] == ["succeeded", "running"]
+
+
+def test_when_the_ledger_is_away_a_whole_group_goes_back_to_its_queues(
+    app: Pipeline, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group = [delivery(app), delivery(app)]
+    inbox.claim_all(group)
+    before = rows(app)
+    with monkeypatch.context() as patch:
+        for method in ("claim_all", "succeed_all"):
+            patch.setattr(app.ledger, method, away)
+        found = [*inbox.claim_all(group), *inbox.succeed_all([Ended(one, 1, NOTHING) for one in group])]
+    assert [(type(one), type(getattr(one, "__cause__", None))) for one in found] == [
+        (NotRecordedError, LedgerUnavailable)
+    ] * 4
+    assert rows(app) == before
+    assert inbox.claim_all([]) == inbox.succeed_all([]) == []
+
+
+def test_without_a_ledger_a_group_is_what_its_members_are(tmp_path: Path) -> None:
+    app = Pipeline("t", ledger_url="", broker_url=f"sqlite:///{tmp_path / 'broker.db'}", directory=tmp_path)
+    plain = Plain(app.bus)
+    events = [app.publish(order()) for _ in range(2)]
+    group = [Delivery(delivery_id(one.id, "billing"), one, "billing", "/t", retries=n) for n, one in enumerate(events)]
+    assert plain.claim_all(group) == [Claim(1, Outcome.RUNNING), Claim(2, Outcome.RUNNING)]
+    fine, large = (new_event("order.paid", data, source="/t") for data in ({}, "x" * app.bus.settings.max_event_bytes))
+    found = plain.succeed_all(
+        [Ended(one, 1, Effects((event,))) for one, event in zip(group, (fine, large), strict=True)]
+    )
+    assert [[one.event for one in each] if isinstance(each, list) else type(each) for each in found] == [
+        [fine],
+        EventTooLarge,
+    ]
+    app.close()
