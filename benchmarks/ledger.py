@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import appends, costs, growth, timers
+from . import appends, costs, groups, growth, timers
 from .appends import Appends
 from .costs import Cost
 from .databases import Database, Off
+from .groups import Groups
 from .growth import Growth
 from .servers import Broker
 from .timers import Lateness
@@ -23,7 +24,7 @@ class Amounts:
         single, batched: events appended one by one, and in batches.
         sizes: of the growing log.
         delayed: events with a timer.
-        deliveries: of one worker's run.
+        deliveries: of one worker's run, and of those that are claimed and recorded without one.
         published: events of one burst.
 
     """
@@ -47,6 +48,7 @@ class Measured:
     """What was measured of the ledger."""
 
     appends: list[Appends] = field(default_factory=list)
+    groups: list[Groups] = field(default_factory=list)
     growth: list[Growth] = field(default_factory=list)
     timers: list[Lateness] = field(default_factory=list)
     publishing: list[Cost] = field(default_factory=list)
@@ -60,6 +62,7 @@ class Measured:
 def alone(databases: Sequence[Database], amounts: Amounts, repeats: int, found: Measured) -> None:
     """Measure what needs no broker."""
     found.appends += appends.measure(databases, amounts.single, amounts.batched, repeats)
+    found.groups += groups.measure(databases, amounts.deliveries, repeats)
     for database in databases:
         found.growth += growth.measure(database, amounts.sizes, repeats)
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from .appends import BATCHED, ONE_BY_ONE, READ
 from .costs import Cost
 from .databases import SQLITE
+from .groups import as_table
 from .growth import MIDDLE, TRACE, Growth
 from .ledger import Measured
 from .results import Target
@@ -28,6 +29,7 @@ def sections(measured: Measured) -> list[tuple[str, str]]:
     """Return titles and tables."""
     return [
         ("Ledger: appending and reading, events/s", _appends(measured)),
+        ("Ledger: claiming and recording, us per delivery", as_table(measured.groups)),
         ("Ledger: a page of 1,000 events while the log grows, ms", _growth(measured)),
         ("Ledger: how late delayed events are, s", _timers(measured)),
         ("Ledger: the cost of publishing, us per event", _costs("call", measured.publishing)),
