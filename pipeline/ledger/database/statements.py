@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import bindparam, delete, func, literal_column, select
+from sqlalchemy import ARRAY, String, any_, bindparam, delete, func, literal_column, select
 
 from .database import Database
 from .tables import events, joins, outbox, timers
@@ -31,6 +31,9 @@ class Statements:
         self.timer_gone = delete(timers).where(timers.c.id == bindparam("timer"))
         self.join_started = insert(joins).on_conflict_do_nothing()
         join = insert(joins)
+        #: Of all ids in one list, which SQLite does not know.
+        sent_all = delete(outbox).where(outbox.c.event_id == any_(bindparam("ids", type_=ARRAY(String))))
+        self.sent_all = sent_all.returning(outbox.c.event_id, *relaxed(database))
         self.join_ended = join.on_conflict_do_update(index_elements=["id"], set_={"ended": join.excluded.ended})
 
 
