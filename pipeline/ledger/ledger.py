@@ -73,7 +73,7 @@ class Ledger:
     @property
     def seal(self) -> Seal:
         """What signs the bus's messages, read once; a ledger that was made anew has another one."""
-        if not self.database.fast.is_checked():
+        if not self.database.fast.is_checked(lately=True):
             self.database.check()
         opened, seal = self._sealed
         if seal is None or opened != self.database.opened:

@@ -109,7 +109,7 @@ def test_a_file_that_another_has_taken_the_place_of_is_another_ledger(
     first = app.ledger.id
     for file in tmp_path.glob("ledger.db*"):
         file.unlink()
-    assert app.ledger.id != first
+    wait_for(lambda: app.ledger.id != first, "the ledger to look at its file")
     assert app.ledger.id == fresh(f"sqlite:///{tmp_path / 'ledger.db'}").ledger.id
 
 

@@ -23,6 +23,7 @@ from ...core.files import file_id, make_private, write_ahead
 from ...core.times import monotonic
 from .address import parse
 from .fast import RETRY_INTERVAL, Fast
+from .kept import BESIDE, KEPT
 from .postgresql import engine_to
 from .trouble import UNSENDABLE, Trouble, is_stale, trouble_in
 
@@ -73,6 +74,8 @@ class Database:
         if self.is_sqlite:
             engine = create_engine(
                 self.url,
+                pool_size=KEPT,
+                max_overflow=BESIDE,
                 pool_timeout=self.timeout,
                 connect_args={"timeout": self.timeout, "check_same_thread": False},
             )
@@ -96,21 +99,21 @@ class Database:
     @contextlib.contextmanager
     def transaction(self) -> Iterator[Connection]:
         """Write in one transaction; raises LedgerUnavailable, LedgerRefused or another LedgerError (see trouble.py)."""
-        self.check()
+        self._make_way()
         with self.errors(), forks.held_off(), self._turn(), self.engine.begin() as connection:
             yield connection
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[Connection]:
         """Read from one snapshot."""
-        self.check()
+        self._make_way()
         with self.errors(), forks.held_off(), self.reader.begin() as connection:
             yield connection
 
     @contextlib.contextmanager
     def session(self) -> Iterator[Session]:
         """Lend a session in an open write transaction; the borrower commits, or it is rolled back."""
-        self.check()
+        self._make_way()
         with forks.Hold(), self._turn(), Session(self.engine, close_resets_only=False) as session:
             with self.errors():
                 session.connection()  # begins, and on SQLite takes the write lock
@@ -159,11 +162,16 @@ class Database:
             "inside ctx.session publish with ctx.publish()"
         )
 
+    def _make_way(self) -> None:
+        """Prepare for SQLAlchemy to take a connection: the one that this thread keeps, if there is one."""
+        self.check()
+        self.fast.keeper.give_back()
+
     def check(self) -> None:
         """Compare the schema's version with the code's, once; an empty SQLite file gets its tables."""
         if self.is_sqlite and self._checked and file_id(self.path) != self.file:
             # Somebody has deleted it: others would write into another file than this one.
-            self.engine.dispose()
+            self.close()
             self._checked = False
         if self._checked:
             return
@@ -190,7 +198,7 @@ class Database:
 
     def close(self) -> None:
         """Close all idle connections; the next use opens new ones."""
-        self.engine.dispose()
+        self.fast.keeper.close()
 
     def insert(self, table: Table) -> Any:
         """Return the dialect's INSERT, which knows ON CONFLICT."""
@@ -222,14 +230,14 @@ class Database:
     def before_fork(self) -> None:
         """Close SQLite's files."""
         if self.is_sqlite:
-            self.engine.dispose()
+            self.close()
 
     def after_fork(self, *, child: bool) -> None:
         """Leave the parent's connections alone, and the locks of its threads."""
         if child:
             self.writer = threading.Lock() if self.is_sqlite else None
             self._checking = threading.Lock()
-            self.engine.dispose(close=False)
+            self.fast.keeper.leave_to_parent()
 
 
 def _begin(connection: Connection) -> None:

@@ -13,13 +13,14 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from sqlalchemy import Engine
+from sqlalchemy import Engine, PoolProxiedConnection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from ...core.errors import LedgerError, LedgerUnavailable, PipelineError
 from ...core.forks import OWN
 from ...core.times import monotonic
+from .kept import Keeper
 from .postgresql import bounds, shares_sessions
 from .trouble import UNSENDABLE, is_stale
 
@@ -35,6 +36,8 @@ Fewer = Callable[[Any], None]
 
 #: Seconds between two attempts to reach a database that is locked or away.
 RETRY_INTERVAL = 0.1
+#: Seconds for which a file is taken for the one that was opened, by those who have it open.
+LOOK = 0.1
 
 
 class Prepared(NamedTuple):
@@ -128,7 +131,9 @@ class Fast:
 
     def __init__(self, database: Opened) -> None:
         self._database = database
+        self.keeper = Keeper(database.engine)
         self._prepared: dict[Any, Prepared] = {}
+        self._good_until = 0.0
 
     def one(self, statement: Statement) -> Any:
         """Run one statement in a transaction of its own and return the first row of its answer, or None."""
@@ -182,14 +187,15 @@ class Fast:
 
     def _once(self, work: Callable[[Hot], T], alone: bool) -> T:
         database = self._database
-        if not self.is_checked():
+        # Whoever opens a file has to know which one.
+        if not self.is_checked(lately=bool(self.keeper.own.place.kept)):
             database.check()
         with OWN.lock:
             writer = database.writer  # a child that is forked inside gets another one
             if writer is not None and not writer.acquire(timeout=database.timeout):
                 raise database.locked_here()
             try:
-                with _driver(database.engine) as driver:
+                with self._driver() as driver:
                     return self._transact(driver, work, alone)
             except (DBAPIError, PoolTimeout, *UNSENDABLE) as exc:
                 raise database.explained(exc) from exc
@@ -197,16 +203,66 @@ class Fast:
                 if writer is not None:
                     writer.release()
 
-    def is_checked(self) -> bool:
-        """Say whether the database is open, and its file still the one that was opened."""
+    def is_checked(self, *, lately: bool = False) -> bool:
+        """Say whether the database is open, and its file still the one that was opened.
+
+        Arguments:
+            lately: whether it is enough that it was so at most LOOK seconds ago.
+
+        """
         file = self._database.file
         if file is None:
             return self._database.opened > 0 and not self._database.is_sqlite
+        if lately and monotonic() < self._good_until:
+            return True
         try:
             status = os.stat(self._database.path)
         except OSError:
             return False
-        return (status.st_dev, status.st_ino) == file
+        if (status.st_dev, status.st_ino) != file:
+            return False
+        self._good_until = monotonic() + LOOK
+        return True
+
+    @contextlib.contextmanager
+    def _driver(self) -> Iterator[Any]:
+        """Lend the driver's connection, and turn its errors into SQLAlchemy's."""
+        engine, keeper = self._database.engine, self.keeper
+        dialect: Any = engine.dialect
+        errors = dialect.loaded_dbapi.Error
+        driver, place = None, keeper.own.place
+        pooled: PoolProxiedConnection | None = None
+        try:
+            number, pooled = place.kept.pop()
+        except IndexError:
+            number = keeper.number
+        try:
+            if pooled is not None and number != keeper.number:
+                pooled.invalidate()
+                number, pooled = keeper.number, None
+            if pooled is None:
+                pooled = engine.raw_connection()
+            driver = pooled.driver_connection
+            yield driver
+            if place.is_open and not place.kept:
+                good, pooled = (number, pooled), None
+                place.kept.append(good)
+        except errors as exc:
+            lost = driver is None or is_stale(exc) or dialect.is_disconnect(exc, driver, None)
+            if pooled is not None and (lost or dialect.name != "sqlite"):
+                pooled.invalidate()  # it may be left without transactions: see _transact()
+            if lost:
+                keeper.close()  # the idle connections are as dead as this one
+            raise DBAPIError.instance(None, None, exc, errors, connection_invalidated=lost, dialect=dialect) from exc
+        except PipelineError:  # raised by ourselves between two statements: the pool rolls it back
+            raise
+        except BaseException:
+            if pooled is not None:
+                pooled.invalidate()  # a time limit, say, has left it in the middle of a statement
+            raise
+        finally:
+            if pooled is not None and pooled.is_valid:
+                pooled.close()
 
     def _transact(self, driver: Any, work: Callable[[Hot], T], alone: bool) -> T:
         """Commit what is done, or let the pool roll it back."""
@@ -240,31 +296,3 @@ def run_all(connection: Any, statements: Sequence[Statement], fewer: Fewer | Non
             if answer.rowcount < len(rows):
                 fewer(connection)
             fewer = None
-
-
-@contextlib.contextmanager
-def _driver(engine: Engine) -> Iterator[Any]:
-    """Lend the driver's connection, and turn its errors into SQLAlchemy's."""
-    dialect: Any = engine.dialect
-    errors = dialect.loaded_dbapi.Error
-    pooled, driver = None, None
-    try:
-        pooled = engine.raw_connection()
-        driver = pooled.driver_connection
-        yield driver
-    except errors as exc:
-        lost = driver is None or is_stale(exc) or dialect.is_disconnect(exc, driver, None)
-        if pooled is not None and (lost or dialect.name != "sqlite"):
-            pooled.invalidate()  # it may be left without transactions: see _transact()
-        if lost:
-            engine.dispose()  # the idle connections are as dead as this one
-        raise DBAPIError.instance(None, None, exc, errors, connection_invalidated=lost, dialect=dialect) from exc
-    except PipelineError:  # raised by ourselves between two statements: the pool rolls it back, and keeps it
-        raise
-    except BaseException:
-        if pooled is not None:
-            pooled.invalidate()  # a time limit, say, has left it in the middle of a statement
-        raise
-    finally:
-        if pooled is not None and pooled.is_valid:
-            pooled.close()

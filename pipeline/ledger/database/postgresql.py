@@ -11,8 +11,7 @@ from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 
-#: Connections that a process keeps open, and those that it may open beside them for a while.
-KEPT, BESIDE = 10, 20
+from .kept import BESIDE, KEPT
 
 
 def engine_to(url: URL, timeout: float) -> Engine:

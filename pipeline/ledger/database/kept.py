@@ -1,0 +1,94 @@
+"""Connections that threads keep between two transactions: taking one from the pool costs as much as a short one does.
+
+A thread has one at a time: it gives back what it keeps before SQLAlchemy takes another one for it. So there are no more
+connections than without, and no more idle ones than the pool would keep.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+from weakref import ref
+
+from sqlalchemy import Engine, PoolProxiedConnection
+
+#: Connections that a process keeps open, and those that it may open beside them for a while.
+KEPT, BESIDE = 10, 20
+
+
+class Place:
+    """Where a thread keeps its connection while it does not use it.
+
+    Attributes:
+        kept: the connection with the number of its pool, if there is one; whoever gets it out of the list has it.
+        is_open: whether the thread may keep one.
+
+    """
+
+    __slots__ = ("__weakref__", "is_open", "kept")
+
+    def __init__(self, *, is_open: bool) -> None:
+        self.kept: list[tuple[int, PoolProxiedConnection]] = []
+        self.is_open = is_open
+
+    def take(self) -> tuple[int, PoolProxiedConnection] | None:
+        """Return what is kept, unless somebody has it."""
+        try:
+            return self.kept.pop()
+        except IndexError:
+            return None
+
+
+class Own(threading.local):
+    """Each thread's own place: it ends with the thread, and the pool gets the connection back."""
+
+    def __init__(self, places: list[ref[Place]]) -> None:
+        self.place = Place(is_open=len(places) < KEPT)
+        if self.place.is_open:
+            places.append(ref(self.place, places.remove))
+
+
+class Keeper:
+    """The places of all threads; the first KEPT of them are open.
+
+    Attributes:
+        number: of the pool that is in use; it was closed so often.
+        own: the thread's own place.
+
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._places: list[ref[Place]] = []
+        self._inherited: list[Any] = []
+        self.number = 0
+        self.own = Own(self._places)
+
+    def give_back(self) -> None:
+        """Give what this thread keeps back to the pool, for SQLAlchemy to take."""
+        taken = self.own.place.take()
+        if taken is not None:
+            self._end(*taken)
+
+    def _end(self, number: int, connection: PoolProxiedConnection) -> None:
+        if number == self.number:
+            connection.close()
+        else:
+            connection.invalidate()  # its pool is closed, and so is to be what was in use then
+
+    def close(self) -> None:
+        """Close what nobody uses at the moment; what somebody uses is closed before it would be used again."""
+        for one in tuple(self._places):
+            place = one()
+            taken = None if place is None else place.take()
+            if taken is not None:
+                self._end(*taken)
+        self.number += 1
+        self._engine.dispose()
+
+    def leave_to_parent(self) -> None:
+        """Forget, in a child, what is the parent's: even to end a connection would be to say so to its server."""
+        self._inherited += [self.own, *(one() for one in self._places)]
+        self._places = []
+        self.own = Own(self._places)
+        self._engine.dispose(close=False)
