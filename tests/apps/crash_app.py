@@ -20,6 +20,7 @@ from pipeline.delivery import inbox
 from pipeline.delivery.request import DeliveryRequest
 from pipeline.delivery.task import decode
 from pipeline.ledger.database import leases
+from pipeline.ledger.deliveries import Success
 from pipeline.ledger.ledger import Ledger
 from pipeline.publishing import outbox
 from pipeline.publishing.outbox import Outbox
@@ -53,9 +54,9 @@ def die(point: str, event: Event) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def succeed(self: Ledger, delivery: str, emitted: Sequence[Any], *args: Any, **options: Any) -> None:
-    _succeed(self, delivery, emitted, *args, **options)
-    for record in emitted:
+def succeed(self: Ledger, success: Success, *args: Any) -> None:
+    _succeed(self, success, *args)
+    for record in success.emitted:
         die("effect", record.event)
 
 
