@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
@@ -255,7 +256,8 @@ class Deliveries:
             for event, agent, due in waiting
         ]
         if rows:
-            connection.execute(self._insert, rows)
+            # In the order of groups' claims: else each could wait for the other.
+            connection.execute(self._insert, sorted(rows, key=itemgetter("id")))
 
     def unrouted(self, event_ids: Iterable[str], at: int) -> Statement:
         """Return what notes that no agent listens to some events; what is noted already stays as it is."""

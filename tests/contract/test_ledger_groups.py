@@ -18,6 +18,7 @@ from pipeline.core.errors import IdTaken, LedgerError, LedgerRefused, LedgerUnav
 from pipeline.core.ids import delivery_id
 from pipeline.core.outcome import Outcome
 from pipeline.core.times import now
+from pipeline.ledger.database import fast
 from pipeline.ledger.database.rows import Write, join_started, timer_row
 from pipeline.ledger.database.tables import events, joins, outbox, timers
 from pipeline.ledger.deliveries import AlreadyRecordedError, Claim, Delivery, Success
@@ -265,8 +266,9 @@ def turned(group: list[Delivery], number: int) -> list[Delivery]:
 
 
 def test_of_threads_that_claim_and_record_one_group_in_other_orders_one_gets_each(
-    app: Pipeline, ledger: Ledger
+    app: Pipeline, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(fast, "RETRY_INTERVAL", 3600)  # two that wait for each other would be told
     group = [delivery(new_order()) for _ in range(50)]
 
     def claims(number: int) -> list[int]:
@@ -280,7 +282,12 @@ def test_of_threads_that_claim_and_record_one_group_in_other_orders_one_gets_eac
         found = dict(zip(ids_of(mine), kinds(ledger.succeed_all(ended)), strict=True))
         return [found[id] for id in ids_of(group)]
 
-    found = in_threads(CONTENDERS, claims)
+    def reconciles(number: int) -> None:
+        with ledger.database.transaction() as connection:
+            missing = [(one.event.id, "billing", now()) for one in turned(group, number)]
+            ledger.deliveries.add_waiting(connection, missing)
+
+    *found, _ = in_threads(CONTENDERS + 1, lambda n: claims(n) if n < CONTENDERS else reconciles(n))
     assert [sorted(attempts) for attempts in zip(*found, strict=True)] == [[0] * (CONTENDERS - 1) + [1]] * len(group)
     ended = in_threads(CONTENDERS, successes)
     for each in zip(*ended, strict=True):
