@@ -131,12 +131,16 @@ class Outbox:
             raise UnknownAgent(f"targets: {unknown}")
 
     def send(self, batch: Sequence[Encoded], *, timeout: float | None = None) -> bool:
-        """Send what is in the outbox and take it out; say whether the broker took it."""
+        """Send what is in the outbox and take it out; say whether the broker took it.
+
+        When it does not take all of them, each is sent whatever becomes of the others: they may be several deliveries'.
+        """
         try:
-            return self._send(batch, timeout)
+            sent = self._send(batch, timeout)
         except QueueConflict as exc:
             logger.error("%s; what was accepted is kept and sent then", exc)
-            return False
+            sent = False
+        return sent if sent or len(batch) < 2 else self.relay(batch) == len(batch)
 
     def _send(self, batch: Sequence[Encoded], timeout: float | None) -> bool:
         if not batch:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import pytest
 
 from pipeline import Pipeline
+from pipeline.agents.effects import Effects
 from pipeline.core.errors import EventRefused
 from pipeline.core.ids import delivery_id
 from pipeline.core.times import SECOND, now
+from pipeline.delivery.delivery import Ended
+from pipeline.delivery.inbox import Inbox
 from pipeline.ledger.database.rows import timer_row
 from pipeline.ledger.database.tables import outbox
+from pipeline.ledger.deliveries import Delivery
 from pipeline.ledger.timers import PUBLISH
 from tests.harness import Broker
 from tests.ledgers import new_order, record, sweep
@@ -81,4 +85,20 @@ def test_publishing_what_rabbitmq_refuses_keeps_it_and_delays_nobody_else(app: P
     assert app.publish("order.dropped", {}).sent, "the broker is not away"
     with pytest.raises(EventRefused, match="refuses the event for itself"):
         app.bus.publisher.deliver("billing", [(new_order().evolve(data=TOO_LARGE), {})], app.ledger.seal)
+    app.close()
+
+
+def test_what_rabbitmq_refuses_of_one_delivery_delays_nothing_that_its_neighbours_emit(app: Pipeline) -> None:
+    arrived(app)
+    inbox = Inbox(app.bus)
+    causes = [new_order() for _ in range(3)]
+    app.ledger.append([record(event) for event in causes], due_in=None)
+    group = [Delivery(delivery_id(event.id, "stock"), event, "stock") for event in causes]
+    assert [getattr(claim, "attempt", None) for claim in inbox.claim_all(group)] == [1, 1, 1]
+    emitted = [new_order(), new_order().evolve(data=TOO_LARGE), new_order()]
+    found = inbox.succeed_all([Ended(one, 1, Effects((event,))) for one, event in zip(group, emitted, strict=True)])
+    inbox.send([each for one in found if not isinstance(one, BaseException) for each in one])
+    assert arrived(app) == {emitted[0].id, emitted[2].id}
+    assert rows(app, outbox) == []
+    assert [(one.place, one.id) for one in app.ledger.aside.list()] == [("outbox", emitted[1].id)]
     app.close()
