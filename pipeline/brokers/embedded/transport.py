@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 from collections import OrderedDict
 from time import sleep
 from typing import Any
@@ -17,6 +16,7 @@ from kombu.utils.uuid import uuid
 
 from ...core.errors import EmbeddedBrokerBusy
 from ...core.times import monotonic
+from ..bell import Bell
 from ..compression import RefusesCompression
 from ..expiry import note_deadline
 from ..urls import parse_url
@@ -262,7 +262,7 @@ class Transport(virtual.Transport):  # type: ignore[misc]  # kombu's classes are
         self.store: Store = None  # type: ignore[assignment]  # set by establish_connection
         self._timer: Any = None
         self._reaped = 0.0
-        self._bell: tuple[socket.socket, socket.socket] | None = None
+        self._bell: Bell | None = None
 
     def as_uri(self, uri: str, include_password: bool = False, mask: str = "**") -> str:
         """Return the address; it holds no secrets."""
@@ -322,12 +322,7 @@ class Transport(virtual.Transport):  # type: ignore[misc]  # kombu's classes are
 
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
         """Let the loop look at the change counter often, and drain while there is something to take."""
-        self._loop = loop
-        self._bell = socket.socketpair()
-        for end in self._bell:
-            end.setblocking(False)
-        self._ringing = False
-        loop.add_reader(self._bell[0].fileno(), self._on_bell)
+        self._bell = Bell(loop, self._on_bell)
         self._timer = loop.call_repeatedly(self.polling_interval, self._on_timer)
         self.wake()
 
@@ -336,29 +331,19 @@ class Transport(virtual.Transport):  # type: ignore[misc]  # kombu's classes are
             self._timer.cancel()
             self._timer = None
         if self._bell is not None:
-            if not self.store.inherited:
-                self._loop.remove(self._bell[0].fileno())
-            for end in self._bell:
-                end.close()
+            self._bell.close()
             self._bell = None
 
     def wake(self) -> None:
         """Make the loop drain at once instead of at the next tick; safe from any thread."""
-        if self._bell is not None and not self._ringing:
-            self._ringing = True
-            with contextlib.suppress(BlockingIOError):
-                self._bell[1].send(b"\0")
+        if (bell := self._bell) is not None:
+            bell.ring()
 
     def _on_timer(self) -> None:
         if self._reap_now_and_then() or self.store.changed():
             self.wake()
 
-    def _on_bell(self, *_: Any) -> None:
-        # Emptied, then silenced, then the work: what another thread rings for meanwhile is done by it or rings again.
-        if self._bell is not None:
-            with contextlib.suppress(BlockingIOError):
-                self._bell[0].recv(4096)
-        self._ringing = False
+    def _on_bell(self) -> None:
         if self._pump_all():
             self.wake()  # and let the loop serve others in between
         else:
