@@ -96,7 +96,7 @@ _PUBLISH = (60, 40)
 def _objection_of_amqp(exc: BaseException) -> Objection | None:
     from amqp import ChannelError
 
-    from .amqp import BatchRefused
+    from .amqp.channel import BatchRefused
 
     code = getattr(exc, "reply_code", None) or getattr(exc, "code", None)
     is_published = code == _PRECONDITION_FAILED and getattr(exc, "method_sig", None) == _PUBLISH
@@ -126,7 +126,7 @@ def _options_of_redis(confirm: bool, visibility_timeout: int) -> Options:
 
 
 _EMBEDDED = "pipeline.brokers.embedded.transport:Transport"
-_AMQP, _AMQPS = "pipeline.brokers.amqp:Transport", "pipeline.brokers.amqp:SSLTransport"
+_AMQP, _AMQPS = "pipeline.brokers.amqp.transport:Transport", "pipeline.brokers.amqp.transport:SSLTransport"
 _REDIS = "pipeline.brokers.redis:Transport"
 
 KINDS = (

@@ -17,8 +17,8 @@ from kombu.exceptions import ContentDisallowed
 from kombu.message import Message
 
 from pipeline.brokers import kinds
-from pipeline.brokers.amqp import BatchRefused
-from pipeline.brokers.amqp import Message as AmqpMessage
+from pipeline.brokers.amqp.channel import BatchRefused
+from pipeline.brokers.amqp.channel import Message as AmqpMessage
 from pipeline.core.errors import to_install
 
 
@@ -55,9 +55,9 @@ def test_registering_twice_changes_nothing() -> None:
 @pytest.mark.parametrize(
     ("url", "module"),
     [
-        ("amqp://", "pipeline.brokers.amqp"),
-        ("pyamqp://", "pipeline.brokers.amqp"),
-        ("amqps://", "pipeline.brokers.amqp"),
+        ("amqp://", "pipeline.brokers.amqp.transport"),
+        ("pyamqp://", "pipeline.brokers.amqp.transport"),
+        ("amqps://", "pipeline.brokers.amqp.transport"),
         ("redis://", "pipeline.brokers.redis"),
         ("rediss://", "pipeline.brokers.redis"),
         ("sqlite:///x.db", "pipeline.brokers.embedded.transport"),
