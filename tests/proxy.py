@@ -1,4 +1,4 @@
-"""A TCP proxy that can fall silent: it keeps its connections and forwards nothing, and nobody is told."""
+"""A TCP proxy that can fall silent, which nobody is told, and change what the server says."""
 
 from __future__ import annotations
 
@@ -6,11 +6,17 @@ import contextlib
 import selectors
 import socket
 import threading
+from collections.abc import Callable
 from typing import Self
 
 
 class Proxy:
-    """Forwards what comes to a port of its own to another port on this machine, as long as it is not silent."""
+    """Forwards what comes to a port of its own to another port on this machine, as long as it is not silent.
+
+    Attributes:
+        change: makes of what the server says what is forwarded; the connection ends after less than that.
+
+    """
 
     def __init__(self, target: int) -> None:
         """Listen on a free port."""
@@ -18,8 +24,10 @@ class Proxy:
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=100)
         self.port: int = self._listener.getsockname()[1]
         self.accepted = 0
+        self.change: Callable[[bytes], bytes] = lambda data: data
         self._is_silent = threading.Event()
         self._peers: dict[socket.socket, socket.socket] = {}
+        self._servers: set[socket.socket] = set()
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ)
         self._wake, self._woken = socket.socketpair()
@@ -78,6 +86,7 @@ class Proxy:
         except OSError:
             client.close()
             return
+        self._servers.add(server)
         for one, other in ((client, server), (server, client)):
             one.settimeout(20)
             self._peers[one] = other
@@ -88,12 +97,15 @@ class Proxy:
         try:
             data = one.recv(65536)
             if data:
-                other.sendall(data)
-                return
+                said = self.change(data) if one in self._servers else data
+                other.sendall(said)
+                if len(said) == len(data):
+                    return
         except OSError:
             pass
         for end in (one, other):
             with contextlib.suppress(KeyError, ValueError):
                 self._selector.unregister(end)
             self._peers.pop(end, None)
+            self._servers.discard(end)
             end.close()

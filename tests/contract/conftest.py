@@ -1,9 +1,10 @@
-"""What the tests of ledgers have in common: an app on each of them."""
+"""What tests have in common: an app on each ledger, and a proxy before each broker that has a server."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from pipeline.history import projections
 from pipeline.ledger.ledger import Ledger
 from pipeline.operations.dead_letters import DeadLetters
 from tests import readmodels
+from tests.harness import Broker
+from tests.proxy import Proxy
 from tests.records import declare_agents, making_apps, order
 
 
@@ -78,3 +81,19 @@ def agents(app: Pipeline) -> None:
 def letters(app: Pipeline) -> DeadLetters:
     """The app's dead letters."""
     return app.dead_letters
+
+
+@pytest.fixture
+def proxy(broker: Broker) -> Iterator[Proxy]:
+    """A proxy before the broker's server."""
+    if broker.server is None:
+        pytest.skip("there is no network before the embedded broker")
+    with Proxy(broker.server.port) as one:
+        yield one
+
+
+@pytest.fixture
+def behind(broker: Broker, proxy: Proxy) -> Broker:
+    """The broker, as it is reached through the proxy."""
+    assert broker.server is not None
+    return replace(broker, url=broker.url.replace(f":{broker.server.port}/", f":{proxy.port}/"))

@@ -7,7 +7,6 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,22 +22,6 @@ ASKED, FACTOR = 1.0, 4
 #: The least that a worker may be set to.
 SOON = {"PIPELINE_BROKER_TIMEOUT": "10"}
 LOST = "Connection to broker lost"
-
-
-@pytest.fixture
-def proxy(broker: Broker) -> Iterator[Proxy]:
-    """A proxy before the broker's server."""
-    if broker.server is None:
-        pytest.skip("there is no network before the embedded broker")
-    with Proxy(broker.server.port) as one:
-        yield one
-
-
-@pytest.fixture
-def behind(broker: Broker, proxy: Proxy) -> Broker:
-    """The broker, as it is reached through the proxy."""
-    assert broker.server is not None
-    return replace(broker, url=broker.url.replace(f":{broker.server.port}/", f":{proxy.port}/"))
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,25 +15,13 @@ from pipeline.ledger.database.migrate import upgrade
 from tests.ledgers import ON_POSTGRESQL, engine_on, refused
 from tests.records import order
 from tests.servers import Server
+from tests.tls import certificate
 
 pytestmark = [
     ON_POSTGRESQL,
     pytest.mark.usefixtures("no_settings"),
     pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed, which makes certificates"),
 ]
-
-
-def certificate(directory: Path, name: str) -> Path:
-    """Make a certificate that is signed by itself, for a host of that name; its key lies beside it."""
-    path = directory / f"{name}.crt"
-    subprocess.run(
-        [
-            "openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={name}",
-            "-addext", f"subjectAltName=DNS:{name}", "-out", str(path), "-keyout", str(path.with_suffix(".key")),
-        ],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    return path
 
 
 @pytest.fixture

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from struct import Struct
 from typing import Any
 
 from amqp import spec
+from amqp.exceptions import RecoverableConnectionError
+from kombu import Consumer
 from kombu.exceptions import OperationalError
 from kombu.transport import pyamqp
 
 from ...core.times import monotonic
 from ..compression import RefusesCompression
+from .frames import END, METHOD, Delivery
 
 #: Bytes that are gathered before they are written.
 PIECE = 64 * 1024
+
+
+#: A whole frame: kind, channel, size, Basic.Ack, delivery tag, whether all before it are meant too, end.
+_ACK = Struct(">BHIHHQBB")
 
 
 class Message(RefusesCompression, pyamqp.Message):  # type: ignore[misc]  # kombu's classes are untyped
@@ -48,6 +56,20 @@ class Channel(Patient, pyamqp.Channel):  # type: ignore[misc]  # kombu's classes
         self._published = 0
         self._unconfirmed: set[int] = set()
         self._refused: set[int] = set()
+
+    def taker(self, delivery: Delivery) -> Callable[[Delivery], None] | None:
+        """Return what hands over a delivery that is decoded already; None where py-amqp has to do that."""
+        taken = self.callbacks.get(delivery.delivery_info["consumer_tag"])
+        is_plain = isinstance(getattr(taken, "__self__", None), Consumer) and not self.is_closing
+        return taken if is_plain and self.auto_decode else None
+
+    def basic_ack(self, delivery_tag: int, multiple: bool = False, argsig: str = "Lb") -> None:
+        """Acknowledge a message."""
+        connection = self.connection
+        if connection is None:
+            raise RecoverableConnectionError("connection already closed")
+        connection.transport.write(_ACK.pack(METHOD, self.channel_id, 13, *spec.Basic.Ack, delivery_tag, multiple, END))
+        connection.bytes_sent += 1
 
     def limit(self, deadline: float) -> None:
         """Let whatever is asked of the connection end by the deadline (monotonic time), until another one is set."""
