@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 #: The setting `worker_consumer` as long as nobody has changed it.
 CELERYS_CONSUMER = "celery.worker.consumer:Consumer"
 CONSUMER = "pipeline.delivery.consumer:AgentConsumer"
-STEP = "pipeline.workers.step:SweeperStep"
+STEP, WINDOWS = "pipeline.workers.step:SweeperStep", "pipeline.delivery.windows:WindowsStep"
 #: What neither an app's own Task class nor its `task_annotations` may change: the bus's tasks acknowledge, retry and
 #: keep results as what they promise needs it.
 OURS = (
@@ -106,6 +106,7 @@ class Wiring:
         if self._celery.configured:
             self._configure()
         self._celery.steps["worker"].add(STEP)
+        self._celery.steps["consumer"].add(WINDOWS)
         for task, more in ((Emit, {}), (EmitFailed, {}), (PublishScheduled, {"schedules": schedules})):
             attributes = {"bus": bus, "__module__": task.__module__, **more}
             self._add_task(partial(type, task.__name__, (task,), attributes))

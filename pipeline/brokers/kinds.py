@@ -46,6 +46,7 @@ class Kind:
         is_embedded: whether it is a file of this machine instead of a server.
         lowest_first: whether the lower priority number is served first.
         has_exclusive_queues: whether a worker's name is taken as long as its mailbox is locked; else it is asked.
+        has_windows_for_all: whether a window of its own costs an agent nothing; else only those with a limit get one.
         package: what has to be installed beside the core, and the extra that brings it.
         bounds: transport options that end every wait on a connection after so many seconds.
         of_worker: transport options of a worker's own loop, which has to notice within so many seconds that the broker
@@ -61,6 +62,7 @@ class Kind:
     is_embedded: bool = False
     lowest_first: bool = False
     has_exclusive_queues: bool = True
+    has_windows_for_all: bool = False
     package: str = ""
     bounds: Callable[[float], Options] = field(default=lambda seconds: {})
     of_worker: Callable[[float], Options] = field(default=lambda seconds: {})
@@ -134,6 +136,7 @@ KINDS = (
     Kind(
         driver="amqp",
         transports={"amqp": _AMQP, "amqps": _AMQPS, "pyamqp": _AMQP},
+        has_windows_for_all=True,
         bounds=_bounds_of_amqp,
         objection=_objection_of_amqp,
         # The loop must not wait for the confirm of a worker's event.

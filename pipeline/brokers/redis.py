@@ -16,6 +16,7 @@ from ..core.errors import ConfigError, to_install
 from ..core.observe import Log
 from ..core.times import monotonic
 from ..core.topics import matches
+from .apart import Apart
 from .compression import RefusesCompression
 from .expiry import note_deadline
 
@@ -99,7 +100,7 @@ class Bounded:
         return max(deadline - monotonic(), LEAST)
 
 
-class Channel(kombu_redis.Channel):  # type: ignore[misc]  # kombu's classes are untyped
+class Channel(Apart, kombu_redis.Channel):  # type: ignore[misc]  # kombu's classes are untyped
     """A channel on which a copy is its queue's own: set aside when rejected, returned to that queue alone."""
 
     Message = Message
@@ -111,6 +112,9 @@ class Channel(kombu_redis.Channel):  # type: ignore[misc]  # kombu's classes are
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._asked = Asked()
         super().__init__(*args, **kwargs)
+
+    def _channel_for(self, queue: str) -> Any:
+        return self.connection.create_channel(self.connection)
 
     def _new_queue(self, queue: str, auto_delete: bool = False, **kwargs: Any) -> None:
         super()._new_queue(queue, auto_delete=auto_delete, **kwargs)

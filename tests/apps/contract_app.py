@@ -127,6 +127,11 @@ async def narrow(data: Any, ctx: Context) -> None:
         raise PermissionError("told to fail")
 
 
+@app.agent(on="alone.#", max_concurrent=1)
+def alone(data: Any, ctx: Context) -> Any:
+    return perform("alone", data, ctx)
+
+
 @app.agent(on="wait.#")
 async def wait(data: Any, ctx: Context) -> None:
     journal("wait", ctx, data)

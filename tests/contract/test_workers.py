@@ -148,6 +148,21 @@ def test_an_agent_at_its_limit_lets_events_wait_and_loses_none(
     assert broker.journal.count(agent="narrow").keys() == {event.id for event in events}
 
 
+def test_what_waits_for_a_slow_agent_keeps_no_other_agents_events_back(
+    bus: Pipeline, broker: Broker, worker: StartWorker
+) -> None:
+    one = worker(pool="threads", concurrency=2)
+    slow = bus.publish_many([("alone.thing", {"alone": "hold gate"}) for _ in range(60)])
+    broker.journal.wait(1, agent="alone")
+    quick = bus.publish_many([("task.created", {"n": n}) for n in range(60)])
+    broker.journal.wait(180, type="task.created")
+    assert len(broker.journal.lines(agent="alone")) == 1
+    (broker.directory / "gate").touch()
+    broker.journal.wait(60, agent="alone")
+    one.stop()
+    assert broker.journal.count() == {**{event.id: 1 for event in slow}, **{event.id: 3 for event in quick}}
+
+
 @pytest.mark.bare
 def test_an_async_handler_that_exceeds_its_timeout_is_cancelled_and_tried_again(
     bus: Pipeline, broker: Broker, worker: StartWorker

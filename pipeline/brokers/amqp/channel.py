@@ -14,6 +14,7 @@ from kombu.exceptions import OperationalError
 from kombu.transport import pyamqp
 
 from ...core.times import monotonic
+from ..apart import Apart
 from ..compression import RefusesCompression
 from .frames import END, METHOD, Delivery
 
@@ -43,7 +44,7 @@ class Patient:
             return super().wait(method, callback, None, returns_tuple)  # type: ignore[misc]  # a mixin: the class beside it has the method
 
 
-class Channel(Patient, pyamqp.Channel):  # type: ignore[misc]  # kombu's classes are untyped
+class Channel(Patient, Apart, pyamqp.Channel):  # type: ignore[misc]  # kombu's classes are untyped
     """A channel that can publish many messages and wait for all their confirms together."""
 
     Message = Message
@@ -52,6 +53,7 @@ class Channel(Patient, pyamqp.Channel):  # type: ignore[misc]  # kombu's classes
         """Start without confirms; the first confirmed batch asks for them."""
         super().__init__(*args, **kwargs)
         self._owner = self.connection  # RabbitMQ closes a channel after an error, and then it has none
+        self._other: Channel | None = None
         self._confirming = False
         self._published = 0
         self._unconfirmed: set[int] = set()
@@ -62,6 +64,17 @@ class Channel(Patient, pyamqp.Channel):  # type: ignore[misc]  # kombu's classes
         taken = self.callbacks.get(delivery.delivery_info["consumer_tag"])
         is_plain = isinstance(getattr(taken, "__self__", None), Consumer) and not self.is_closing
         return taken if is_plain and self.auto_decode else None
+
+    def message_to_python(self, raw_message: Any) -> Any:
+        """Return Kombu's message, of the channel on which it has come: that one acknowledges it."""
+        channel = raw_message.channel
+        return self.Message(raw_message, self._owner.channels[channel] if isinstance(channel, int) else channel or self)
+
+    def _channel_for(self, queue: str) -> Any:
+        # One for all: RabbitMQ counts for each consumer what is held, if it is told to before that consumes.
+        if self._other is None:
+            self._other = self._owner.channel()
+        return self._other
 
     def basic_ack(self, delivery_tag: int, multiple: bool = False, argsig: str = "Lb") -> None:
         """Acknowledge a message."""

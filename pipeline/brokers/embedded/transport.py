@@ -16,6 +16,7 @@ from kombu.utils.uuid import uuid
 
 from ...core.errors import EmbeddedBrokerBusy
 from ...core.times import monotonic
+from ..apart import Apart
 from ..bell import Bell
 from ..compression import RefusesCompression
 from ..expiry import note_deadline
@@ -78,7 +79,7 @@ class QoS(virtual.QoS):  # type: ignore[misc]  # kombu's classes are untyped
         self.restore_unacked()
 
 
-class Channel(virtual.Channel):  # type: ignore[misc]  # kombu's classes are untyped
+class Channel(Apart, virtual.Channel):  # type: ignore[misc]  # kombu's classes are untyped
     """AMQP's operations, each one call of the store."""
 
     Message = Message
@@ -190,11 +191,14 @@ class Channel(virtual.Channel):  # type: ignore[misc]  # kombu's classes are unt
 
     # -- consuming
 
-    def basic_consume(self, queue: str, no_ack: bool, callback: Any, consumer_tag: str, **kwargs: Any) -> None:
+    def basic_consume(self, queue: str, no_ack: bool, **options: Any) -> None:
         """Consume from a queue."""
-        super().basic_consume(queue, no_ack, callback, consumer_tag, **kwargs)
         self._no_ack = {**getattr(self, "_no_ack", {}), queue: no_ack}
+        super().basic_consume(queue, no_ack=no_ack, **options)
         self.connection.wake()
+
+    def _channel_for(self, queue: str) -> Any:
+        return self.connection.create_channel(self.connection)
 
     def basic_qos(self, prefetch_size: int = 0, prefetch_count: int = 0, apply_global: bool = False) -> None:
         """Change the prefetch limit (messages)."""

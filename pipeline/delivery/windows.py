@@ -1,0 +1,49 @@
+"""Windows: how many of an agent's messages a worker holds, so that a slow agent's do not keep the others' back."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from celery.bootsteps import StartStopStep
+
+from ..agents.agent import Agent
+from ..brokers.kinds import kind_of
+
+#: What is held of an agent with a limit, for each that may run: the next ones are there when these end.
+AHEAD = 1.5
+
+
+def window(agent: Agent, concurrency: int, multiplier: int) -> int | None:
+    """Return how many of an agent's messages a worker holds; None for what has room in the window that all share.
+
+    Arguments:
+        concurrency: how many deliveries the worker's pool runs at once.
+        multiplier: Celery's `worker_prefetch_multiplier`. Who sets it to 1 wants a worker to hold, of all agents
+            together, no more than it can run at once; with 0 nothing is limited.
+
+    """
+    if multiplier <= 1:
+        return None
+    usual = concurrency * multiplier
+    return usual if agent.max_concurrent is None else min(usual, math.ceil(agent.max_concurrent * AHEAD))
+
+
+class WindowsStep(StartStopStep):  # type: ignore[misc]  # celery's classes are untyped
+    """Gives agents windows of their own, whenever a worker's consumer has connected and before it consumes."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def start(self, consumer: Any) -> None:
+        """Give them; all other queues share the window that Celery has set."""
+        bus = consumer.bus
+        if consumer.app.conf.worker_disable_prefetch:  # what is held then is for Celery to count
+            return
+        controller, for_all = consumer.controller, kind_of(consumer.connection.transport).has_windows_for_all
+        concurrency = controller.max_concurrency or controller.concurrency
+        windows = {
+            bus.names.queue_of(agent.name): window(agent, concurrency, consumer.prefetch_multiplier)
+            for agent in bus.agents
+            if for_all or agent.max_concurrent
+        }
+        consumer.task_consumer.channel.windows = {queue: most for queue, most in windows.items() if most}
