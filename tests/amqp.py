@@ -66,6 +66,32 @@ def as_told(message: Any) -> dict[str, Any]:
     return {name: getattr(message, name) for name in names}
 
 
+class Odd(amqp.Message):
+    """A message whose properties are written as they are given: flags, and what they announce."""
+
+    def __init__(self, body: str, properties: bytes) -> None:
+        super().__init__(body)
+        self.raw = properties
+
+    def _serialize_properties(self) -> bytes:
+        return self.raw
+
+
+def _nested(depth: int) -> bytes:
+    table = b""
+    for _ in range(depth):
+        table = b"\x01tF" + pack(">I", len(table)) + table
+    return pack(">I", len(table)) + table
+
+
+#: Properties that RabbitMQ takes from any publisher, and py-amqp cannot decode.
+UNREADABLE = {
+    "a content type that is no text": b"\x80\x00\x01\xff",
+    "a time that no calendar has": b"\x20\x00" + pack(">I", 11) + b"\x01tT" + b"\xff" * 8,
+    "tables in tables": b"\x20\x00" + _nested(2000),
+}
+
+
 class Line:
     """Both ends of a connection: ours has a channel that consumes, the broker's is the test's.
 

@@ -15,9 +15,9 @@ from tests.servers import wait_for
 GARBLED: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "a frame with another end": (lambda data: data[:-1] + b"\x00", "ends with 0x00 instead of 0xce"),
     "a frame that is too large": (lambda data: data[:3] + b"\x7f" + data[4:], "were agreed on"),
-    "a header that lies": (
-        lambda data: data.replace(b"\x03bus", b"\xfebus"),
-        "cannot be read|Unknown value in table|expecting type",
+    "a method that nobody knows": (
+        lambda data: data.replace(b"\x00\x3c\x00\x3c", b"\x00\x3c\x00\x63"),
+        "Unknown AMQP method|expecting type",
     ),
     "a frame that is cut": (lambda data: data[: len(data) // 2], "closed connection|Connection reset|Broken pipe"),
 }

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from pipeline import Pipeline
+from tests.amqp import UNREADABLE, Odd, event
 from tests.harness import PING, SOON, Broker, StartWorker, backlog, dead_letters, run
 from tests.servers import wait_for
 
@@ -112,6 +113,25 @@ def test_what_is_no_message_at_all_does_not_end_a_worker_on_redis(
     broker.journal.wait(3, id=event.id)
     wait_for(lambda: backlog(bus, "agent.alpha.dead") == len(junk), f"{len(junk)} dead letters")
     assert one.is_running()
+
+
+def test_what_py_amqp_cannot_decode_is_set_aside_on_rabbitmq(
+    bus: Pipeline, broker: Broker, worker: StartWorker
+) -> None:
+    if broker.name != "rabbitmq":
+        pytest.skip("only RabbitMQ takes properties and routing keys that are no text")
+    one = worker(concurrency=1)
+    with bus.celery.connection_for_write() as connection, connection.channel() as channel:
+        for properties in UNREADABLE.values():
+            channel.basic_publish(Odd("{}", properties), exchange="", routing_key="agent.alpha")
+        channel.queue_bind("agent.alpha", "events", "#")
+        channel.basic_publish(event(), exchange="events", routing_key=b"\xff")
+        channel.queue_unbind("agent.alpha", "events", "#")
+    event_id = bus.publish("task.created", {"n": 1}).id
+    broker.journal.wait(3, id=event_id)
+    wait_for(lambda: backlog(bus, "agent.alpha.dead") == len(UNREADABLE) + 1, "the dead letters")
+    assert one.output().count("set aside a message") == len(UNREADABLE) + 1
+    assert "Connection to broker lost" not in one.output()
 
 
 def test_a_rate_limit_holds_events_back_and_loses_none(bus: Pipeline, broker: Broker, worker: StartWorker) -> None:

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterator
 from struct import Struct
 from typing import Any
 
 from amqp import spec
 from amqp.exceptions import RecoverableConnectionError
+from amqp.serialization import loads
 from kombu import Consumer
 from kombu.exceptions import OperationalError
 from kombu.transport import pyamqp
 
+from ...core.observe import Log
 from ...core.times import monotonic
 from ..apart import Apart
 from ..compression import RefusesCompression
-from .frames import END, METHOD, Delivery
+from .frames import END, METHOD, Delivery, is_py_amqps
+
+logger = Log(logging.getLogger(__name__))
 
 #: Bytes that are gathered before they are written.
 PIECE = 64 * 1024
@@ -69,6 +74,18 @@ class Channel(Patient, Apart, pyamqp.Channel):  # type: ignore[misc]  # kombu's 
         """Return Kombu's message, of the channel on which it has come: that one acknowledges it."""
         channel = raw_message.channel
         return self.Message(raw_message, self._owner.channels[channel] if isinstance(channel, int) else channel or self)
+
+    def dispatch_method(self, method_sig: tuple[int, int], payload: bytes, content: Any) -> None:
+        """Let a listener have what the broker says; set aside a delivery with a routing key that is no text."""
+        try:
+            super().dispatch_method(method_sig, payload, content)
+        except UnicodeDecodeError as exc:
+            if method_sig != spec.Basic.Deliver or not is_py_amqps(exc):
+                raise
+            (consumer, tag), _ = loads("sL", payload, 4)
+            logger.error("set aside a message of consumer %s: its routing key is no text", consumer)
+            if consumer not in self.no_ack_consumers:
+                self.basic_reject(tag, requeue=False)
 
     def _channel_for(self, queue: str) -> Any:
         # One for all: RabbitMQ counts for each consumer what is held, if it is told to before that consumes.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import select
-import struct
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,7 +13,7 @@ from kombu.transport import pyamqp
 from ...core.times import monotonic
 from ..bell import Bell
 from .channel import Channel, Patient
-from .frames import HEARTBEAT, Delivery, Unread
+from .frames import HEARTBEAT, UNDECODED, Delivery, Frame, Unread, is_py_amqps, without_properties
 from .wire import LEAST, TCPTransport, TLSTransport
 
 #: A heartbeat.
@@ -178,19 +177,23 @@ class Connection(Patient, pyamqp.Connection):  # type: ignore[misc]  # kombu's c
             raise ConnectionError("the broker did not answer in time") from None
         return self._take(frame)
 
-    def _wait(self, timeout: float | None) -> tuple[int, int, bytes]:
+    def _wait(self, timeout: float | None) -> Frame:
         with self.transport.having_timeout(timeout):
-            frame: tuple[int, int, bytes] = self.transport.read_frame()
+            frame: Frame = self.transport.read_frame()
             return frame
 
-    def _take(self, frame: tuple[int, int, bytes]) -> Any:
+    def _take(self, frame: Frame) -> Any:
         """Let py-amqp decode a frame; raise FrameSyntaxError, which ends the connection, when it cannot."""
         try:
             done = self.on_inbound_frame(frame)
-        except (struct.error, LookupError, ValueError, TypeError, ArithmeticError, RecursionError) as exc:
-            if not _is_py_amqps(exc):
+        except (*UNDECODED, FrameSyntaxError) as exc:
+            if not is_py_amqps(exc):
                 raise
-            raise FrameSyntaxError(f"the broker has sent what cannot be read: {exc!r}") from exc
+            readable = without_properties(frame)
+            if readable is None:
+                raise FrameSyntaxError(f"the broker has sent what cannot be read: {exc!r}") from exc
+            # Any publisher may have written that: it is a consumer's to set aside, or the broker would send it again.
+            return self._take(readable)
         if frame[0] != HEARTBEAT:
             self._is_between = bool(done)
         return done
@@ -234,11 +237,3 @@ def _is_readable(sock: Any) -> bool:
     poll = select.poll()  # unlike select(), it takes any number of descriptors
     poll.register(sock, select.POLLIN)
     return bool(poll.poll(0))
-
-
-def _is_py_amqps(exc: BaseException) -> bool:
-    """Say whether an error that came here was raised by what decodes, and not by whom a message was handed to."""
-    at = exc.__traceback__ and exc.__traceback__.tb_next
-    while at is not None and str(at.tb_frame.f_globals.get("__name__")).startswith("amqp."):
-        at = at.tb_next
-    return at is None

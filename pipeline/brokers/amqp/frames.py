@@ -23,6 +23,14 @@ _TAG = Struct(">QBB")
 _CONTENT = Struct(">BHIHHQH")
 _LONG = Struct(">I")
 _TEXT, _TABLE = ord("S"), ord("F")
+#: How the modules begin that stand between bytes and whom a message is handed to.
+_DECODING = ("amqp.", f"{__package__}.")
+#: The properties of a message whose own ones nobody can decode: a content type that no consumer takes.
+_UNREADABLE = b"\x80\x00\x15unreadable properties"
+#: What py-amqp raises over bytes that make no sense to it, beside errors of its own.
+UNDECODED = (struct.error, LookupError, ValueError, TypeError, ArithmeticError, RecursionError)
+#: A frame's kind, channel and payload.
+Frame = tuple[int, int, bytes]
 
 
 class Delivery(NamedTuple):
@@ -64,7 +72,7 @@ class Unread:
         _, end = self._next()
         return 0 < end < len(self._data) or end - self.at >= self.largest
 
-    def cut(self) -> tuple[int, int, bytes] | None:
+    def cut(self) -> Frame | None:
         """Take the next frame as (kind, channel, payload); None as long as it is not whole.
 
         Raises FrameError for one that is too large, and UnexpectedFrame for one without an end.
@@ -94,6 +102,23 @@ class Unread:
         except (NotPlain, IndexError, struct.error, UnicodeDecodeError):
             return None  # py-amqp says what is wrong, or waits for the rest
         return found if found.end - self.at <= self.largest else None
+
+
+def without_properties(frame: Frame) -> Frame | None:
+    """Return a header frame as it is passed on when its properties cannot be decoded; None for anything else."""
+    kind, channel, payload = frame
+    size = _CONTENT.size - _HEAD.size - 2
+    if kind != HEADER or payload[size:] == _UNREADABLE:
+        return None
+    return kind, channel, payload[:size] + _UNREADABLE
+
+
+def is_py_amqps(exc: BaseException) -> bool:
+    """Say whether an error was raised by what decodes, below who asks, and not by whom a message was handed to."""
+    at = exc.__traceback__ and exc.__traceback__.tb_next
+    while at is not None and str(at.tb_frame.f_globals.get("__name__")).startswith(_DECODING):
+        at = at.tb_next
+    return at is None
 
 
 def _delivery(data: bytes, at: int) -> Delivery:

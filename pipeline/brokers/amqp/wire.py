@@ -12,7 +12,7 @@ from typing import Any
 from amqp import transport as sockets
 
 from ...core.times import monotonic
-from .frames import Unread
+from .frames import Frame, Unread
 
 #: Seconds that a call still gets whose time is up: what has arrived already is read.
 LEAST = 0.001
@@ -68,7 +68,7 @@ class _Bounded:
             else:
                 return
 
-    def read_frame(self, unpack: Any = None) -> tuple[int, int, bytes]:
+    def read_frame(self, unpack: Any = None) -> Frame:
         """Return the next frame as (kind, channel, payload), and wait until it is whole."""
         while (frame := self.unread.cut()) is None:
             self._keep(lambda: self.sock.recv(MOST))

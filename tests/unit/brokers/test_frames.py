@@ -16,7 +16,7 @@ from hypothesis import strategies as some
 
 from pipeline.brokers.amqp.connection import Connection
 from pipeline.brokers.amqp.frames import Unread
-from tests.amqp import HEARTBEAT, Line, as_told, event, frame, method, said
+from tests.amqp import HEARTBEAT, UNREADABLE, Line, Odd, as_told, event, frame, method, said
 
 TEXT = some.text(max_size=20)
 KEYS = some.text(max_size=30)
@@ -88,7 +88,9 @@ def read_all(one: Line) -> None:
     """Read what is there, as a loop does: twice, so that an end of the connection is seen after what came before it."""
     for _ in range(2):
         one.connection.read_burst()
-        while one.transport.unread.has_frame():  # there is more than a burst may take of the loop's time
+        while (
+            one.connection.connected and one.transport.unread.has_frame()
+        ):  # there is more than a burst may take of the loop's time
             one.connection.hand_over()
 
 
@@ -99,7 +101,7 @@ def as_py_amqp_reads(data: bytes) -> list[dict[str, Any]]:
         return [as_told(message) for message in one.got]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(parts=STREAMS, cuts=some.lists(some.floats(0, 1), max_size=5), waits=some.booleans())
 def test_however_the_bytes_come_the_messages_are_those_that_py_amqp_reads(
     parts: list[Any], cuts: list[float], waits: bool
@@ -121,7 +123,7 @@ def data_frames(data: bytes) -> int:
     return len(list(iter(unread.cut, None)))
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(parts=STREAMS, at=some.floats(0, 1, exclude_max=True), byte=some.integers(0, 255))
 def test_one_wrong_byte_is_another_message_or_the_end_of_the_connection_and_nothing_else(
     parts: list[Any], at: float, byte: int
@@ -163,6 +165,26 @@ def test_what_no_broker_says_ends_the_connection_and_the_error_says_what_it_was(
         with pytest.raises(Connection.connection_errors, match=error):
             read_all(one)
         assert [message.delivery_tag for message in one.got] == [1]
+
+
+@pytest.mark.parametrize("properties", UNREADABLE.values(), ids=UNREADABLE)
+def test_a_message_with_properties_that_cannot_be_decoded_is_its_consumers_to_set_aside(properties: bytes) -> None:
+    with line() as one:
+        one.say(said(event(), Odd("{}", properties), event()))
+        one.transport.unread.largest = 131_072
+        read_all(one)
+        assert [message.delivery_tag for message in one.got] == [1, 2, 3]
+        odd = one.got[1]
+        assert (odd.content_type, odd.headers, odd.body) == ("unreadable properties", {}, b"{}")
+
+
+def test_a_message_with_a_routing_key_that_is_no_text_is_rejected() -> None:
+    with line() as one:
+        data = said(event()).replace(b"\x03a.1", b"\x03a.\xff")
+        one.say(data + said(event(), first=2))
+        read_all(one)
+        assert [message.delivery_tag for message in one.got] == [2]
+        assert one.sent == [method((60, 90), b"\0" * 7 + b"\x01\0")]
 
 
 def test_a_message_that_is_cut_off_is_handed_to_nobody() -> None:
