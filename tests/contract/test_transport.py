@@ -211,6 +211,45 @@ def test_the_prefetch_limit_holds_and_an_ack_makes_room(connect: Callable[[], Co
         assert bodies(messages) == ["0", "1", "2"]
 
 
+def test_a_queue_with_a_window_of_its_own_fills_that_and_leaves_the_others_theirs(
+    connect: Callable[[], Connection],
+) -> None:
+    connection = connect()
+    slow, one, other = queue("q1", "slow"), queue("q2", "quick"), queue("q3", "quick")
+    declare(connection, slow, one, other)
+    for n in range(5):
+        publish(connection, f"slow {n}", "slow")
+    channel = connection.channel()
+    channel.windows = {"q1": 2}
+    messages: list[Any] = []
+    consumer = Consumer(channel, [slow, one, other], on_message=messages.append, auto_declare=False)
+    consumer.qos(prefetch_count=3, apply_global=True)
+    consumer.consume()
+    receive(connection, messages, 2)
+    assert bodies(messages) == ["slow 0", "slow 1"]
+    publish(connection, "quick", "quick")
+    receive(connection, messages, 4)
+    assert bodies(messages[2:]) == ["quick", "quick"]
+    publish(connection, "quick again", "quick")
+    receive(connection, messages, 5)
+    assert bodies(messages[4:]) == ["quick again"], "the other one's copy waits: these two share a window"
+    messages[0].ack()
+    messages[2].ack()
+    receive(connection, messages, 7)
+    assert sorted(bodies(messages[5:])) == ["quick again", "slow 2"]
+    consumer.cancel_by_queue("q1")
+    messages[1].ack()
+    messages[3].ack()
+    drain(connection)
+    assert len(messages) == 7, "of the first queue nothing is taken any more"
+    consumer.cancel()
+    connection.release()
+    connection = connect()
+    with consuming(connection, slow) as again:
+        receive(connection, again, 3)
+    assert sorted(bodies(again)) == ["slow 2", "slow 3", "slow 4"]
+
+
 def test_a_fanout_exchange_copies_to_everybody(connect: Callable[[], Connection], broker: Broker) -> None:
     connections = [connect(), connect(), connect()]
     news = Exchange("test.news", type="fanout", durable=False, auto_delete=True)
