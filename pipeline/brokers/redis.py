@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from queue import Empty
 from typing import Any
 
@@ -248,6 +249,26 @@ class Transport(kombu_redis.Transport):  # type: ignore[misc]  # kombu's classes
         #: queue -> where its rejected messages go, and how long it may get; every consumer declares its queues.
         self.dead_letters: dict[str, str] = {}
         self.max_lengths: dict[str, int] = {}
+        #: Called, one after the other, when a message was handed over, even if that has failed.
+        self.after_burst: list[Callable[[], object]] = []
+
+    def on_readable(self, fileno: int) -> None:
+        """Hand over what has come."""
+        try:
+            super().on_readable(fileno)
+        finally:
+            self._end_burst()
+
+    def drain_events(self, connection: Any, timeout: float | None = None) -> None:
+        """Wait for something, and hand it over; raise TimeoutError when nothing comes within so many seconds."""
+        try:
+            super().drain_events(connection, timeout)
+        finally:
+            self._end_burst()
+
+    def _end_burst(self) -> None:
+        for call in tuple(self.after_burst):
+            call()
 
     def _deliver(self, message: dict[str, Any], queue: str) -> None:
         super()._deliver(addressed(message, queue), queue)

@@ -211,6 +211,20 @@ def test_the_prefetch_limit_holds_and_an_ack_makes_room(connect: Callable[[], Co
         assert bodies(messages) == ["0", "1", "2"]
 
 
+def test_who_wants_to_know_is_called_when_a_burst_was_handed_over(connect: Callable[[], Connection]) -> None:
+    connection = connect()
+    one = queue("q1", "#")
+    declare(connection, one)
+    for n in range(3):
+        publish(connection, str(n), "a")
+    with consuming(connection, one) as messages:
+        told: list[int] = []
+        connection.connection.after_burst.append(lambda: told.append(len(messages)))
+        receive(connection, messages, 3)
+        assert told[-1] == 3
+        assert told == sorted(told)
+
+
 def test_a_queue_with_a_window_of_its_own_fills_that_and_leaves_the_others_theirs(
     connect: Callable[[], Connection],
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import OrderedDict
+from collections.abc import Callable
 from time import sleep
 from typing import Any
 
@@ -267,6 +268,8 @@ class Transport(virtual.Transport):  # type: ignore[misc]  # kombu's classes are
         self._timer: Any = None
         self._reaped = 0.0
         self._bell: Bell | None = None
+        #: Called, one after the other, when a burst of messages was handed over, even if that has failed.
+        self.after_burst: list[Callable[[], object]] = []
 
     def as_uri(self, uri: str, include_password: bool = False, mask: str = "**") -> str:
         """Return the address; it holds no secrets."""
@@ -314,7 +317,11 @@ class Transport(virtual.Transport):  # type: ignore[misc]  # kombu's classes are
         self.store.settle()
 
     def _pump_all(self) -> bool:
-        return any([channel.pump() for channel in tuple(self.channels) if channel._consumers])
+        try:
+            return any([channel.pump() for channel in tuple(self.channels) if channel._consumers])
+        finally:
+            for call in tuple(self.after_burst):
+                call()
 
     def _reap_now_and_then(self) -> bool:
         if monotonic() - self._reaped < REAP_INTERVAL:
