@@ -151,6 +151,8 @@ class Bus:
 
     def close(self) -> None:
         """Close the connections that were opened; what is used afterwards opens new ones."""
+        if "outbox" in vars(self):
+            self.outbox.flush()
         self.publisher.close()
         if "ledger" in vars(self):
             self.ledger.close()

@@ -110,6 +110,8 @@ def rows(app: Pipeline, table: Any = deliveries, **like: Any) -> list[dict[str, 
     query = select(table).order_by(*(table.primary_key.columns))
     for name, value in like.items():
         query = query.where(table.c[name] == value)
+    if table is outbox:
+        app.bus.outbox.flush()
     with app.ledger.database.reading() as connection:
         return [dict(row) for row in connection.execute(query).mappings()]
 
@@ -141,6 +143,7 @@ def backdate(app: Pipeline, id: str, micros: int, column: str = "ended") -> None
 
 def age(app: Pipeline, found: Sequence[Event], micros: int) -> None:
     """Let events have been recorded longer ago."""
+    app.bus.outbox.flush()
     with app.ledger.database.transaction() as connection:
         mine = events.c.id.in_([event.id for event in found])
         connection.execute(update(events).where(mine).values(recorded=events.c.recorded - micros))

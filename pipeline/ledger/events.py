@@ -69,6 +69,10 @@ class Events:
         """Return what takes an event out of the outbox: the broker has it."""
         return self._statements.sent, {"event_id": id}
 
+    def gone(self, ids: Sequence[str]) -> Statement:
+        """Return what takes events out of the outbox together with what else a transaction writes."""
+        return self._statements.gone, [{"event_id": id} for id in ids]
+
     # -- the outbox
 
     def forget(self, ids: Sequence[str]) -> None:

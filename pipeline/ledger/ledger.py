@@ -117,6 +117,7 @@ class Ledger:
         *,
         due_in: float | None,
         rows: Sequence[Write] = (),
+        sent: Sequence[str] = (),
         connection: Connection | None = None,
         checked: bool = False,
     ) -> list[Event]:
@@ -127,6 +128,7 @@ class Ledger:
         Arguments:
             due_in: seconds after which the relay sends them if nobody did before; None leaves the outbox alone.
             rows: what is written with them.
+            sent: ids of events that leave the outbox with that: the broker has them.
             connection: the caller's own transaction, which is neither committed nor rolled back here.
             checked: raise IdTaken where the log has another event with the id.
 
@@ -135,6 +137,8 @@ class Ledger:
         statements = self._appending(records, now(), due_in, rows, missed)
         if not statements:
             return []
+        if sent:
+            statements.append(self.events.gone(sent))
         taken = partial(self.events.check_same, records) if checked and records else None
         if connection is None:
             self.database.fast.all(statements, taken)

@@ -46,6 +46,9 @@ class Outgoing(Protocol):
     def check_delay(self) -> None:
         """Raise LedgerOff when nothing can be delayed."""
 
+    def flush(self) -> None:
+        """Write what would be written in a moment."""
+
 
 class Direct:
     """No ledger: the broker is all there is."""
@@ -85,6 +88,9 @@ class Direct:
     def check_delay(self) -> None:
         """Raise LedgerOff."""
         _need_ledger("delay= and at= need")
+
+    def flush(self) -> None:
+        """Do nothing: there is nothing to be written."""
 
 
 def _need_ledger(what: str) -> NoReturn:

@@ -16,6 +16,7 @@ from ..ledger.aside import Bad
 from ..ledger.database.rows import Write, timer_row
 from ..ledger.timers import PUBLISH
 from .apart import Sent, send_apart
+from .marks import Marks
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
@@ -40,6 +41,7 @@ class Outbox:
     def __init__(self, ledger: Ledger, publisher: Publisher) -> None:
         self.ledger = ledger
         self._publisher = publisher
+        self._marks = Marks(ledger)
         self._away_until = 0.0
         self._told: set[str] = set()
         self._known: WeakKeyDictionary[Engine, bool] = WeakKeyDictionary()
@@ -54,7 +56,13 @@ class Outbox:
 
         """
         batch = self.encode(events)
-        if missed := self.ledger.append(batch, due_in=GRACE, rows=rows, checked=True):
+        sent_before = self._marks.take()
+        try:
+            missed = self.ledger.append(batch, due_in=GRACE, rows=rows, sent=sent_before, checked=True)
+        except BaseException:
+            self._marks.add(sent_before)
+            raise
+        if missed:
             self._tell(missed)
         try:
             sent = self._send(batch, timeout)
@@ -152,8 +160,12 @@ class Outbox:
         except BrokerUnavailable as exc:
             self._complain(exc)
             return False
-        self._note(batch)
+        self._marks.add([encoded.event.key for encoded in batch])
         return True
+
+    def flush(self) -> None:
+        """Write what the broker has, as would be done in a moment."""
+        self._marks.flush()
 
     def relay(self, batch: Sequence[Encoded]) -> int:
         """Send what is in the outbox, each event whatever becomes of the others; return how many are done with.

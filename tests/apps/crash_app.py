@@ -24,7 +24,6 @@ from pipeline.ledger.deliveries import Success
 from pipeline.ledger.ledger import Ledger
 from pipeline.publishing import outbox
 from pipeline.publishing.outbox import Outbox
-from pipeline.publishing.publisher import Publisher
 
 __all__ = ["app"]
 
@@ -36,12 +35,12 @@ leases.LEASE = 2.0
 POINTS = {
     "effect": "work.done",  # the handler has written, the transaction is complete but for its commit
     "commit": "work.done",  # committed, not sent
-    "sent": "work.done",  # the broker has it, and it is still in the outbox
+    "sent": "work.done",  # the broker has it, which is not written yet: it is still in the outbox
     "ack": "work.asked",  # done, but for telling the broker
     "publisher-append": "work.asked",  # in the log, not sent
-    "publisher-sent": "work.asked",  # sent, and still in the outbox
+    "publisher-sent": "work.asked",  # sent, which is not written yet
 }
-_succeed, _send, _send_encoded = Ledger.succeed, Outbox._send, Publisher.send_encoded
+_succeed, _send = Ledger.succeed, Outbox._send
 _acknowledge = DeliveryRequest.acknowledge
 
 
@@ -64,14 +63,11 @@ def send(self: Outbox, batch: Sequence[Encoded], timeout: float | None) -> bool:
     for each in batch:
         die("commit", each.event)
         die("publisher-append", each.event)
-    return _send(self, batch, timeout)
-
-
-def send_encoded(self: Publisher, batch: Sequence[Encoded], **options: Any) -> None:
-    _send_encoded(self, batch, **options)
+    sent = _send(self, batch, timeout)
     for each in batch:
         die("sent", each.event)
         die("publisher-sent", each.event)
+    return sent
 
 
 def acknowledge(self: DeliveryRequest) -> None:
@@ -82,5 +78,4 @@ def acknowledge(self: DeliveryRequest) -> None:
 
 Ledger.succeed = succeed  # type: ignore[method-assign]
 Outbox._send = send  # type: ignore[method-assign]
-Publisher.send_encoded = send_encoded  # type: ignore[method-assign]
 DeliveryRequest.acknowledge = acknowledge  # type: ignore[method-assign]

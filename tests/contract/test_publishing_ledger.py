@@ -18,7 +18,7 @@ import pytest
 from sqlalchemy import Connection, text
 
 from pipeline import Event, Pipeline
-from pipeline.core.errors import IdTaken, InvalidEvent, LedgerUnavailable, UnknownAgent
+from pipeline.core.errors import IdTaken, InvalidEvent, UnknownAgent
 from pipeline.core.event import new_event
 from pipeline.core.times import SECOND
 from pipeline.ledger.database.tables import events, timers
@@ -168,25 +168,6 @@ def test_a_broker_that_was_away_is_asked_again_only_after_a_pause(
             assert not app.publish(order()).sent
     assert len(asked) == 2
     assert len([one for one in caplog.records if "is kept and sent later" in one.message]) == 2
-
-
-def test_an_event_that_could_not_be_marked_as_sent_is_sent_once_more(
-    app: Pipeline, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def away(_: Any) -> None:
-        raise LedgerUnavailable("the ledger is away")
-
-    with monkeypatch.context() as patch, caplog.at_level(logging.WARNING, "pipeline.publishing.outbox"):
-        patch.setattr(app.ledger, "mark_sent", away)
-        event = app.publish(order())
-    assert event.sent
-    assert (
-        "the broker has 1 event(s), but that could not be noted: LedgerUnavailable: the ledger is away"
-        in caplog.messages
-    )
-    move(app.ledger, outbox_table, outbox.GRACE)
-    sweep(app)
-    assert (event_ids(app), backlog(app, "events.unrouted"), rows(app, outbox_table)) == ([event.id], 2, [])
 
 
 # -- threads and forks

@@ -81,6 +81,7 @@ def test_an_event_with_which_something_is_still_to_be_done_stays(app: Pipeline, 
     id = delivery_id(event.id, "billing")
     if state == "unsent":
         succeed(app, event, "billing")
+        app.bus.outbox.flush()
         app.ledger.append([Encoded(event, event.encode())], due_in=0)
     elif state == "running":
         app.ledger.claim(Delivery(id, event, "billing"), worker="w")

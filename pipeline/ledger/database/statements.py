@@ -22,8 +22,8 @@ class Statements:
         self.logged = select(events.c.body).where(events.c.id == bindparam("id"))
         self.delayed = select(timers.c.body).where(timers.c.id == bindparam("id"))
         self.outbox = insert(outbox).on_conflict_do_nothing()
-        sent = delete(outbox).where(outbox.c.event_id == bindparam("event_id"))
-        self.sent = sent.returning(outbox.c.event_id, *relaxed(database))
+        self.gone = delete(outbox).where(outbox.c.event_id == bindparam("event_id"))
+        self.sent = self.gone.returning(outbox.c.event_id, *relaxed(database))
         timer = insert(timers)
         self.timer_new = timer.on_conflict_do_nothing(index_elements=["id"]).returning(timers.c.id)
         new = {"due": timer.excluded.due, "body": timer.excluded.body}
