@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -19,7 +19,7 @@ from .databases import POSTGRESQL, Database
 from .servers import Broker
 from .workload import Work, data
 
-#: Events in one call of publish_many, and aio-pika's messages in flight.
+#: Events in one call of publish_many, and those that async code has in flight.
 BATCH = 500
 IN_FLIGHT = 100
 TYPE = Work.event_type
@@ -90,6 +90,34 @@ class Bus(Contender):
         self._app.close()
 
 
+class Tasks(Bus):
+    """This bus without a ledger in async code: IN_FLIGHT tasks, of which each publishes one event after the other."""
+
+    def __init__(self, broker: Broker) -> None:
+        super().__init__(broker, confirmed=True)
+        self.name = f"pipeline apublish, confirmed, {IN_FLIGHT} in flight"
+        self.burst = 5000
+        self._runner = asyncio.Runner()
+
+    def publish(self, count: int) -> None:
+        self._runner.run(_in_flight(count, lambda: self._app.apublish(Work(**data()))))
+
+    def close(self) -> None:
+        self._runner.close()
+        super().close()
+
+
+async def _in_flight(count: int, publish: Callable[[], Awaitable[object]]) -> None:
+    """Publish so many events, each of IN_FLIGHT tasks one after the other."""
+    turns = iter(range(count))
+
+    async def one_after_the_other() -> None:
+        for _ in turns:
+            await publish()
+
+    await asyncio.gather(*(one_after_the_other() for _ in range(IN_FLIGHT)))
+
+
 class LoggedBus(Bus):
     """This bus with a ledger: each event is in the log before it is sent."""
 
@@ -128,21 +156,13 @@ class AioPika(Contender):
         self._exchange = await channel.get_exchange(Topology().events.name, ensure=False)
 
     def publish(self, count: int) -> None:
-        self._runner.run(self._publish(count))
+        self._runner.run(_in_flight(count, self._publish))
 
-    async def _publish(self, count: int) -> None:
-        turns = iter(range(count))
-
-        async def one_after_the_other() -> None:
-            for _ in turns:
-                message = aio_pika.Message(
-                    orjson.dumps(data()),
-                    content_type="application/json",
-                    delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
-                )
-                await self._exchange.publish(message, TYPE)
-
-        await asyncio.gather(*(one_after_the_other() for _ in range(IN_FLIGHT)))
+    async def _publish(self) -> None:
+        message = aio_pika.Message(
+            orjson.dumps(data()), content_type="application/json", delivery_mode=aio_pika.DeliveryMode.PERSISTENT
+        )
+        await self._exchange.publish(message, TYPE)
 
     def close(self) -> None:
         self._runner.run(self._connection.close())
@@ -179,5 +199,5 @@ def contenders(broker: Broker, subscribers: int, databases: Sequence[Database]) 
         if database.name != POSTGRESQL or broker.name == "rabbitmq":
             found += [LoggedBus(broker, subscribers, database, many=many) for many in (False, True)]
     if broker.name == "rabbitmq":
-        found += [AioPika(broker)]
+        found += [Tasks(broker), AioPika(broker)]
     return [*found, ApplyAsync(broker, subscribers)]

@@ -20,12 +20,10 @@ DELIVERING = (
     ("handler", steps, "call"),
     ("record", Ledger, "succeed"),
     ("send", Publisher, "send_encoded"),
-    ("mark", Ledger, "mark_sent"),
 )
 PUBLISHING = (
     ("append", Ledger, "append"),
     ("send", Publisher, "send_encoded"),
-    ("mark", Ledger, "mark_sent"),
 )
 Steps = tuple[tuple[str, Any, str], ...]
 

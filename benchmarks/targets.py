@@ -12,7 +12,16 @@ from .samples import Ratio, median, ratio
 
 def judged(results: Results) -> list[Target]:
     """Return a line for every target that this run can judge."""
-    judges = (_unconfirmed, _confirmed, _execution, _published_fast, _consumed_as_fast, _quick_and_idle, _imports)
+    judges = (
+        _unconfirmed,
+        _confirmed,
+        _logged,
+        _execution,
+        _published_fast,
+        _consumed_as_fast,
+        _quick_and_idle,
+        _imports,
+    )
     found = [target for judge in judges for target in judge(results)]
     return [*found, *ledger_tables.judged(results.ledger)]
 
@@ -45,6 +54,16 @@ def _unconfirmed(results: Results) -> Iterator[Target]:
             yield _at_least(1, f"rabbitmq, no confirms, {n} agents: publish / kombu", 0.5, found)
 
 
+def _logged(results: Results) -> Iterator[Target]:
+    for broker in ("embedded", "rabbitmq"):
+        for n in _subscribers(results):
+            for call, wanted in (("publish, ", 0.4), ("publish_many, ", 0.6)):
+                one = _published(results, broker, n, f"pipeline with SQLite ledger: {call}")
+                if found := _called(one, _published(results, broker, n, "kombu Producer.publish")):
+                    what = f"{broker}, {n} agents: {call}SQLite ledger / kombu, no confirms"
+                    yield _at_least(2, what, wanted, found)
+
+
 def _published_exactly(results: Results, subscribers: int, contender: str) -> Published | None:
     found = _published(results, "rabbitmq", subscribers, contender)
     return found if found and found.contender == contender else None
@@ -53,6 +72,7 @@ def _published_exactly(results: Results, subscribers: int, contender: str) -> Pu
 def _confirmed(results: Results) -> Iterator[Target]:
     for one, other, wanted in (
         ("pipeline publish_many", "aio-pika", 1.2),
+        ("pipeline apublish", "aio-pika", 1.0),
         ("pipeline publish, confirmed", "kombu Producer.publish, ", 0.9),
     ):
         for n in _subscribers(results):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import math
 import os
 import socket
 import threading
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from .history.projections import Projections
     from .ledger.ledger import Ledger
     from .publishing.direct import Outgoing
+    from .publishing.together import Together
     from .settings import Settings
 
 
@@ -130,6 +132,15 @@ class Bus:
         return Direct(self.publisher)
 
     @MadeOnce
+    def together(self) -> Together:
+        """What several threads and tasks publish at the same time."""
+        from .publishing.together import AT_ONCE, Together
+
+        settings = self.settings
+        at_once = AT_ONCE if settings.confirm or self.has_ledger else math.inf  # who waits for nobody needs no others
+        return Together(lambda: self.outbox, settings.publish_timeout, at_once)
+
+    @MadeOnce
     def projections(self) -> Projections:
         """The read models, by name."""
         from .history.projections import Projections
@@ -151,6 +162,8 @@ class Bus:
 
     def close(self) -> None:
         """Close the connections that were opened; what is used afterwards opens new ones."""
+        if "together" in vars(self):
+            self.together.close()
         if "outbox" in vars(self):
             self.outbox.flush()
         self.publisher.close()

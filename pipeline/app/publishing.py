@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -62,28 +62,30 @@ class Publishing:
         LedgerOff.
 
         """
-        if isinstance(what, tuple):
-            raise InvalidEvent("payload: publish() takes a type and data as two arguments; publish_many() takes pairs")
         due = None if delay is None and at is None else due_time(delay, at)
-        event = what
-        if not isinstance(event, Event):
-            event = self._new(
-                event,
-                data,
-                priority=priority,
-                correlation_id=correlation_id,
-                subject=subject,
-                targets=targets,
-            )
+        event = self._one(
+            what, data, priority=priority, correlation_id=correlation_id, subject=subject, targets=targets
+        )
         transaction = session if session is not None else connection
         if due is not None:
             # Another program's event stays as it came: with another time it would be another event.
             late = event.evolve(time=due) if event.key == event.id else event
             return self.bus.outbox.delay(late, due, transaction)
         if not self.bus.spans.heard:
-            return self._accept([event], transaction, timeout)[0]
+            return self._accept_one(event, transaction, timeout)
         with self.bus.spans.span("publish", event=event):
-            return self._accept([event], transaction, timeout)[0]
+            return self._accept_one(event, transaction, timeout)
+
+    def _accept_one(self, event: Event, transaction: Any, timeout: float | None) -> Event:
+        if transaction is not None:
+            return self.bus.outbox.append(transaction, [event])[0]
+        together = self.bus.together
+        if (call := together.enter(event, timeout)) is not None:  # others are publishing
+            return together.wait(call)
+        try:
+            return self.bus.outbox.publish([event], timeout=timeout)[0]
+        finally:
+            together.leave()
 
     def publish_many(
         self, items: Iterable[Publishable], *, session: Any = None, timeout: float | None = None
@@ -100,11 +102,8 @@ class Publishing:
 
         """
         events = [self._event(item) for item in items]
-        return self._accept(events, session, timeout)
-
-    def _accept(self, events: Sequence[Event], transaction: Any, timeout: float | None) -> list[Event]:
-        if transaction is not None:
-            return self.bus.outbox.append(transaction, events)
+        if session is not None:
+            return self.bus.outbox.append(session, events)
         return self.bus.outbox.publish(events, timeout=timeout)
 
     async def apublish(self, what: Publishable | str, data: Any = None, **options: Any) -> Event:
@@ -118,7 +117,13 @@ class Publishing:
                 del options[name]
                 event: Event = await run_sync(lambda own: self.publish(what, data, session=own, **options))
                 return event
-        return await asyncio.to_thread(self.publish, what, data, **options)
+        ways = {name: options.pop(name, None) for name in ("session", "connection", "delay", "at")}
+        if any(way is not None for way in ways.values()):
+            return await asyncio.to_thread(self.publish, what, data, **ways, **options)
+        timeout = options.pop("timeout", None)
+        event = self._one(what, data, **options)
+        with self.bus.spans.span("publish", event=event):
+            return await self.bus.together.publish(event, timeout)
 
     def publish_on_commit(
         self,
@@ -160,6 +165,11 @@ class Publishing:
     def cancel(self, event_id: str) -> bool:
         """Take back an event that was published with delay= or at=; say whether it was still to come."""
         return self.bus.outbox.cancel(event_id)
+
+    def _one(self, what: Publishable | str, data: Any, **options: Any) -> Event:
+        if isinstance(what, tuple):
+            raise InvalidEvent("payload: publish() takes a type and data as two arguments; publish_many() takes pairs")
+        return what if isinstance(what, Event) else self._new(what, data, **options)
 
     def _event(self, item: Publishable) -> Event:
         if isinstance(item, Event):

@@ -21,13 +21,20 @@ class Outgoing(Protocol):
         """Return events ready for the log and the wire; raise InvalidEvent, EventTooLarge or UnknownAgent."""
 
     def publish(
-        self, events: Sequence[Event], *, timeout: float | None = None, rows: Sequence[Write] = ()
+        self,
+        events: Sequence[Event],
+        *,
+        timeout: float | None = None,
+        rows: Sequence[Write] = (),
+        shared: bool = False,
     ) -> list[Event]:
         """Accept events for good and send them; return them, with `sent` False where the broker is away.
 
         Arguments:
             timeout: seconds to wait for the broker; default the setting `publish_timeout`.
             rows: what is written into the ledger with them.
+            shared: whether they are several callers': then what a broker that answers says is raised soon, so that each
+                of them can be published alone.
 
         """
 
@@ -61,16 +68,21 @@ class Direct:
         return [self._publisher.encode(event) for event in events]
 
     def publish(
-        self, events: Sequence[Event], *, timeout: float | None = None, rows: Sequence[Write] = ()
+        self,
+        events: Sequence[Event],
+        *,
+        timeout: float | None = None,
+        rows: Sequence[Write] = (),
+        shared: bool = False,
     ) -> list[Event]:
         """Send events; raise UnknownAgent, or BrokerUnavailable when the broker does not take them in time."""
-        self.send(self.encode(events), timeout=timeout)
+        self.send(self.encode(events), timeout=timeout, patient=not shared)
         return [event.marked(sent=True) for event in events]
 
-    def send(self, batch: Sequence[Encoded], *, timeout: float | None = None) -> bool:
+    def send(self, batch: Sequence[Encoded], *, timeout: float | None = None, patient: bool = True) -> bool:
         """Send what is encoded; raises as publish() does."""
         targets = [target for each in batch for target in each.event.targets]
-        self._publisher.send_encoded(batch, timeout=timeout, known=list(dict.fromkeys(targets)))
+        self._publisher.send_encoded(batch, timeout=timeout, patient=patient, known=list(dict.fromkeys(targets)))
         return True
 
     def append(self, transaction: Any, events: Sequence[Event]) -> list[Event]:

@@ -47,7 +47,12 @@ class Outbox:
         self._known: WeakKeyDictionary[Engine, bool] = WeakKeyDictionary()
 
     def publish(
-        self, events: Sequence[Event], *, timeout: float | None = None, rows: Sequence[Write] = ()
+        self,
+        events: Sequence[Event],
+        *,
+        timeout: float | None = None,
+        rows: Sequence[Write] = (),
+        shared: bool = False,
     ) -> list[Event]:
         """Append events to the log and send them; what the broker does not take now is sent later.
 
@@ -65,7 +70,7 @@ class Outbox:
         if missed:
             self._tell(missed)
         try:
-            sent = self._send(batch, timeout)
+            sent = self._send(batch, timeout, shared=shared)
         except QueueConflict as exc:
             raise QueueConflict(f"{exc}; what was published is accepted, and is sent then") from exc
         if not sent:
@@ -150,7 +155,7 @@ class Outbox:
             sent = False
         return sent if sent or len(batch) < 2 else self.relay(batch) == len(batch)
 
-    def _send(self, batch: Sequence[Encoded], timeout: float | None) -> bool:
+    def _send(self, batch: Sequence[Encoded], timeout: float | None, *, shared: bool = False) -> bool:
         if not batch:
             return True
         try:
@@ -158,6 +163,8 @@ class Outbox:
                 raise BrokerUnavailable("the broker was away a moment ago")
             self._publisher.send_encoded(batch, timeout=timeout, patient=False)
         except BrokerUnavailable as exc:
+            if shared and exc.answered:
+                raise
             self._complain(exc)
             return False
         self._marks.add([encoded.event.key for encoded in batch])

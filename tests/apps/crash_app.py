@@ -59,11 +59,11 @@ def succeed(self: Ledger, success: Success, *args: Any) -> None:
         die("effect", record.event)
 
 
-def send(self: Outbox, batch: Sequence[Encoded], timeout: float | None) -> bool:
+def send(self: Outbox, batch: Sequence[Encoded], *args: Any, **options: Any) -> bool:
     for each in batch:
         die("commit", each.event)
         die("publisher-append", each.event)
-    sent = _send(self, batch, timeout)
+    sent = _send(self, batch, *args, **options)
     for each in batch:
         die("sent", each.event)
         die("publisher-sent", each.event)

@@ -16,6 +16,7 @@ from pipeline.ledger.status import status
 from tests.harness import Broker, Worker
 from tests.proxy import Proxy
 from tests.servers import wait_for
+from tests.threads import in_threads
 
 #: Seconds that publishers wait here, and how many times that nothing may take which is bounded by it.
 ASKED, FACTOR = 1.0, 4
@@ -48,12 +49,23 @@ def publish_more_than_sockets_hold(app: Pipeline) -> object:
     return app.publish_many([("a.b", {"text": "x" * 200_000})] * 50, timeout=ASKED)
 
 
-VERBS = (publish, publish_many, apublish, publish_more_than_sockets_hold)
+def publish_in_threads(app: Pipeline) -> object:
+    return in_threads(10, lambda _: app.publish("a.b", {}, timeout=ASKED))
+
+
+def publish_in_tasks(app: Pipeline) -> object:
+    async def main() -> object:
+        return await asyncio.gather(*(app.apublish("a.b", {}, timeout=ASKED) for _ in range(10)))
+
+    return asyncio.run(main())
+
+
+VERBS = (publish, publish_many, apublish, publish_more_than_sockets_hold, publish_in_threads, publish_in_tasks)
 
 
 def fails_in_time(verb: Callable[[Pipeline], object], app: Pipeline) -> None:
     start = time.monotonic()
-    with pytest.raises(BrokerUnavailable, match=r"within 1 s"):
+    with pytest.raises(BrokerUnavailable, match="did not take the event"):
         verb(app)
     assert time.monotonic() - start < FACTOR * ASKED
 

@@ -187,7 +187,7 @@ def test_apublish_leaves_the_event_loop_free_while_the_broker_makes_it_wait(
 ) -> None:
     opened, sent = threading.Event(), []
 
-    def wait(batch: Any, *, timeout: float | None, known: Any) -> None:
+    def wait(batch: Any, *, timeout: float | None, **_: Any) -> None:
         assert opened.wait(20), "the event loop was blocked"
         sent.extend([(event.type, event.priority, timeout) for event, *_ in batch])
 
