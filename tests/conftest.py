@@ -19,8 +19,9 @@ from tests.pooler import PgBouncer
 from tests.processes import children, end_processes
 from tests.servers import PostgreSQL, RabbitMQ, Redis, Server, ServerMissingError
 
-#: "bare" is the embedded broker without a ledger, for the tests that are marked so.
-BROKERS = ("embedded", "rabbitmq", "redis", "bare")
+#: "bare" is the embedded broker without a ledger, "watched" one with workers whose tasks somebody hears of: each for
+#: the tests that are marked so.
+BROKERS = ("embedded", "rabbitmq", "redis", "bare", "watched")
 #: "pgbouncer" is PostgreSQL through a pooler in transaction mode, for the tests that are marked "pooled".
 LEDGERS = ("sqlite", "postgresql", "pgbouncer")
 #: Seconds for a test that is marked "faults"; the others have what pyproject.toml says.
@@ -44,7 +45,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for option, fixture in (("--brokers", "broker"), ("--ledgers", "ledger_url")):
         wanted = config.getoption(option).split(",")
         items[:] = [item for item in items if _parameter(item, fixture, wanted[0]) in wanted]
-    for fixture, kind, marker in (("broker", "bare", "bare"), ("ledger_url", "pgbouncer", "pooled")):
+    marked = (("broker", "bare", "bare"), ("broker", "watched", "watched"), ("ledger_url", "pgbouncer", "pooled"))
+    for fixture, kind, marker in marked:
         items[:] = [item for item in items if _parameter(item, fixture, "") != kind or item.get_closest_marker(marker)]
     if "faults" not in (config.getoption("-m") or ""):
         items[:] = [item for item in items if not item.get_closest_marker("faults")]
@@ -112,9 +114,10 @@ def servers(running: dict[str, Server]) -> Iterator[Callable[[str], Server]]:
 @pytest.fixture(params=BROKERS)
 def broker(request: pytest.FixtureRequest, tmp_path: Path, servers: Callable[[str], Server]) -> Iterator[Broker]:
     """An empty broker of each kind."""
-    if request.param in ("embedded", "bare"):
-        ledger = "" if request.param == "bare" else None
-        yield Broker("embedded", f"sqlite:///{tmp_path / 'state' / 'broker.db'}", tmp_path, ledger=ledger)
+    if request.param in ("embedded", "bare", "watched"):
+        ledger, watched = "" if request.param == "bare" else None, request.param == "watched"
+        url = f"sqlite:///{tmp_path / 'state' / 'broker.db'}"
+        yield Broker("embedded", url, tmp_path, ledger=ledger, watched=watched)
         return
     server = servers(request.param)
     found = Broker(request.param, server.url, tmp_path, server)  # type: ignore[attr-defined]

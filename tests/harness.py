@@ -37,6 +37,8 @@ class Broker:
     server: Server | None = None
     #: The ledger's address; None for the default in the state directory, empty for none.
     ledger: str | None = None
+    #: Whether somebody hears of the tasks of its workers, so that no delivery goes the short way.
+    watched: bool = False
 
     @property
     def journal(self) -> Journal:
@@ -57,6 +59,8 @@ class Broker:
         }
         if self.ledger is not None:
             own["PIPELINE_LEDGER_URL"] = self.ledger
+        if self.watched:
+            own["TASKS_WATCHED"] = "1"
         return {**clean, **own, **more}
 
 

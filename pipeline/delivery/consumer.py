@@ -23,6 +23,7 @@ from .process.connected import Connected
 from .process.guarded import guard
 from .process.pool import keeping_what_was_given
 from .process.returns import Returns
+from .short.way import ShortWay
 from .strays import Told
 
 logger = Log(get_logger(__name__))
@@ -185,9 +186,23 @@ class AgentConsumer(Connected):
         names, limit = self.bus.names, self.bus.settings.max_event_bytes
         agents = {names.queue_of(agent.name): agent for agent in self.bus.agents}
 
+        def by_celery(message: Any, event: dict[str, Any], queue: str, run: Callable[[Any], Any] = run) -> None:
+            agent = agents[queue]
+            try:
+                wanted = to_task_message(message, event, agent, queue)
+            except Exception as exc:
+                self.set_aside(message, exc)
+                return
+            if wanted:
+                self._guarded(run, message)
+            else:
+                self._pass_by(message, event, agent)
+
+        short = ShortWay(self, by_celery)
+
         def on_message(message: Any) -> None:
             queue = self.queue_of(message) or ""
-            agent = agents.get(queue)
+            agent, event = agents.get(queue), None
             try:
                 if agent is None or "task" in message.headers:
                     check_task(message)
@@ -196,9 +211,6 @@ class AgentConsumer(Connected):
                     event = check_event(message, limit, self._seal, agent.name)
                     if not event["bus"]:
                         self._mention_another_ledger(message, agent)
-                    if not to_task_message(message, event, agent, queue):
-                        self._pass_by(message, event, agent)
-                        return
             except LedgerError as exc:  # whether the message is ours cannot be said now
                 self._put_off(message, queue, exc)
                 return
@@ -209,16 +221,23 @@ class AgentConsumer(Connected):
                 return
             if self._returns.since:
                 self._returns.since.pop(queue, None)
-            try:
-                run(message)
-            except self.connection_errors + self.channel_errors:
-                raise
-            except Exception as exc:  # what Celery records about it may fail, too
-                logger.exception("%s", message.headers.get("task"))
-                if not message.acknowledged:
-                    self.set_aside(message, exc)
+            if event is None:
+                self._guarded(run, message)
+            elif not short.takes(message, event, queue):
+                by_celery(message, event, queue)
 
         return on_message
+
+    def _guarded(self, run: Callable[[Any], Any], message: Any) -> None:
+        """Let Celery have a message; what it records about it may fail, too."""
+        try:
+            run(message)
+        except self.connection_errors + self.channel_errors:
+            raise
+        except Exception as exc:
+            logger.exception("%s", message.headers.get("task"))
+            if not message.acknowledged:
+                self.set_aside(message, exc)
 
     def _put_off(self, message: Any, queue: str, reason: LedgerError) -> None:
         """Give a message back to its queue after a pause."""

@@ -17,7 +17,7 @@ from ..agents.effects import Effects
 from ..core.errors import line_of
 from ..core.observe import Log
 from ..core.retry import Again, Dead, decide
-from .steps import Filtered, Paused
+from .steps import Filtered, Paused, Result
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -47,6 +47,21 @@ class Postponed:
 
 #: What follows an attempt: Celery tries again, as often as before or once more, a timer does, or it is over.
 Verdict = Again | Postponed | Scheduled | Dead
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """How far a delivery has come on the short way.
+
+    Attributes:
+        attempt: the one that was claimed; 0 when the claim has failed.
+        outcome: what came of it that is no success; None for nothing yet.
+
+    """
+
+    delivery: Delivery
+    attempt: int
+    outcome: Result | BaseException | None = None
 
 
 class NotRecordedError(Exception):

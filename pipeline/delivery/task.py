@@ -22,9 +22,9 @@ from ..core.ids import delivery_id
 from ..core.observe import Log
 from ..core.retry import Again, Dead
 from ..ledger.deliveries import Claim, Delivery
-from .delivery import NotRecordedError, Postponed, Scheduled, Verdict
+from .delivery import Begun, NotRecordedError, Postponed, Scheduled, Verdict
 from .raised import is_order, presentable
-from .steps import Attempt, Done, Filtered, Paused, run
+from .steps import Attempt, Done, Filtered, Paused, Result, run
 
 if TYPE_CHECKING:
     from ..agents.agent import Agent
@@ -68,7 +68,12 @@ class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
             raise Reject(line_of(cause), requeue=True) from None  # Celery logs what it is raised from
 
     def _deliver(self, message: str | dict[str, Any], failed: BaseException | None) -> Any:
+        begun = getattr(self.request, "begun", None)
+        if isinstance(begun, Begun) and begun.attempt:
+            return self._attempt(begun.delivery, begun.attempt, begun.outcome)
         try:
+            if isinstance(begun, Begun) and isinstance(begun.outcome, BaseException):
+                raise begun.outcome
             delivery = self.delivery(message, self.request)
             claim = self.books.claim(delivery)
         except (NotRecordedError, NotAnEventError, WorkerDied):
@@ -86,14 +91,14 @@ class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
             told = f"agent {delivery.agent}: {delivery.event.key} was delivered before, and could not be finished"
             raise self._not_recorded(exc, told) from exc
 
-    def _attempt(self, delivery: Delivery, attempt: int, failed: BaseException | None) -> Any:
-        """Make one attempt, and record what came of it."""
+    def _attempt(self, delivery: Delivery, attempt: int, outcome: Result | BaseException | None) -> Any:
+        """Make one attempt, unless it was made before it came here, and record what came of it."""
         context = self._context(delivery, attempt)
         try:
-            if failed is not None:
-                raise failed
+            if isinstance(outcome, BaseException):
+                raise outcome
             stray = None if delivery.wanted else self.books.stray(delivery)
-            match stray or run(Attempt(self.bus, self.agent, context)):
+            match outcome or stray or run(Attempt(self.bus, self.agent, context)):
                 case Done(value):
                     return self._succeed(context, delivery, attempt, value)
                 case Filtered(reason):

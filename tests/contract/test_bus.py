@@ -15,6 +15,8 @@ from tests.apps import contract_app
 from tests.harness import Broker, StartWorker, backlog, dead_letters, declared
 from tests.servers import wait_for
 
+pytestmark = pytest.mark.watched
+
 
 def test_one_event_reaches_every_agent_whose_pattern_matches_once(
     bus: Pipeline, broker: Broker, worker: StartWorker

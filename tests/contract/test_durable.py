@@ -13,7 +13,7 @@ from pipeline.core.ids import delivery_id
 from tests.harness import SOON, Broker, StartWorker, revoke
 from tests.servers import wait_for
 
-pytestmark = pytest.mark.usefixtures("nothing_disappears")
+pytestmark = [pytest.mark.usefixtures("nothing_disappears"), pytest.mark.watched]
 
 
 @pytest.fixture

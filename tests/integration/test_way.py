@@ -21,6 +21,6 @@ def test_the_way_of_one_event_goes_through_few_files_and_seldom_back_and_forth()
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert {"delivery/consumer.py", "delivery/task.py", "ledger/ledger.py"} <= set(found["understood"])
+    assert {"delivery/consumer.py", "delivery/short/way.py", "ledger/ledger.py"} <= set(found["understood"])
     assert len(found["understood"]) <= MOST_FILES
     assert 0 < found["moves"]["delivery"] <= MOST_MOVES

@@ -12,7 +12,7 @@ from amqp.exceptions import ResourceLocked
 from celery.concurrency.solo import TaskPool as SoloPool
 from celery.utils.log import get_logger
 from celery.worker.consumer import Consumer
-from celery.worker.state import active_requests, maybe_shutdown
+from celery.worker.state import maybe_shutdown
 from kombu import Connection
 
 from ...brokers.conflicts import conflict_of
@@ -37,6 +37,8 @@ class Connected(Consumer):  # type: ignore[misc]  # celery's classes are untyped
 
     bus: Bus
     amqheartbeat: float
+    #: What stands around handlers that run in the loop; other pools than solo run them elsewhere.
+    inline: Inline | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Raise SystemExit for a broker that the bus does not know."""
@@ -53,9 +55,10 @@ class Connected(Consumer):  # type: ignore[misc]  # celery's classes are untyped
         if self.amqheartbeat:  # and nobody has switched heartbeats off
             self.amqheartbeat = min(self.amqheartbeat, max(1, int(self.bus.settings.broker_timeout / PARTS)))
         if isinstance(self.pool, SoloPool):  # which runs handlers in the loop
-            self.bus.pulse.rests = partial(bool, active_requests)
-            if self.amqheartbeat and self.conninfo.supports_heartbeats:
-                self.pool.on_apply = Inline(self.pool.on_apply, self._lines, self.amqheartbeat / 2)
+            beats = self.amqheartbeat and self.conninfo.supports_heartbeats
+            self.inline = inline = Inline(self._lines, self.amqheartbeat / 2 if beats else 0)
+            self.bus.pulse.rests = lambda: inline.is_busy
+            self.pool.on_apply = inline.around(self.pool.on_apply)
 
     def _lines(self) -> list[Any]:
         """Return the connections on which the broker has to hear from the worker."""

@@ -1,4 +1,4 @@
-"""What the solo pool runs in the worker's own loop, beside which nobody else would tell the broker that it lives."""
+"""What is run in the worker's own loop, beside which nobody else would tell the broker that it lives."""
 
 from __future__ import annotations
 
@@ -8,38 +8,47 @@ from typing import Any
 
 
 class Inline:
-    """Stands around a function that runs handlers; while one runs, a thread of its own sends heartbeats.
+    """Stands around what runs handlers; while that runs, a thread of its own sends heartbeats.
+
+    Attributes:
+        is_busy: whether it runs.
 
     Arguments:
-        run: the function.
         lines: the connections that need heartbeats now.
-        every: seconds between two heartbeats.
+        every: seconds between two heartbeats; 0 for none.
 
     """
 
-    def __init__(self, run: Callable[..., Any], lines: Callable[[], Iterable[Any]], every: float) -> None:
-        self._run = run
+    def __init__(self, lines: Callable[[], Iterable[Any]], every: float) -> None:
         self._lines = lines
         self._every = every
         self._lock = threading.Lock()  # held while a heartbeat is sent: a TLS connection has one user at a time
-        self._is_busy = False
-        threading.Thread(target=self._beat, name="pipeline-inline", daemon=True).start()
+        self.is_busy = False
+        if every:
+            threading.Thread(target=self._beat, name="pipeline-inline", daemon=True).start()
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run."""
+    def __enter__(self) -> None:
         with self._lock:
-            self._is_busy = True
-        try:
-            return self._run(*args, **kwargs)
-        finally:
-            with self._lock:
-                self._is_busy = False
+            self.is_busy = True
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self.is_busy = False
+
+    def around(self, run: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a function with this around it."""
+
+        def run_inside(*args: Any, **kwargs: Any) -> Any:
+            with self:
+                return run(*args, **kwargs)
+
+        return run_inside
 
     def _beat(self) -> None:
         pause = threading.Event()
         while not pause.wait(self._every):
             with self._lock:
-                for line in self._lines() if self._is_busy else ():
+                for line in self._lines() if self.is_busy else ():
                     try:
                         line.keep_alive()
                     except Exception:  # the loop finds out by itself

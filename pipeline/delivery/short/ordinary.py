@@ -1,0 +1,73 @@
+"""What is ordinary enough for the short way: an agent, once for each connection, and then each of its messages."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from celery import Task
+from celery.app.trace import task_has_custom
+from celery.concurrency.solo import TaskPool as SoloPool
+from celery.loaders.base import BaseLoader
+
+from ...agents.agent import Agent
+from ...brokers.expiry import DEADLINE
+from ...core.routing import reaches
+from ..task import DeliveryTask, Surrounded
+
+#: What a task's class may have of its own that only Celery's tracer calls.
+CALLED_BY_CELERY = ("before_start", "on_success", "after_return", "start_strategy", "Strategy")
+#: What the bus says about an event's first and only message.
+ORDINARY_MARKS = frozenset({"ledger"})
+
+
+def is_simple(agent: Agent, task: Any, pool: Any, app: Any) -> bool:
+    """Say whether an agent's deliveries may go the short way at all: nothing stands around them but our own.
+
+    What instruments a worker (error trackers, tracers) puts its own `run` or `__call__` into the task.
+    """
+    loader = type(app.loader)
+    return (
+        isinstance(pool, SoloPool)
+        and isinstance(task, DeliveryTask)
+        and not isinstance(task, Surrounded)
+        and not (agent.is_async or agent.timeout or agent.max_concurrent or agent.members)
+        and getattr(task.run, "__func__", None) is DeliveryTask.run
+        and type(task).__call__ is Task.__call__  # which a worker has replaced itself
+        and not any(task_has_custom(task, name) for name in CALLED_BY_CELERY)
+        and loader.on_task_init is BaseLoader.on_task_init
+        and loader.on_process_cleanup is BaseLoader.on_process_cleanup
+        and not app.conf.worker_deduplicate_successful_tasks
+    )
+
+
+def is_ordinary(
+    agent: Agent,
+    event: Mapping[str, Any],
+    info: Mapping[str, Any],
+    properties: Collection[str],
+    *,
+    watched: bool,
+    limited: bool,
+    revoked: bool,
+) -> bool:
+    """Say whether a message is an event's first and only one to a simple agent, and nobody looks at its task.
+
+    Arguments:
+        event: the attributes that routing needs, and what the bus says about the message.
+        info: where the broker has it from.
+        properties: the names of the message's properties.
+        watched: whether anybody hears of tasks, by Celery's signals or its events.
+        limited: whether a rate limit, or a window that is smaller after a lost connection, has to count it.
+        revoked: whether somebody has revoked the delivery.
+
+    """
+    targets = event["targets"]
+    return (
+        not (watched or limited or revoked)
+        and event["bus"].keys() <= ORDINARY_MARKS
+        and not info.get("redelivered")
+        and "expiration" not in properties
+        and DEADLINE not in properties
+        and reaches(agent.name, agent.patterns, event["type"], targets and targets.split(","))
+    )

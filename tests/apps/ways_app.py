@@ -1,0 +1,51 @@
+"""Agents that write down what they see of Celery's task, and what Celery says of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import current_task
+from celery.signals import task_failure, task_retry
+from contract_app import app, journal  # type: ignore[import-not-found]
+
+from pipeline import Context, Retry
+
+#: What a handler may read of its task's request.
+READ = (
+    "id", "retries", "delivery_info", "hostname", "root_id", "parent_id", "args", "kwargs", "argsrepr", "task", "group",
+    "headers", "reply_to", "eta", "expires", "is_eager", "called_directly", "ignore_result", "timelimit", "callbacks",
+)  # fmt: skip
+
+
+@app.agent(on="way.seen")
+def seen(data: Any, ctx: Context) -> None:
+    request = current_task.request
+    is_short = type(request).__name__ == "Current"
+    read = {name: request.get(name) for name in READ}
+    journal("seen", ctx, data, is_short=is_short, task=current_task.name, request=read)
+
+
+@app.agent(on="way.failed", retry=Retry(max=1, base=0.05, cap=0.1))
+def failed(data: Any, ctx: Context) -> None:
+    journal("failed", ctx, data)
+    raise RuntimeError("told to fail")
+
+
+@app.agent(on="way.wrong", retry=0)
+def wrong(data: Any, ctx: Context) -> Any:
+    journal("wrong", ctx, data)
+    return object()
+
+
+@app.agent(on="way.heard")
+def heard(data: Any, ctx: Context) -> None:
+    journal("heard", ctx, data)
+
+
+def tell(sender: Any, signal: Any, **more: Any) -> None:
+    ended = [str(more.get(name)) for name in ("exception", "reason", "args", "kwargs") if name in more]
+    app.publish("way.heard", {"of": sender.name, "ended": ended, "id": sender.request.id})
+
+
+task_failure.connect(tell, weak=False)
+task_retry.connect(tell, weak=False)

@@ -1,0 +1,80 @@
+"""The short way of an ordinary delivery and the long one through Celery look the same from outside."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from pipeline import Event, Pipeline
+from pipeline.core.event import new_event
+from pipeline.core.ids import delivery_id
+from tests.harness import Broker, StartWorker, Worker, backlog, dead_letters, revoke
+from tests.servers import wait_for
+
+pytestmark = [pytest.mark.usefixtures("nothing_disappears"), pytest.mark.bare]
+
+
+@pytest.fixture
+def start(worker: StartWorker) -> StartWorker:
+    """Start a worker with the agents of ways_app, in which somebody hears of tasks or not."""
+
+    def start(*, watched: bool) -> Worker:
+        return worker(app="ways_app", name=f"watched-{watched}", environment={"TASKS_WATCHED": "1"} if watched else {})
+
+    return start
+
+
+def plain(text: object, event: Event, agent: str) -> str:
+    """Return a text without what differs from run to run."""
+    text = str(text).replace(event.id, "EVENT").replace(delivery_id(event.id, agent), "DELIVERY")
+    return re.sub(r"\d\d:\d\d:[\d.]+|\d+\.\d+(e-\d+)?|watched-(True|False)|0x[0-9a-f]+", "...", text)
+
+
+def told(one: Worker, event: Event, agent: str) -> list[str]:
+    """Return what a worker's log says about a delivery, without the time and the process."""
+    lines = [re.sub(r"^\[[^]]*\] ", "", line) for line in one.output().splitlines()]
+    return [plain(line, event, agent) for line in lines if event.id in line or delivery_id(event.id, agent) in line]
+
+
+def test_a_handler_and_the_log_see_the_same_task(bus: Pipeline, broker: Broker, start: StartWorker) -> None:
+    seen: list[Any] = []
+    for watched in (False, True):
+        one = start(watched=watched)
+        event = bus.publish("way.seen", {})
+        (line,) = broker.journal.wait(1, agent="seen", id=event.id)
+        wait_for(lambda one=one, event=event: len(told(one, event, "seen")) == 2, "the end of the delivery")
+        one.stop()
+        assert line["is_short"] is not watched
+        seen.append((line["task"], plain(line["request"], event, "seen"), told(one, event, "seen")))
+    assert seen[0] == seen[1]
+    assert backlog(bus, "agent.seen") == 0
+
+
+@pytest.mark.parametrize("agent", ["failed", "wrong"])
+def test_a_failure_is_told_and_recorded_the_same(bus: Pipeline, broker: Broker, start: StartWorker, agent: str) -> None:
+    seen: list[Any] = []
+    for number, watched in enumerate((False, True), 1):
+        one = start(watched=watched)
+        event = bus.publish(f"way.{agent}", {})
+        wait_for(lambda number=number: len(dead_letters(bus, agent)) == number, "the dead letter")
+        told_of = [line for line in broker.journal.lines(agent="heard") if line["data"]["id"] == event.id]
+        attempts = [line["attempt"] for line in broker.journal.lines(agent=agent, id=event.id)]
+        one.stop()
+        letters = bus.dead_letters.list(agent=agent) if bus.has_ledger else ()
+        (letter,) = [letter for letter in letters if letter.event.id == event.id] or [None]
+        error = letter and (letter.error, letter.traceback.splitlines()[-2:])
+        seen.append((attempts, error, told_of, told(one, event, agent)))
+    assert seen[0] == seen[1]
+
+
+def test_what_somebody_has_revoked_is_not_run(bus: Pipeline, broker: Broker, start: StartWorker) -> None:
+    one = start(watched=False)
+    event = new_event("way.seen", {}, source="/test")
+    revoke(bus, delivery_id(event.id, "seen"), "watched-False")
+    bus.publish(event)
+    wait_for(lambda: "Discarding revoked task" in one.output(), "the worker to say so")
+    last = bus.publish("way.seen", {})
+    broker.journal.wait(1, agent="seen", id=last.id)
+    assert broker.journal.lines(agent="seen", id=event.id) == []

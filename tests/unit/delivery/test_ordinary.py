@@ -1,0 +1,135 @@
+"""Which deliveries are ordinary enough for the short way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import Task
+from celery.concurrency.base import BasePool
+from celery.concurrency.solo import TaskPool as SoloPool
+
+from pipeline import Pipeline
+from pipeline.agents.agent import Agent
+from pipeline.brokers.expiry import DEADLINE
+from pipeline.delivery.short.ordinary import is_ordinary, is_simple
+
+ORDINARY: dict[str, Any] = {
+    "event": {"id": "1", "type": "order.placed", "targets": None, "bus": {"ledger": "one"}},
+    "info": {"redelivered": False},
+    "properties": {"priority": 5},
+    "watched": False,
+    "limited": False,
+    "revoked": False,
+}
+AGENT = Agent("invoice", print, ("order.*",))
+
+
+def event(**fields: Any) -> dict[str, Any]:
+    return {"event": {**ORDINARY["event"], **fields}}
+
+
+@pytest.mark.parametrize(
+    "ordinary",
+    [
+        {},
+        event(bus={}),
+        event(targets="other,invoice"),
+        event(type="anything", targets="invoice"),
+        {"info": {}},
+    ],
+)
+def test_an_events_first_message_to_an_agent_that_it_is_for_is_ordinary(ordinary: dict[str, Any]) -> None:
+    assert is_ordinary(AGENT, **{**ORDINARY, **ordinary})
+
+
+@pytest.mark.parametrize(
+    "special",
+    [
+        *(
+            event(bus={"ledger": "one", mark: 1})
+            for mark in ("attempt", "replay", "requeued", "handed", "direct", "key")
+        ),
+        event(type="order.placed.late"),
+        event(targets="other"),
+        {"info": {"redelivered": True}},
+        {"properties": {"expiration": "1000"}},
+        {"properties": {DEADLINE: 1.0}},
+        {"watched": True},
+        {"limited": True},
+        {"revoked": True},
+    ],
+)
+def test_what_is_special_about_a_message_is_not(special: dict[str, Any]) -> None:
+    assert not is_ordinary(AGENT, **{**ORDINARY, **special})
+
+
+@pytest.fixture
+def app(tmp_path: Path, no_settings: None) -> Iterator[Pipeline]:
+    one = Pipeline("t", broker_url=f"sqlite:///{tmp_path / 'broker.db'}", ledger_url="", directory=tmp_path)
+    yield one
+    one.close()
+
+
+def simple(app: Pipeline, pool: type[BasePool] = SoloPool) -> bool:
+    """Say whether the only agent of an app is simple."""
+    app.celery.finalize()
+    (agent,) = app.agents
+    return is_simple(agent, app.celery.tasks[agent.task_name], pool(), app.celery)
+
+
+def handler(data: Any) -> None:
+    """Do nothing."""
+
+
+async def asynchronous(data: Any) -> None:
+    """Do nothing, later."""
+
+
+def test_a_plain_agent_in_a_solo_worker_is_simple(app: Pipeline) -> None:
+    app.agent(on="order.*")(handler)
+    assert simple(app)
+    assert not simple(app, BasePool)
+
+
+@pytest.mark.parametrize("options", [{"timeout": 1.0}, {"max_concurrent": 1}])
+def test_an_agent_with_limits_is_not(app: Pipeline, options: dict[str, Any]) -> None:
+    app.agent(on="order.*", **options)(handler)
+    assert not simple(app)
+
+
+def test_an_async_agent_is_not(app: Pipeline) -> None:
+    app.agent(on="order.*")(asynchronous)
+    assert not simple(app)
+
+
+@pytest.mark.parametrize("method", ["__call__", "before_start", "on_success", "after_return", "start_strategy"])
+def test_an_agent_whose_app_does_something_around_each_task_is_not(app: Pipeline, method: str) -> None:
+    own: Callable[..., Any] = lambda *_: None  # noqa: E731
+    app.celery.task_cls = type("Own", (Task,), {method: own})
+    app.agent(on="order.*")(handler)
+    assert not simple(app)
+
+
+def test_an_agent_whose_task_was_instrumented_is_not(app: Pipeline) -> None:
+    app.agent(on="order.*")(handler)
+    assert simple(app)
+    task = app.celery.tasks["agent.handler"]
+    task.run = partial(task.run)
+    assert not simple(app)
+
+
+def test_a_loader_that_does_something_around_each_task_is_noticed(app: Pipeline) -> None:
+    loader = type(app.celery.loader)
+    app.celery.loader = type("Own", (loader,), {"on_process_cleanup": lambda _: None})(app.celery)
+    app.agent(on="order.*")(handler)
+    assert not simple(app)
+
+
+def test_celerys_own_check_for_what_was_done_already_is_kept(app: Pipeline) -> None:
+    app.celery.conf.worker_deduplicate_successful_tasks = True
+    app.agent(on="order.*")(handler)
+    assert not simple(app)
