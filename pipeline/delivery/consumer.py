@@ -23,7 +23,7 @@ from .process.connected import Connected
 from .process.guarded import guard
 from .process.pool import keeping_what_was_given
 from .process.returns import Returns
-from .short.way import ShortWay
+from .short.burst import short_way
 from .strays import Told
 
 logger = Log(get_logger(__name__))
@@ -198,7 +198,7 @@ class AgentConsumer(Connected):
             else:
                 self._pass_by(message, event, agent)
 
-        short = ShortWay(self, by_celery)
+        short = short_way(self, by_celery)
 
         def on_message(message: Any) -> None:
             queue = self.queue_of(message) or ""

@@ -10,9 +10,6 @@ from typing import Any
 class Inline:
     """Stands around what runs handlers; while that runs, a thread of its own sends heartbeats.
 
-    Attributes:
-        is_busy: whether it runs.
-
     Arguments:
         lines: the connections that need heartbeats now.
         every: seconds between two heartbeats; 0 for none.
@@ -23,17 +20,22 @@ class Inline:
         self._lines = lines
         self._every = every
         self._lock = threading.Lock()  # held while a heartbeat is sent: a TLS connection has one user at a time
-        self.is_busy = False
+        self._inside = 0
         if every:
             threading.Thread(target=self._beat, name="pipeline-inline", daemon=True).start()
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether something runs."""
+        return self._inside > 0
+
     def __enter__(self) -> None:
         with self._lock:
-            self.is_busy = True
+            self._inside += 1
 
     def __exit__(self, *_: object) -> None:
         with self._lock:
-            self.is_busy = False
+            self._inside -= 1
 
     def around(self, run: Callable[..., Any]) -> Callable[..., Any]:
         """Return a function with this around it."""

@@ -31,9 +31,9 @@ from ...core.event import Event
 from ...core.ids import delivery_id
 from ...core.observe import Log
 from ...core.times import monotonic
-from ...ledger.deliveries import Delivery
-from ..delivery import Begun
-from ..steps import Attempt, Done, run
+from ...ledger.deliveries import Claim, Delivery
+from ..delivery import Begun, Ended
+from ..steps import Attempt, Done, Result, run
 from .ordinary import is_ordinary, is_simple
 
 if TYPE_CHECKING:
@@ -46,24 +46,44 @@ logger = Log(get_logger(__name__))
 SIGNALS = (signals.task_received, signals.task_prerun, signals.task_success, signals.task_postrun)
 
 
-@dataclass(frozen=True, slots=True)
+#: Seconds that a quick handler takes, and how much the latest run counts in the mean.
+QUICK, WEIGHT = 0.001, 0.2
+
+
+@dataclass(slots=True)
 class Line:
-    """An agent whose deliveries may go the short way."""
+    """An agent whose deliveries may go the short way.
+
+    Attributes:
+        request: the class of Celery's requests for its task.
+        takes: seconds that its handler takes, a running mean; None as long as nobody knows.
+
+    """
 
     agent: Agent
     task: Any
     queue: str
-    #: The class of Celery's requests for its task.
     request: Any
+    takes: float | None = None
+
+    def took(self, seconds: float) -> None:
+        """Take note of how long the handler has run."""
+        self.takes = seconds if self.takes is None else self.takes + (seconds - self.takes) * WEIGHT
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether its handler is known to be quick."""
+        return self.takes is not None and self.takes <= QUICK
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Taken:
     """A message that goes the short way.
 
     Attributes:
         event: its attributes that routing needs.
         id: the delivery's.
+        started: when its handler was called.
 
     """
 
@@ -71,6 +91,7 @@ class Taken:
     message: Any
     event: dict[str, Any]
     id: str
+    started: float = 0.0
 
 
 class Current:
@@ -92,6 +113,35 @@ class Current:
         return getattr(self._whole, name)
 
 
+class Shown:
+    """What Celery shows as the task that runs; its stacks are left alone while deliveries of one agent follow."""
+
+    def __init__(self) -> None:
+        self._task: Any = None
+
+    def show(self, task: Any, request: Current) -> None:
+        """Let a task be the current one, with its request."""
+        if task is self._task:
+            task.request_stack.stack[-1] = request
+            return
+        self.hide()
+        tasks.push(task)
+        task.request_stack.push(request)
+        self._task = task
+
+    def hide(self) -> None:
+        """Let no task be the current one."""
+        if self._task is not None:
+            tasks.pop()
+            self._task.request_stack.pop()
+            self._task = None
+
+
+def is_stopping() -> bool:
+    """Say whether the worker was told to end."""
+    return any(told is not None and told is not False for told in (state.should_stop, state.should_terminate))
+
+
 class ShortWay:
     """Runs what is ordinary among the messages of one connection.
 
@@ -108,6 +158,7 @@ class ShortWay:
         self._by_celery = by_celery
         self._bus: Bus = consumer.bus
         self._lines = {line.queue: line for line in self._simple_lines()}
+        self._shown = Shown()
         self._tells = strategy.isEnabledFor(logging.INFO)
 
     def _simple_lines(self) -> Iterator[Line]:
@@ -135,9 +186,11 @@ class ShortWay:
             limited=self._is_limited(line.task),
             revoked=id in state.revoked,
         )
-        if ordinary:
-            with self._inline:
-                self._deliver(Taken(line, message, event, id))
+        if ordinary and not is_stopping():  # what a worker has not begun when it ends, the broker has again
+            taken = Taken(line, message, event, id)
+            if self._tells:
+                self._tell_of(taken)
+            self._deliver(taken)
         return ordinary
 
     def _is_watched(self, task: Any) -> bool:
@@ -156,59 +209,80 @@ class ShortWay:
         return not consumer.disable_rate_limits and consumer.task_buckets[task.name] is not None
 
     def _deliver(self, taken: Taken) -> None:
-        message, started = taken.message, monotonic()
-        if self._tells:
-            self._tell_of(taken)
-        begun = self._begin(taken)
-        if begun is not None and begun.outcome is None:
-            begun = self._attempt(taken, begun)
-        if begun is None:
-            self._by_celery(message, taken.event, taken.line.queue)
-        elif begun.outcome is not None:
-            self._by_celery(message, taken.event, taken.line.queue, partial(self._go_on, taken, begun))
-        else:
-            message.ack_log_error(logger, self._consumer.connection_errors)
-            state.total_count[taken.line.task.name] += 1
-            state.all_total_count[0] += 1
-            if self._tells:
-                self._tell_of(taken, monotonic() - started)
+        with self._inline:
+            self._deliver_alone(taken)
 
-    def _begin(self, taken: Taken) -> Begun | None:
-        """Claim a delivery; return None for what is no attempt to make: Celery's way says so."""
-        line, marks = taken.line, taken.event["bus"]
+    def _deliver_alone(self, taken: Taken) -> None:
+        delivery = self._delivery(taken)
+        if delivery is None:
+            self._lengthen(taken)
+            return
+        claim: Claim | BaseException
         try:
-            body = taken.message.body
+            claim = taken.line.task.books.claim(delivery)
+        except BaseException as exc:
+            claim = exc
+        self._go(taken, delivery, claim)
+
+    def _delivery(self, taken: Taken) -> Delivery | None:
+        """Return what a message says about its delivery; None when it holds no event, or another one than it says."""
+        line, marks, body = taken.line, taken.event["bus"], taken.message.body
+        try:
             event = Event.decode(body if isinstance(body, str) else bytes(body), taken.event["id"])
-            if event.type != taken.event["type"]:
-                return None
         except InvalidEvent:
             return None
-        delivery = Delivery(
-            taken.id, event, line.agent.name, line.task.source, line.agent.retry, logged="ledger" in marks
-        )
-        try:
-            claim = line.task.books.claim(delivery)
-        except BaseException as exc:
-            return Begun(delivery, 0, exc)
-        return Begun(delivery, claim.attempt) if claim.attempt else None
+        if event.type != taken.event["type"]:
+            return None
+        agent = line.agent
+        return Delivery(taken.id, event, agent.name, line.task.source, agent.retry, logged="ledger" in marks)
 
-    def _attempt(self, taken: Taken, begun: Begun) -> Begun:
-        """Run the handler and record its success; return how far that came."""
-        line, delivery = taken.line, begun.delivery
+    def _go(
+        self, taken: Taken, delivery: Delivery, claim: Claim | BaseException, *, later: bool = False
+    ) -> Ended | None:
+        """Make the attempt that was claimed, and return what is still to be recorded of it.
+
+        Arguments:
+            later: whether the caller records it.
+
+        """
+        if isinstance(claim, BaseException):
+            self._lengthen(taken, Begun(delivery, 0, claim))
+        elif not claim.attempt:
+            self._lengthen(taken)
+        else:
+            outcome = self._attempt(taken, delivery, claim.attempt, later=later)
+            if isinstance(outcome, Ended):
+                return outcome
+            if outcome is None:
+                self._end(taken)
+            else:
+                self._lengthen(taken, Begun(delivery, claim.attempt, outcome))
+        return None
+
+    def _attempt(
+        self, taken: Taken, delivery: Delivery, attempt: int, *, later: bool
+    ) -> Ended | Result | BaseException | None:
+        """Run the handler and record its success; return what is no success, or not recorded yet."""
+        line = taken.line
         agent, task, books = line.agent, line.task, line.task.books
         context = Context(
-            delivery.event, agent.name, delivery.id, begun.attempt, delivery.source, agent.priority, ledger=books.ledger
+            delivery.event, agent.name, delivery.id, attempt, delivery.source, agent.priority, ledger=books.ledger
         )
-        tasks.push(task)
-        task.request_stack.push(Current(delivery.id, partial(self._request, taken)))
+        self._shown.show(task, Current(delivery.id, partial(self._request, taken)))
+        taken.started = monotonic()
         try:
-            result = run(Attempt(self._bus, agent, context))
+            try:
+                result = run(Attempt(self._bus, agent, context))
+            finally:
+                line.took(monotonic() - taken.started)
             if not isinstance(result, Done):
-                return Begun(delivery, begun.attempt, result)
+                return result
             for payload in returned_payloads(agent.name, result.value):
                 context.publish(payload)
-            effects, session = context.end(), context.opened_session
-            emitted = books.succeed(delivery, begun.attempt, effects, None, session)
+            ended, session = Ended(delivery, attempt, context.end()), context.opened_session
+            if later and session is None:
+                return ended
+            emitted = books.succeed(*ended, session)
             if session is not None:
                 context.close()  # it holds SQLite's write lock, which noting what was sent waits for
             if emitted:
@@ -216,11 +290,23 @@ class ShortWay:
         except BaseException as exc:
             with suppress(Exception):  # what cannot be rolled back cannot be recorded either
                 context.close()
-            return Begun(delivery, begun.attempt, exc)
+            return exc
         finally:
-            tasks.pop()
-            task.request_stack.pop()
-        return begun
+            if not later:
+                self._shown.hide()
+        return None
+
+    def _end(self, taken: Taken) -> None:
+        taken.message.ack_log_error(logger, self._consumer.connection_errors)
+        state.total_count[taken.line.task.name] += 1
+        state.all_total_count[0] += 1
+        if self._tells:
+            self._tell_of(taken, monotonic() - taken.started)
+
+    def _lengthen(self, taken: Taken, begun: Begun | None = None) -> None:
+        """Send a delivery the long way, with how far it has come."""
+        on_its_way = () if begun is None else (partial(self._go_on, taken, begun),)
+        self._by_celery(taken.message, taken.event, taken.line.queue, *on_its_way)
 
     def _go_on(self, taken: Taken, begun: Begun, message: Any) -> None:
         """Let Celery see what has begun: it is neither received nor claimed again."""
