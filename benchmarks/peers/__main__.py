@@ -128,7 +128,14 @@ def peers(scene: Scene) -> list[Peer]:
         *found,
         Peer("bare Celery, solo", _fill_bare, lambda _: _celery("bare", "-P", "solo", *window)),
         Peer("this bus, solo", _fill_bus, lambda _: _bus("-P", "solo", *window)),
+        Peer("bare Celery, 10 threads", _fill_bare, lambda scene: _celery("bare", *_threads(scene))),
+        Peer("this bus, 10 threads", _fill_bus, lambda scene: _bus(*_threads(scene))),
     ]
+
+
+def _threads(scene: Scene) -> Sequence[str]:
+    """Return the flags of a pool of threads with the same window of messages."""
+    return "-P", "threads", "-c", "10", "--prefetch-multiplier", str(max(1, scene.at_once // 10))
 
 
 def run(peer: Peer, broker: Broker, scene: Scene) -> None:

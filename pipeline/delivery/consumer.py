@@ -23,7 +23,7 @@ from .process.connected import Connected
 from .process.guarded import guard
 from .process.pool import keeping_what_was_given
 from .process.returns import Returns
-from .short.burst import short_way
+from .short import short_way
 from .strays import Told
 
 logger = Log(get_logger(__name__))

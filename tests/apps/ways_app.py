@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from celery import current_task
 from celery.signals import task_failure, task_retry
-from contract_app import app, journal  # type: ignore[import-not-found]
+from contract_app import app, is_open, journal  # type: ignore[import-not-found]
 
 from pipeline import Context, Retry
 
@@ -23,6 +24,13 @@ def seen(data: Any, ctx: Context) -> None:
     is_short = type(request).__name__ == "Current"
     read = {name: request.get(name) for name in READ}
     journal("seen", ctx, data, is_short=is_short, task=current_task.name, request=read)
+
+
+@app.agent(on="way.held")
+def held(data: Any, ctx: Context) -> None:
+    journal("held", ctx, data)
+    while not is_open("gate"):
+        time.sleep(0.02)
 
 
 @app.agent(on="way.failed", retry=Retry(max=1, base=0.05, cap=0.1))

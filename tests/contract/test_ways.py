@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import sys
 from typing import Any
 
 import pytest
@@ -10,18 +12,22 @@ import pytest
 from pipeline import Event, Pipeline
 from pipeline.core.event import new_event
 from pipeline.core.ids import delivery_id
-from tests.harness import Broker, StartWorker, Worker, backlog, dead_letters, revoke
+from tests.harness import Broker, StartWorker, Worker, backlog, dead_letters, revoke, run
 from tests.servers import wait_for
 
 pytestmark = [pytest.mark.usefixtures("nothing_disappears"), pytest.mark.bare]
+
+
+POOLS = pytest.mark.parametrize("pool", ["solo", "threads"])
 
 
 @pytest.fixture
 def start(worker: StartWorker) -> StartWorker:
     """Start a worker with the agents of ways_app, in which somebody hears of tasks or not."""
 
-    def start(*, watched: bool) -> Worker:
-        return worker(app="ways_app", name=f"watched-{watched}", environment={"TASKS_WATCHED": "1"} if watched else {})
+    def start(*, watched: bool, pool: str = "solo") -> Worker:
+        environment = {"TASKS_WATCHED": "1"} if watched else {}
+        return worker(app="ways_app", name=f"watched-{watched}", pool=pool, environment=environment)
 
     return start
 
@@ -38,10 +44,11 @@ def told(one: Worker, event: Event, agent: str) -> list[str]:
     return [plain(line, event, agent) for line in lines if event.id in line or delivery_id(event.id, agent) in line]
 
 
-def test_a_handler_and_the_log_see_the_same_task(bus: Pipeline, broker: Broker, start: StartWorker) -> None:
+@POOLS
+def test_a_handler_and_the_log_see_the_same_task(bus: Pipeline, broker: Broker, start: StartWorker, pool: str) -> None:
     seen: list[Any] = []
     for watched in (False, True):
-        one = start(watched=watched)
+        one = start(watched=watched, pool=pool)
         event = bus.publish("way.seen", {})
         (line,) = broker.journal.wait(1, agent="seen", id=event.id)
         wait_for(lambda one=one, event=event: len(told(one, event, "seen")) == 2, "the end of the delivery")
@@ -52,11 +59,14 @@ def test_a_handler_and_the_log_see_the_same_task(bus: Pipeline, broker: Broker, 
     assert backlog(bus, "agent.seen") == 0
 
 
+@POOLS
 @pytest.mark.parametrize("agent", ["failed", "wrong"])
-def test_a_failure_is_told_and_recorded_the_same(bus: Pipeline, broker: Broker, start: StartWorker, agent: str) -> None:
+def test_a_failure_is_told_and_recorded_the_same(
+    bus: Pipeline, broker: Broker, start: StartWorker, agent: str, pool: str
+) -> None:
     seen: list[Any] = []
     for number, watched in enumerate((False, True), 1):
-        one = start(watched=watched)
+        one = start(watched=watched, pool=pool)
         event = bus.publish(f"way.{agent}", {})
         wait_for(lambda number=number: len(dead_letters(bus, agent)) == number, "the dead letter")
         told_of = [line for line in broker.journal.lines(agent="heard") if line["data"]["id"] == event.id]
@@ -78,3 +88,38 @@ def test_what_somebody_has_revoked_is_not_run(bus: Pipeline, broker: Broker, sta
     last = bus.publish("way.seen", {})
     broker.journal.wait(1, agent="seen", id=last.id)
     assert broker.journal.lines(agent="seen", id=event.id) == []
+
+
+def test_remote_control_finds_what_runs_and_what_waits_in_threads(
+    bus: Pipeline, broker: Broker, start: StartWorker
+) -> None:
+    seen: list[Any] = []
+    for watched in (False, True):
+        one, name = start(watched=watched, pool="threads"), f"watched-{watched}@test"
+        before = inspected(broker, name, "stats")["total"]
+        events = bus.publish_many([("way.held", {})] * 3)
+        wait_for(lambda: len(broker.journal.lines(agent="held")) == 2 + 3 * watched, "two that run")  # noqa: B023
+        of_id = {delivery_id(event.id, "held"): event for event in events}
+        running, waiting = (
+            [(task, of_id.pop(task["id"])) for task in inspected(broker, name, kind)] for kind in ("active", "reserved")
+        )
+        (broker.directory / "gate").touch()
+        broker.journal.wait(3 + 3 * watched, agent="held")
+        wait_for(lambda: inspected(broker, name, "active") == [], "the end of all")  # noqa: B023
+        after = inspected(broker, name, "stats")["total"]
+        one.stop()
+        (broker.directory / "gate").unlink()
+        seen.append([len(running), len(waiting), before, after, *(facts(*one) for one in running + waiting)])
+    assert seen[0] == seen[1]
+    assert seen[0][:4] == [2, 1, {}, {"agent.held": 3}]
+
+
+def inspected(broker: Broker, worker: str, what: str) -> Any:
+    """Return what a worker answers to `celery inspect`."""
+    command = [sys.executable, "-m", "celery", "-A", "ways_app", "inspect", "--timeout", "30", "--json", what]
+    return json.loads(run([*command, "-d", worker], broker).stdout)[worker]
+
+
+def facts(task: dict[str, Any], event: Event) -> str:
+    """Return what a worker says about a task, without what differs from run to run."""
+    return plain({**task, "worker_pid": task["worker_pid"] and "a process"}, event, "held")

@@ -1,1 +1,27 @@
 """The short way: an ordinary delivery is run beside Celery's request and tracer, which nobody would miss there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from celery.concurrency.thread import TaskPool as ThreadPool
+
+from .burst import MOST, InBursts
+from .threads import InThreads
+from .way import ShortWay
+
+
+def short_way(consumer: Any, by_celery: Callable[..., None]) -> ShortWay:
+    """Return the short way of a connection: in bursts if the connection tells of their end, else one by one."""
+    connection: Any = getattr(consumer.connection, "connection", None)
+    tells = hasattr(connection, "after_burst")
+    if isinstance(consumer.pool, ThreadPool):
+        way: InBursts = InThreads(consumer, by_celery, lambda: None, MOST if tells else 1)
+    elif tells:
+        way = InBursts(consumer, by_celery, connection.flush)
+    else:
+        return ShortWay(consumer, by_celery)
+    if tells:
+        connection.after_burst.append(way.run)
+    return way

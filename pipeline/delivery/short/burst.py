@@ -18,16 +18,6 @@ MOST = 100
 OLDEST = 0.005
 
 
-def short_way(consumer: Any, by_celery: Callable[..., None]) -> ShortWay:
-    """Return the short way of a connection, in bursts if the connection tells of their end."""
-    connection: Any = getattr(consumer.connection, "connection", None)
-    if hasattr(connection, "after_burst"):
-        way = InBursts(consumer, by_celery, connection.flush)
-        connection.after_burst.append(way.run)
-        return way
-    return ShortWay(consumer, by_celery)
-
-
 class InBursts(ShortWay):
     """Claims and records in groups the deliveries of agents whose handlers are quick.
 
@@ -38,12 +28,16 @@ class InBursts(ShortWay):
         consumer: the worker's.
         by_celery: sends a message the long way, or gives its task message to the function that is passed.
         flush: writes what was acknowledged so far.
+        most: deliveries that wait for the end of their burst.
 
     """
 
-    def __init__(self, consumer: Any, by_celery: Callable[..., None], flush: Callable[[], None]) -> None:
+    def __init__(
+        self, consumer: Any, by_celery: Callable[..., None], flush: Callable[[], None], most: int = MOST
+    ) -> None:
         super().__init__(consumer, by_celery)
         self._flush = flush
+        self._most = most
         self._waiting: list[Taken] = []
         self._ended: list[tuple[Taken, Ended]] = []
 
@@ -56,7 +50,7 @@ class InBursts(ShortWay):
 
     def _deliver(self, taken: Taken) -> None:
         self._waiting.append(taken)
-        if len(self._waiting) >= MOST:
+        if len(self._waiting) >= self._most:
             self.run()
 
     def run(self) -> None:
@@ -65,14 +59,17 @@ class InBursts(ShortWay):
         if not waiting:
             return
         with self._inline:
-            for together, some in groupby(waiting, _goes_with_others):
-                if together and not is_stopping():
-                    self._deliver_all(list(some))
-                    continue
-                for taken in some:  # whether the next one goes with others is asked when this one has run
-                    if not is_stopping():
-                        self._flush()
-                        self._deliver_alone(taken)
+            self._deliver_some(waiting)
+
+    def _deliver_some(self, waiting: Sequence[Taken]) -> None:
+        for together, some in groupby(waiting, lambda taken: taken.goes_with_others):
+            if together and not is_stopping():
+                self._deliver_all(list(some))
+                continue
+            for taken in some:  # whether the next one goes with others is asked when this one has run
+                if not is_stopping():
+                    self._flush()
+                    self._deliver_alone(taken)
 
     def _deliver_all(self, group: Sequence[Taken]) -> None:
         read = [(taken, self._delivery(taken)) for taken in group]
@@ -122,7 +119,3 @@ class InBursts(ShortWay):
                 self._lengthen(taken, Begun(ended.delivery, ended.attempt, one))
             else:
                 self._end(taken)
-
-
-def _goes_with_others(taken: Taken) -> bool:
-    return taken.line.is_quick and taken.line.agent.retry.max > 0

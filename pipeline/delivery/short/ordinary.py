@@ -8,6 +8,7 @@ from typing import Any
 from celery import Task
 from celery.app.trace import task_has_custom
 from celery.concurrency.solo import TaskPool as SoloPool
+from celery.concurrency.thread import TaskPool as ThreadPool
 from celery.loaders.base import BaseLoader
 
 from ...agents.agent import Agent
@@ -28,7 +29,7 @@ def is_simple(agent: Agent, task: Any, pool: Any, app: Any) -> bool:
     """
     loader = type(app.loader)
     return (
-        isinstance(pool, SoloPool)
+        isinstance(pool, (SoloPool, ThreadPool))
         and isinstance(task, DeliveryTask)
         and not isinstance(task, Surrounded)
         and not (agent.is_async or agent.timeout or agent.max_concurrent or agent.members)

@@ -26,7 +26,6 @@ from vine import promise
 
 from ...agents.context import Context
 from ...agents.payloads import returned_payloads
-from ...core.errors import InvalidEvent
 from ...core.event import Event
 from ...core.ids import delivery_id
 from ...core.observe import Log
@@ -84,6 +83,7 @@ class Taken:
         event: its attributes that routing needs.
         id: the delivery's.
         started: when its handler was called.
+        request: Celery's own, where remote control may look for it.
 
     """
 
@@ -92,6 +92,12 @@ class Taken:
     event: dict[str, Any]
     id: str
     started: float = 0.0
+    request: Any = None
+
+    @property
+    def goes_with_others(self) -> bool:
+        """Whether it may be claimed together with others: one that ends the process costs each of them an attempt."""
+        return self.line.is_quick and self.line.agent.retry.max > 0
 
 
 class Current:
@@ -109,7 +115,8 @@ class Current:
     def __getattr__(self, name: str) -> Any:
         """Return what Celery's own request has."""
         if "_whole" not in vars(self):
-            self._whole = self._make()
+            self._whole = self._make()._context
+            self._whole.called_directly = False
         return getattr(self._whole, name)
 
 
@@ -229,7 +236,7 @@ class ShortWay:
         line, marks, body = taken.line, taken.event["bus"], taken.message.body
         try:
             event = Event.decode(body if isinstance(body, str) else bytes(body), taken.event["id"])
-        except InvalidEvent:
+        except Exception:  # whatever a stranger's body provokes: the long way says so
             return None
         if event.type != taken.event["type"]:
             return None
@@ -298,8 +305,14 @@ class ShortWay:
 
     def _end(self, taken: Taken) -> None:
         taken.message.ack_log_error(logger, self._consumer.connection_errors)
+        self._count(taken)
+        self._tell_of_end(taken)
+
+    def _count(self, taken: Taken) -> None:
         state.total_count[taken.line.task.name] += 1
         state.all_total_count[0] += 1
+
+    def _tell_of_end(self, taken: Taken) -> None:
         if self._tells:
             self._tell_of(taken, monotonic() - taken.started)
 
@@ -334,14 +347,12 @@ class ShortWay:
         )
 
     def _request(self, taken: Taken) -> Any:
-        """Return the request that Celery would have made, for a handler that reads it."""
+        """Return the request that Celery would have made; None for a message that was set aside then."""
         made: list[Any] = []
         self._by_celery(
             copy(taken.message), taken.event, taken.line.queue, lambda message: made.append(self._made(taken, message))
         )
-        request = made[0]._context
-        request.called_directly = False
-        return request
+        return made[0] if made else None
 
     def _tell_of(self, taken: Taken, runtime: float | None = None) -> None:
         """Write Celery's line that a task was received, or that it has succeeded."""
