@@ -23,7 +23,7 @@ from .publishing.publisher import Publisher
 if TYPE_CHECKING:
     from celery import Celery
 
-    from .agents.runner import EventLoop
+    from .agents.loop import EventLoop, Lifespan
     from .history.projections import Projections
     from .ledger.ledger import Ledger
     from .publishing.direct import Outgoing
@@ -87,6 +87,7 @@ class Bus:
         pulse: of this process's loop, when it is a worker's.
         has_ledger: whether the setting `ledger_url` names a ledger, or leaves the default.
         making: held while something of the rest is made.
+        lifespans: what is entered on each event loop of async handlers before the first one, and left at its end.
 
     """
 
@@ -103,6 +104,7 @@ class Bus:
         self.publisher = Publisher(celery, settings, self.names)
         self.has_ledger = settings.has_ledger
         self.making = threading.RLock()
+        self.lifespans: list[Lifespan] = []
         atexit.register(_close, weakref.ref(self))
 
     def name_worker(self) -> None:
@@ -156,9 +158,9 @@ class Bus:
     def loop(self) -> EventLoop:
         """The event loop on which this process runs async handlers."""
         from .agents.django import around
-        from .agents.runner import EventLoop
+        from .agents.loop import EventLoop
 
-        return EventLoop(around())
+        return EventLoop(around(), self.lifespans)
 
     def close(self) -> None:
         """Close the connections that were opened; what is used afterwards opens new ones."""

@@ -39,6 +39,7 @@ class Settings(BaseSettings):
             `directory`, empty means none.
         ledger_timeout: seconds to wait for a ledger that is locked or away.
         reconcile_after: seconds after which a delivery that is in no queue is sent again.
+        async_concurrency: how many handlers of each async agent without a `max_concurrent` a worker runs at once.
         redis_visibility_timeout: seconds after which Redis gives a dead worker's events to another.
 
     """
@@ -59,6 +60,7 @@ class Settings(BaseSettings):
     ledger_url: str | None = None
     ledger_timeout: float = Field(default=5.0, gt=0)
     reconcile_after: float = Field(default=60.0, gt=0)
+    async_concurrency: int = Field(default=100, ge=1)
     redis_visibility_timeout: int = Field(default=3600, ge=1)
 
     @field_validator("broker_url")

@@ -27,7 +27,7 @@ from ..queues import fill_tasks, of_agents, of_tasks
 from ..samples import median, ratio
 from ..servers import Broker, running, stop
 from ..tables import table
-from ..workers import FLAGS, ROOT, cpu_seconds
+from ..workers import FLAGS, ROOT, cpu_seconds, megabytes
 from ..workload import BROKER, LEDGER, RECORDS, SUBSCRIBERS, Records
 from . import bus_app, dramatiq_app, faststream_app, taskiq_app
 from .scene import AT_ONCE, WAIT
@@ -65,6 +65,7 @@ class Peer:
     command: Callable[[Scene], Sequence[str]]
     rates: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
+    memory: list[float] = field(default_factory=list)
 
 
 def _python(*command: str) -> list[str]:
@@ -121,7 +122,7 @@ def peers(scene: Scene) -> list[Peer]:
         return [
             *found,
             Peer("this bus, nothing else given", _fill_bus, lambda _: _bus()),
-            Peer(f"this bus, -P threads -c {number}", _fill_bus, lambda _: _bus("-P", "threads", "-c", number)),
+            Peer("this bus, -P solo", _fill_bus, lambda _: _bus("-P", "solo")),
         ]  # fmt: skip
     window = ("--prefetch-multiplier", number)
     return [
@@ -147,7 +148,7 @@ def run(peer: Peer, broker: Broker, scene: Scene) -> None:
             AT_ONCE: str(scene.at_once), WAIT: str(scene.wait), "PYTHONPATH": str(ROOT),
             LEDGER: f"sqlite:///{place / 'ledger.db'}" if scene.ledger == "sqlite" else "",
         }  # fmt: skip
-        os.environ.update({LEDGER: environment[LEDGER], WAIT: environment[WAIT]})
+        os.environ.update({name: environment[name] for name in (LEDGER, WAIT, AT_ONCE)})
         peer.fill(broker, scene)
         records = Records(place / "records")
         with (place / "log").open("wb") as log:
@@ -161,6 +162,7 @@ def run(peer: Peer, broker: Broker, scene: Scene) -> None:
             while records.count() < scene.executions and monotonic() - began < scene.most:
                 sleep(0.01)
             cpu = cpu_seconds(worker.pid) - cpu
+            peer.memory.append(megabytes(worker.pid))
         except TimeoutError as exc:
             raise SystemExit(f"{peer.name}: {exc}; its log ends: {(place / 'log').read_text()[-2000:]}") from exc
         finally:
@@ -194,11 +196,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     run(peer, broker, scene)
             base = everybody[0]
             rows = [
-                [one.name, f"{median(one.rates):,.0f}", f"{median(one.cpu):,.0f}", str(ratio(one.rates, base.rates))]
+                [
+                    one.name, f"{median(one.rates):,.0f}", f"{median(one.cpu):,.0f}", f"{median(one.memory):,.0f}",
+                    str(ratio(one.rates, base.rates)),
+                ]
                 for one in everybody
-            ]
+            ]  # fmt: skip
             print(f"\n{broker.version}, {number} handlers, {options.ledger} ledger, {scene.at_once} messages in hand\n")
-            print(table(["", "executions/s", "CPU us", f"of {BASE}'s rate"], rows))
+            print(table(["", "executions/s", "CPU us", "MB", f"of {BASE}'s rate"], rows))
 
 
 if __name__ == "__main__":

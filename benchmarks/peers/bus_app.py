@@ -9,7 +9,7 @@ from typing import Any
 from pipeline import Pipeline
 
 from ..workload import BROKER, LEDGER, Work, data, done
-from .scene import handle, subscribers, url, waits
+from .scene import at_once, handle, subscribers, url, waits
 
 
 def build(address: str, number: int, ledger: str = "", **settings: Any) -> Pipeline:
@@ -26,7 +26,8 @@ def build(address: str, number: int, ledger: str = "", **settings: Any) -> Pipel
         done(work.sent)
 
     for each in range(number):
-        app.agent(on=Work, name=f"bench{each}")(wait if waits() else work)
+        limit = at_once() if waits() else None
+        app.agent(on=Work, name=f"bench{each}", max_concurrent=limit)(wait if waits() else work)
     return app
 
 

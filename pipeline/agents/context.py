@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from contextlib import ExitStack
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Self
+from weakref import WeakKeyDictionary
 
 from ..core.errors import LedgerOff, PipelineError
 from ..core.event import Event, Payload, new_event
 from ..core.ids import caused_id, delivery_id
 from ..core.times import due_time
 from .effects import NOTHING, Effects, Later
+from .strand import aside, current, wait
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
+    from ..ledger.database.database import Database
     from ..ledger.database.rows import Write
     from ..ledger.ledger import Ledger
+
+#: Which handler on an event loop may write, of those that have asked: one at a time on SQLite.
+_TURNS: WeakKeyDictionary[Database, asyncio.Lock] = WeakKeyDictionary()
+
+
+def turn_of(database: Database) -> asyncio.Lock | None:
+    """Return what handlers on the loop wait for before they open a session; None where many may write at once."""
+    return _TURNS.setdefault(database, asyncio.Lock()) if database.is_sqlite else None
 
 
 class Context:
@@ -36,6 +49,7 @@ class Context:
     """
 
     __slots__ = (
+        "_asking",
         "_by_hand",
         "_closing",
         "_ended",
@@ -43,6 +57,7 @@ class Context:
         "_later",
         "_ledger",
         "_mutex",
+        "_opening",
         "_priority",
         "_rows",
         "_source",
@@ -76,6 +91,8 @@ class Context:
         self._later: list[Later] = []
         self._rows: list[Write] = []
         self._closing: ExitStack | None = None
+        self._opening: asyncio.Future[None] | None = None
+        self._asking = threading.Lock()
         self._ended = False
         #: What is emitted gets its id from its position: only one thread at a time may take one.
         self._mutex = threading.Lock()
@@ -130,18 +147,61 @@ class Context:
         Raises LedgerOff when there is no ledger, LedgerUnavailable when it is locked or away, PipelineError when the
         delivery has ended.
         """
+        if (database := self._to_open("ctx.session")) is not None:
+            if current() is not None:  # on the event loop: the others go on meanwhile
+                wait(self._opened(database))
+            else:
+                with self._asking:  # of several threads one opens it
+                    if self.opened_session is None:
+                        self._enter(ExitStack(), database)
+        assert self.opened_session is not None
+        return self.opened_session
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Session]:
+        """Lend `ctx.session` to an async handler without blocking the loop: it is waited for, first come first served.
+
+        It is committed with the delivery's outcome, not at the end of the block, and on SQLite holds the database's
+        one write lock until then: let it be the last thing that the handler does. Raises as `ctx.session` does.
+        """
+        if (database := self._to_open("ctx.transaction()")) is not None:
+            await self._opened(database)
+        assert self.opened_session is not None
+        yield self.opened_session
+
+    def _to_open(self, what: str) -> Database | None:
+        """Return the database on which a session is to be opened; None when there is one."""
         with self._mutex:
-            self._check_open("ctx.session")
-            if self.opened_session is None:
-                if self._by_hand:
-                    raise PipelineError(
-                        "ctx.session of a context made by hand: pass Context.for_test(..., session=...)"
-                    )
-                if self._ledger is None:
-                    raise LedgerOff("ctx.session needs a ledger, and the setting ledger_url is empty")
-                self._closing = ExitStack()
-                self.opened_session = self._closing.enter_context(self._ledger.database.session())
-            return self.opened_session
+            self._check_open(what)
+            if self.opened_session is not None:
+                return None
+            if self._by_hand:
+                raise PipelineError(f"{what} of a context made by hand: pass Context.for_test(..., session=...)")
+            if self._ledger is None:
+                raise LedgerOff(f"{what} needs a ledger, and the setting ledger_url is empty")
+            return self._ledger.database
+
+    async def _opened(self, database: Database) -> None:
+        """Open the session once, whichever of the handler's tasks ask; what is opened too late closes itself."""
+        if self._opening is None:
+            self._opening = asyncio.ensure_future(self._open(database))
+        await asyncio.shield(self._opening)
+
+    async def _open(self, database: Database) -> None:
+        loop, closing = asyncio.get_running_loop(), ExitStack()
+        if (
+            turn := turn_of(database)
+        ) is not None:  # who waited in a thread would keep it from the one that it waits for
+            await turn.acquire()
+            closing.callback(loop.call_soon_threadsafe, turn.release)
+        await loop.run_in_executor(None, self._enter, closing, database)
+
+    def _enter(self, closing: ExitStack, database: Database) -> None:
+        with closing:
+            session = closing.enter_context(database.session())
+            with self._mutex:
+                if not self._ended:
+                    self.opened_session, self._closing = session, closing.pop_all()
 
     def publish(
         self,
@@ -222,6 +282,10 @@ class Context:
         """End the delivery and close the session, if one was opened; what is not committed is rolled back."""
         with self._mutex:
             self._ended = True
+        self._close_session()
+
+    def _close_session(self) -> None:
+        with self._mutex:
             closing, self._closing = self._closing, None
         if closing is not None:
-            closing.close()
+            aside(closing.close)

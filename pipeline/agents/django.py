@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine
 from importlib.util import find_spec
 from typing import Any
 
-from .runner import awaited
+from .loop import awaited
 
 #: Says, to Django and to Celery, that a process belongs to a Django project.
 VARIABLE = "DJANGO_SETTINGS_MODULE"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Never
 
@@ -136,6 +138,19 @@ class Pipeline(Publishing, Reading):
             )
 
         return decorate
+
+    def lifespan(self, make: Callable[[], AsyncIterator[None]]) -> Callable[[], AbstractAsyncContextManager[None]]:
+        """Declare what is set up on each event loop before its first async handler, and cleaned up at its end.
+
+        The decorated function is an async generator that yields once, as for contextlib.asynccontextmanager: before
+        the yield it makes clients (an HTTP client, a database pool), after it it closes them. What it raises before the
+        yield, each attempt of an async handler fails with; the next attempt tries again.
+        """
+        if not inspect.isasyncgenfunction(make):
+            raise InvalidAgent("@app.lifespan takes an async function that yields once: `async def clients(): ...`")
+        lifespan = asynccontextmanager(make)
+        self.bus.lifespans.append(lifespan)
+        return lifespan
 
     def join(
         self,

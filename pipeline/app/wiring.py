@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 #: The setting `worker_consumer` as long as nobody has changed it.
 CELERYS_CONSUMER = "celery.worker.consumer:Consumer"
 CONSUMER = "pipeline.delivery.consumer:AgentConsumer"
-STEP, WINDOWS = "pipeline.workers.step:SweeperStep", "pipeline.delivery.windows:WindowsStep"
+STEP, LANE = "pipeline.workers.step:SweeperStep", "pipeline.delivery.lane.step:LaneStep"
+WINDOWS = "pipeline.delivery.windows:WindowsStep"
 #: What neither an app's own Task class nor its `task_annotations` may change: the bus's tasks acknowledge, retry and
 #: keep results as what they promise needs it.
 OURS = (
@@ -105,7 +106,7 @@ class Wiring:
         self._celery.on_after_configure.connect(self._configure, weak=False)
         if self._celery.configured:
             self._configure()
-        self._celery.steps["worker"].add(STEP)
+        self._celery.steps["worker"].update((STEP, LANE))
         self._celery.steps["consumer"].add(WINDOWS)
         for task, more in ((Emit, {}), (EmitFailed, {}), (PublishScheduled, {"schedules": schedules})):
             attributes = {"bus": bus, "__module__": task.__module__, **more}

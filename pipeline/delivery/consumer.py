@@ -18,6 +18,7 @@ from ..core.observe import Log, ended
 from ..core.routing import reaches
 from ..ledger.aside import Bad
 from ..limits.gate import Gate
+from .lane.lane import Lane
 from .poison import check_event, check_task, said_by_bus
 from .process.connected import Connected
 from .process.guarded import guard
@@ -66,6 +67,7 @@ class AgentConsumer(Connected):
         self._returns = Returns(lambda seconds, do: self.call_soon_ack(self.timer.call_after, seconds, do))
         self._told = Told()
         self._gates: dict[str, Gate] = {}
+        self._lane: Lane | None = None
         self._open_gates()
 
     def _check_results(self) -> None:
@@ -81,12 +83,24 @@ class AgentConsumer(Connected):
                 "keeps none: set one with chords, such as sqlite:///results.db or redis://",
             ) from None
 
+    def enter_lane(self, lane: Lane) -> None:
+        """Let async agents run in a lane from now on, hundreds at once, instead of the pool."""
+        self._lane = lane
+        self._open_gates()
+
+    def in_lane(self, agent: Agent) -> int | None:
+        """Return how many of an agent's handlers run at once in the lane; None for those that run in the pool."""
+        if self._lane is None or not agent.is_async:
+            return None
+        return agent.max_concurrent or self.bus.settings.async_concurrency
+
     def _open_gates(self) -> None:
-        self._gates = {
-            agent.task_name: Gate(agent.max_concurrent, self._run_request)
-            for agent in self.bus.agents
-            if agent.max_concurrent
-        }
+        self._gates = {}
+        for agent in self.bus.agents:
+            if self._lane is not None and (number := self.in_lane(agent)):
+                self._gates[agent.task_name] = Gate(number, self._lane.give)
+            elif agent.max_concurrent:
+                self._gates[agent.task_name] = Gate(agent.max_concurrent, self._run_request)
 
     def _admit(self, request: Any) -> None:
         request.returns = self._returns
@@ -95,6 +109,16 @@ class AgentConsumer(Connected):
             self._run_request(request)
         else:
             gate.enter(request)
+
+    def run_in_pool(self, request: Any) -> None:
+        """Run a request in the pool, also one of an async agent."""
+        self._run_request(request)
+
+    def register_with_event_loop(self, hub: Any) -> None:
+        """Let the worker's loop hear what the lane says."""
+        super().register_with_event_loop(hub)
+        if self._lane is not None:
+            self._lane.register(hub)
 
     @property
     def event_dispatcher(self) -> Any:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import traceback
 from contextlib import suppress
+from typing import Any
 
 from billiard import current_process
+from billiard.einfo import ExceptionInfo
 from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
 from celery.exceptions import TaskPredicate, WorkerShutdown, WorkerTerminate
 from celery.utils.serialization import get_pickleable_exception
 
+from ..agents.strand import Cancelled, current
 from ..core.errors import LONGEST_TRACEBACK, HandlerError, line_of, visible, without_passwords
 
 #: Errors by which Celery's parts tell each other what to do.
@@ -19,10 +22,14 @@ CELERYS_OWN = (TaskPredicate, Terminated, TimeLimitExceeded, WorkerLostError, Me
 def is_order(error: BaseException) -> bool:
     """Say whether an error is how this process is told to stop, and none of the handler's.
 
-    A pool process is ended by a SystemExit wherever it is, a green thread by an exception of its library.
+    A pool process is ended by a SystemExit wherever it is, a green thread by an exception of its library, and a
+    delivery on the event loop by being cancelled.
     """
+    if isinstance(error, Cancelled):
+        return True
     if isinstance(error, SystemExit):
-        return isinstance(error, (WorkerShutdown, WorkerTerminate)) or current_process().name != "MainProcess"
+        is_in_pool = current_process().name != "MainProcess" and current() is None
+        return isinstance(error, (WorkerShutdown, WorkerTerminate)) or is_in_pool
     green = type(error).__module__.partition(".")[0] in ("gevent", "greenlet", "eventlet")
     return green and not isinstance(error, Exception)
 
@@ -38,6 +45,14 @@ def presentable(error: BaseException) -> BaseException:
                 get_pickleable_exception(error)
                 return error
     return HandlerError(line_of(error))
+
+
+def info_of(exc: BaseException) -> Any:
+    """Return an exception as Celery passes it on; billiard makes nothing of one that has no traceback."""
+    try:
+        raise exc
+    except BaseException:
+        return ExceptionInfo()
 
 
 def _is_plain(text: str) -> bool:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from enum import Enum, auto
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from billiard.einfo import ExceptionInfo
+from billiard.common import TERM_SIGNAME
 from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
 from celery.exceptions import Ignore, Reject, Retry
+from celery.platforms import signals
 from celery.utils.log import get_logger
 from celery.worker.request import Request
 from celery.worker.state import task_ready
@@ -19,6 +20,10 @@ from ..core.retry import Again, Dead
 from ..limits.gate import Gate
 from .delivery import NotRecordedError
 from .process.returns import Returns
+from .raised import info_of
+
+if TYPE_CHECKING:
+    from .lane.lane import Lane
 
 logger = Log(get_logger(__name__))
 
@@ -62,6 +67,22 @@ class DeliveryRequest(Request):  # type: ignore[misc]  # celery's classes are un
 
     gate: Gate | None = None
     returns: Returns | None = None
+    #: Where it runs, unless in the pool.
+    lane: Lane | None = None
+
+    def terminate(self, pool: Any, signal: Any = None) -> None:
+        """End the handler: in the lane it is cancelled, and is revoked when that is how it ends."""
+        if self.lane is None:
+            super().terminate(pool, signal)
+        else:
+            self.lane.cancel(self, signals.signum(signal or TERM_SIGNAME))
+
+    def cancel(self, pool: Any, signal: Any = None, emit_retry: bool = True) -> None:
+        """End the handler because the worker ends; the broker gives the event to another one."""
+        if self.lane is None:
+            super().cancel(pool, signal, emit_retry)
+        elif self.lane.cancel(self, 0):
+            self._announce_cancelled(emit_retry=emit_retry)
 
     def acknowledge(self) -> None:
         """Acknowledge, and let the next delivery of the agent in."""
@@ -138,7 +159,7 @@ class RecordedRequest(DeliveryRequest):
             return True
         if isinstance(verdict, Dead):
             return False
-        self.on_retry(raised(Retry(line_of(error), error, verdict.delay)))
+        self.on_retry(info_of(Retry(line_of(error), error, verdict.delay)))
         return True
 
     @property
@@ -165,11 +186,3 @@ class RecordedRequest(DeliveryRequest):
             super().on_timeout(soft, timeout)
         else:
             logger.error("%s[%s] was killed after %g s", self.name, self.id, timeout)
-
-
-def raised(exc: BaseException) -> Any:
-    """Return an exception as Celery passes it on; billiard makes nothing of one that has no traceback."""
-    try:
-        raise exc
-    except BaseException:
-        return ExceptionInfo()

@@ -16,6 +16,7 @@ from celery.utils.log import get_task_logger
 
 from ..agents.context import Context
 from ..agents.payloads import answer_of, returned_payloads
+from ..agents.strand import aside
 from ..core.errors import InvalidEvent, NotAnEventError, WorkerDied, line_of
 from ..core.event import Event
 from ..core.ids import delivery_id
@@ -185,12 +186,8 @@ class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
 
     def _again(self, delay: float, error: BaseException) -> BaseException:
         """Let Celery send the task again, and return what to raise then."""
-        try:
-            outcome: BaseException = self.retry(exc=error, countdown=delay, max_retries=None, throw=False)
-        except Reject as exc:
-            # Celery drops a retry that it cannot publish; back in the queue it is merely early.
-            outcome = Reject(exc.reason, requeue=True)
-        return outcome
+        again = self.signature_from_request(self.request, countdown=delay, retries=self.request.retries + 1)
+        return self._sent_again(again, delay, error)
 
     def _postponed(self, delay: float, error: BaseException) -> BaseException:
         """Let Celery send the task again without counting that, and return what to raise then."""
@@ -198,12 +195,18 @@ class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
         marks = {name: bus[name] for name in ("key", "routed") if name in bus}
         marks["handed"] = max(bus.get("handed", 0), 0) + 1
         headers = {**(self.request.headers or {}), "bus": self._signed(self.request.args[0], marks)}
+        return self._sent_again(
+            self.signature_from_request(self.request, countdown=delay, headers=headers), delay, error
+        )
+
+    def _sent_again(self, again: Signature, delay: float, error: BaseException) -> BaseException:
+        is_eager = self.request.is_eager
+        outcome: BaseException = CeleryRetry(line_of(error), error, delay, is_eager, again)
         try:
-            self.signature_from_request(self.request, countdown=delay, headers=headers).apply_async()
+            if not is_eager:
+                aside(again.apply_async)
         except Exception as exc:  # whatever the broker has against it: back in the queue it is merely early
-            outcome: BaseException = Reject(exc, requeue=True)
-        else:
-            outcome = CeleryRetry(line_of(error), error, delay)
+            outcome = Reject(exc, requeue=True)
         return outcome
 
     def delivery(self, message: str | dict[str, Any], request: Any) -> Delivery:

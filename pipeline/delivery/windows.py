@@ -14,15 +14,18 @@ from ..brokers.kinds import kind_of
 AHEAD = 1.5
 
 
-def window(agent: Agent, concurrency: int, multiplier: int) -> int | None:
+def window(agent: Agent, concurrency: int, multiplier: int, lane: int | None = None) -> int | None:
     """Return how many of an agent's messages a worker holds; None for what has room in the window that all share.
 
     Arguments:
         concurrency: how many deliveries the worker's pool runs at once.
-        multiplier: Celery's `worker_prefetch_multiplier`. Who sets it to 1 wants a worker to hold, of all agents
-            together, no more than it can run at once; with 0 nothing is limited.
+        multiplier: Celery's `worker_prefetch_multiplier`. Who sets it to 1 wants a worker to hold no more than it can
+            run at once, in the pool of all agents together; with 0 nothing is limited.
+        lane: how many of the agent's handlers the worker runs at once beside its pool; None for those in the pool.
 
     """
+    if lane is not None and multiplier:
+        return lane if multiplier == 1 else math.ceil(lane * AHEAD)
     if multiplier <= 1:
         return None
     usual = concurrency * multiplier
@@ -42,8 +45,9 @@ class WindowsStep(StartStopStep):  # type: ignore[misc]  # celery's classes are 
         controller, for_all = consumer.controller, kind_of(consumer.connection.transport).has_windows_for_all
         concurrency = controller.max_concurrency or controller.concurrency
         windows = {
-            bus.names.queue_of(agent.name): window(agent, concurrency, consumer.prefetch_multiplier)
+            bus.names.queue_of(agent.name): window(agent, concurrency, consumer.prefetch_multiplier, lane)
             for agent in bus.agents
-            if for_all or agent.max_concurrent
+            for lane in (consumer.in_lane(agent),)
+            if for_all or agent.max_concurrent or lane
         }
         consumer.task_consumer.channel.windows = {queue: most for queue, most in windows.items() if most}

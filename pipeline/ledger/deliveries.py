@@ -17,18 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-from sqlalchemy import (
-    Boolean,
-    Connection,
-    and_,
-    bindparam,
-    case,
-    delete,
-    literal_column,
-    or_,
-    select,
-    update,
-)
+from sqlalchemy import Boolean, Connection, and_, bindparam, case, delete, literal_column, or_, select, update
 
 from ..core.errors import LedgerError
 from ..core.event import Encoded, Event
@@ -328,6 +317,13 @@ class Deliveries:
             running = and_(deliveries.c.id.in_(some), deliveries.c.outcome == _RUNNING)
             self._set(connection, running, {"outcome": _WAITING})  # whoever gets the message may run it
             self._set(connection, deliveries.c.id.in_(some), {"due": now()})
+
+    def release(self, worker: str, pid: int) -> None:
+        """Let attempts not count that ran in a process of a worker which has died: they are made again."""
+        known = deliveries.c
+        there = and_(known.outcome == _RUNNING, known.worker == worker, known.process.bitwise_and(0xFFFFFFFF) == pid)
+        free = update(deliveries).where(there).values(outcome=_WAITING, attempts=known.attempts - 1, due=now())
+        self._database.run(lambda connection: connection.execute(free))
 
     def ask_again(self, connection: Connection, ids: Sequence[str]) -> None:
         """Let deliveries that could not be sent be sent with the next sweep."""

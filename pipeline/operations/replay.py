@@ -11,7 +11,7 @@ from time import sleep
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..agents.agent import Agent
-from ..agents.runner import awaited
+from ..agents.loop import awaited
 from ..core.errors import (
     BrokerUnavailable,
     InvalidAgent,

@@ -56,7 +56,7 @@ def test_a_worker_that_is_told_to_end_finishes_what_runs_and_ends(
 def test_what_a_pool_process_was_given_before_sigterm_is_finished_and_acknowledged(
     bus: Pipeline, broker: Broker, worker: StartWorker, size: str
 ) -> None:
-    one = worker(pool="prefork", options=("-l", "DEBUG"))
+    one = worker(pool="prefork", options=("-l", "DEBUG", "-Q", "agent.beta"))  # which has no async agents then
     assert one.process is not None
     pool = children(one)
     for pid in pool:

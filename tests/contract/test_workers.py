@@ -142,18 +142,6 @@ def test_a_rate_limit_holds_events_back_and_loses_none(bus: Pipeline, broker: Br
     assert set(broker.journal.count(agent="limited").values()) == {1}
 
 
-def test_hundreds_of_async_handlers_wait_at_once_in_a_threads_pool(
-    bus: Pipeline, broker: Broker, worker: StartWorker
-) -> None:
-    worker(pool="threads", concurrency=200)
-    bus.publish_many([("wait.long", {"until": "gate"}) for _ in range(200)])
-    broker.journal.wait(200, agent="wait")
-    assert broker.journal.lines(agent="waited") == []
-    (broker.directory / "gate").touch()
-    broker.journal.wait(200, agent="waited")
-    assert len({line["pid"] for line in broker.journal.lines()}) == 1
-
-
 @pytest.mark.parametrize("pool", ["threads", "prefork"])
 def test_an_agent_at_its_limit_lets_events_wait_and_loses_none(
     bus: Pipeline, broker: Broker, worker: StartWorker, pool: str

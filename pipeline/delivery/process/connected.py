@@ -136,6 +136,12 @@ class Connected(Consumer):  # type: ignore[misc]  # celery's classes are untyped
     def _beat(self) -> None:
         self.bus.pulse.at = monotonic()
 
+    def keep_alive(self) -> None:
+        """Let the broker hear that the worker lives, while nobody turns its loop."""
+        for line in self._lines():
+            with suppress(Exception):
+                line.keep_alive()
+
     def perform_pending_operations(self) -> None:
         """Note that the loop turns which workers on an embedded broker have."""
         self._beat()

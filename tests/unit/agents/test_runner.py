@@ -14,7 +14,8 @@ import pytest
 
 from pipeline.agents.agent import Agent
 from pipeline.agents.declare import declare
-from pipeline.agents.runner import EventLoop, call
+from pipeline.agents.loop import EventLoop
+from pipeline.agents.runner import call
 from tests.servers import wait_for
 
 

@@ -271,7 +271,7 @@ def test_what_is_made_when_it_is_first_asked_for_is_made_once_for_all_threads(
         made.append(object())
         return made[-1]
 
-    monkeypatch.setattr("pipeline.agents.runner.EventLoop", slowly)
+    monkeypatch.setattr("pipeline.agents.loop.EventLoop", slowly)
     found: list[object] = []
     threads = [threading.Thread(target=lambda: found.append(app.bus.loop)) for _ in range(5)]
     for thread in threads:

@@ -16,7 +16,7 @@ import pytest
 import time_machine
 
 from pipeline import BrokerUnavailable, LedgerUnavailable, Pipeline, SettleTimeout
-from pipeline.agents.runner import EventLoop
+from pipeline.agents.loop import EventLoop
 from pipeline.core.event import Event
 from pipeline.core.times import now
 from tests.servers import free_port

@@ -41,3 +41,10 @@ def test_a_window_never_stops_an_agent_and_never_holds_more_than_celery_would(
     most = window(agent(limit), concurrency, multiplier)
     assert most is not None
     assert min(limit or concurrency, concurrency) <= most <= concurrency * multiplier
+
+
+@pytest.mark.parametrize(("multiplier", "expected"), [(4, 150), (1, 100), (0, None)])
+def test_an_agent_in_the_lane_has_as_many_as_run_there_and_a_few_that_come_next(
+    multiplier: int, expected: int | None
+) -> None:
+    assert window(agent(), 2, multiplier, lane=100) == expected

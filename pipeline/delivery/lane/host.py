@@ -1,0 +1,117 @@
+"""The host of the lane: runs deliveries on the event loop, each as a strand, and says how they have ended."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from billiard.einfo import ExceptionInfo
+from celery.app.trace import fast_trace_task, trace_task_ret
+
+from ...agents.strand import Cancelled, Strand, to_end
+from ...brokers.topology import AGENT_PREFIX
+from ...core.observe import Log
+from .books import Books
+from .messages import Answer, Cancel, How, Job, Message, Ping
+from .watch import Watch
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from ...bus import Bus
+
+logger = Log(logging.getLogger(__name__))
+#: Deliveries that canvases wait for at once: Celery's own calls around these block a thread each.
+CANVASES = 50
+
+
+class Host:
+    """Runs jobs on the event loop of this process; all but the making of it is done on that loop.
+
+    Attributes:
+        loop: the loop.
+        running: the strand of each job that runs, by its number.
+
+    """
+
+    def __init__(self, bus: Bus, celery: Celery, say: Callable[[list[Answer]], None]) -> None:
+        """Start the loop.
+
+        Arguments:
+            say: takes answers, on the loop.
+
+        """
+        self._celery = celery
+        self._say = say
+        self.running: dict[int, Strand] = {}
+        self._tasks: dict[int, asyncio.Task[Any]] = {}
+        self._answers: list[Answer] = []
+        self._threads = ThreadPoolExecutor(CANVASES, thread_name_prefix="pipeline-canvas")
+        books: dict[int, Books] = {}
+        for agent in bus.agents:
+            task = celery.tasks[agent.task_name]
+            if agent.is_async and not isinstance(task.books, Books):
+                type(task).books = books.setdefault(id(task.books), Books(task.books))
+        if bus.has_ledger:
+            _ = bus.ledger.secret  # read now: what is emitted on the loop is signed with it
+        self.loop = bus.loop.running()
+        Watch(self.loop, Host._trace.__code__, lambda frame: str(frame.f_locals["job"].name).removeprefix(AGENT_PREFIX))
+
+    def take(self, messages: list[Message]) -> None:
+        """Do what the worker's main process says."""
+        for message in messages:
+            match message:
+                case Job():
+                    self._tasks[message.number] = self.loop.create_task(self._run(message))
+                case Cancel(number):
+                    self._cancel(number)
+                case Ping(number):
+                    self._answer(number, How.PONG, None)
+
+    def _cancel(self, number: int) -> None:
+        if (strand := self.running.get(number)) is not None:
+            strand.cancelled = True
+        if (task := self._tasks.get(number)) is not None:
+            task.cancel()
+
+    async def _run(self, job: Job) -> None:
+        strand = self.running[job.number] = Strand(job.name, partial(self._trace, job))
+        try:
+            if job.in_canvas:
+                # Celery stores its result, and goes on with what waits for it, in calls that block.
+                ended = await self.loop.run_in_executor(self._threads, self._trace, job)
+            else:
+                ended = await to_end(strand)
+        except (Cancelled, asyncio.CancelledError):
+            self._answer(job.number, How.CANCELLED, None)
+        except BaseException as exc:  # what Celery's tracer lets out; nothing may reach the loop
+            self._answer(job.number, How.ENDED, (1, _raised(exc), 0.0))
+        else:
+            self._answer(job.number, How.ENDED, ended)
+        finally:
+            self.running.pop(job.number, None)
+            self._tasks.pop(job.number, None)
+
+    def _trace(self, job: Job) -> tuple[int, Any, float]:
+        trace = fast_trace_task if self._celery.use_fast_trace_task else trace_task_ret
+        ended: tuple[int, Any, float] = trace(
+            job.name, job.id, job.request, job.body, job.content_type, job.content_encoding, app=self._celery
+        )
+        return ended
+
+    def _answer(self, number: int, how: How, what: Any) -> None:
+        if not self._answers:
+            self.loop.call_soon(self._flush)
+        self._answers.append((number, how, what))
+
+    def _flush(self) -> None:
+        answers, self._answers = self._answers, []
+        self._say(answers)
+
+
+def _raised(error: BaseException) -> ExceptionInfo:
+    return ExceptionInfo((type(error), error, error.__traceback__))
