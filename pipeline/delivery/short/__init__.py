@@ -19,7 +19,7 @@ def short_way(consumer: Any, by_celery: Callable[..., None]) -> ShortWay:
     if isinstance(consumer.pool, ThreadPool):
         way: InBursts = InThreads(consumer, by_celery, lambda: None, MOST if tells else 1)
     elif tells:
-        way = InBursts(consumer, by_celery, connection.flush)
+        way = InBursts(consumer, by_celery, getattr(connection, "flush", lambda: None))  # where acks are gathered
     else:
         return ShortWay(consumer, by_celery)
     if tells:
