@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -66,6 +68,7 @@ class AgentConsumer(Connected):
         self.on_task_request = self._admit
         self._returns = Returns(lambda seconds, do: self.call_soon_ack(self.timer.call_after, seconds, do))
         self._told = Told()
+        self._acks: deque[Callable[[], Any]] = deque()
         self._gates: dict[str, Gate] = {}
         self._lane: Lane | None = None
         self._open_gates()
@@ -149,11 +152,24 @@ class AgentConsumer(Connected):
         self._open_gates()
 
     def call_soon_ack(self, p: Any, *args: Any, **kwargs: Any) -> Any:
-        """Ack at once in the event loop's own thread: deferred, the ack waits behind a poll that may sleep."""
-        if self.hub and threading.get_ident() == getattr(self.hub, "_loop_thread", None):
+        """Ack at once in the event loop's own thread: deferred, the ack waits behind a poll that may sleep.
+
+        What other threads have acked since the loop's last turn leaves in one piece.
+        """
+        if not self.hub:
+            return super().call_soon_ack(p, *args, **kwargs)
+        if threading.get_ident() == getattr(self.hub, "_loop_thread", None):
             p(*args, **kwargs)
-            return p
-        return super().call_soon_ack(p, *args, **kwargs)
+        else:
+            self._acks.append(partial(p, *args, **kwargs))
+            self.hub.call_soon(self._write_acks)
+        return p
+
+    def _write_acks(self) -> None:
+        connection = self.connection and self.connection._connection  # its property of that name would connect anew
+        with getattr(connection, "together", nullcontext)():
+            while self._acks:
+                self._acks.popleft()()
 
     def on_decode_error(self, message: Any, exc: Exception) -> None:
         """Set aside what cannot be decoded; Celery would ack it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import select
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 from amqp.exceptions import FrameSyntaxError, RecoverableConnectionError
@@ -197,6 +198,11 @@ class Connection(Patient, pyamqp.Connection):  # type: ignore[misc]  # kombu's c
         if frame[0] != HEARTBEAT:
             self._is_between = bool(done)
         return done
+
+    def together(self) -> AbstractContextManager[None]:
+        """Return what lets all that is written meanwhile leave in one piece."""
+        gathering: AbstractContextManager[None] = self.transport.gathering()
+        return gathering
 
     def flush(self) -> None:
         """Write what was gathered while a burst is handed over."""

@@ -116,6 +116,9 @@ class _Bounded:
     @contextlib.contextmanager
     def gathering(self) -> Iterator[None]:
         """Gather what is written, in order, and write it at the end in one piece."""
+        if self._gathers:
+            yield
+            return
         self._gathers = True
         try:
             yield

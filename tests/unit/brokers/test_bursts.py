@@ -80,6 +80,24 @@ def test_an_ack_outside_of_a_burst_leaves_at_once(line: MakeLine) -> None:
     assert acked(one.sent) == [[1]]
 
 
+def test_what_is_acked_together_leaves_in_one_piece_also_within_a_burst(line: MakeLine) -> None:
+    one = line()
+    one.burst(said(event(), event()))
+    with one.connection.together():
+        for message in one.got:
+            message.ack()
+    assert acked(one.sent) == [[1, 2]]
+    one.sent.clear()
+
+    def ack(message: Any) -> None:
+        with one.connection.together():
+            message.ack()
+
+    one.listen(TAG, ack)
+    one.burst(said(event(), event(), first=3))
+    assert acked(one.sent) == [[3, 4]]
+
+
 def test_an_event_of_the_bus_is_decoded_in_one_go_and_anything_else_by_py_amqp(line: MakeLine) -> None:
     one = line()
     decoded = []
