@@ -6,7 +6,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -166,10 +166,15 @@ class AgentConsumer(Connected):
         return p
 
     def _write_acks(self) -> None:
-        connection = self.connection and self.connection._connection  # its property of that name would connect anew
-        with getattr(connection, "together", nullcontext)():
+        with self.together():
             while self._acks:
                 self._acks.popleft()()
+
+    def together(self) -> AbstractContextManager[Any]:
+        """Return what lets all that is acked meanwhile leave in one piece, where the connection can do that."""
+        connection = self.connection and self.connection._connection  # its property of that name would connect anew
+        gathering: AbstractContextManager[Any] = getattr(connection, "together", nullcontext)()
+        return gathering
 
     def on_decode_error(self, message: Any, exc: Exception) -> None:
         """Set aside what cannot be decoded; Celery would ack it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import select
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -68,6 +69,7 @@ class Lane:
         in_pool: runs a request in the worker's pool instead.
         forget: what is told which process has died: its deliveries, unless one alone ran, get their attempt back.
         after: calls a function after some seconds.
+        together: lets all that is acknowledged meanwhile leave in one piece.
         most: how many deliveries a host gets before another one takes its place; None for any number.
 
     """
@@ -78,9 +80,11 @@ class Lane:
         in_pool: Callable[[Any], None],
         forget: Callable[[int], None],
         after: Callable[[float, Callable[[], None]], object],
+        together: Callable[[], AbstractContextManager[Any]] = nullcontext,
         most: int | None = None,
     ) -> None:
         self._start, self._in_pool, self._forget, self._after, self._most = start, in_pool, forget, after, most
+        self._together = together
         self._hub: Any = None
         #: The last one gets what comes; those before it end what they have.
         self._homes = [Home(start())]
@@ -205,17 +209,19 @@ class Lane:
         except EOFError:
             self._lost(home)
             return
-        for number, how, what in answers:
-            if how is How.PONG:
-                home.pings.discard(number)
-                continue
-            given = self._taken_out(home, number)
-            if given is None:
-                continue
-            if how is How.ENDED:
-                given.request.on_success(what)
-            elif given.cancelled_by:
-                given.request._announce_revoked("terminated", True, given.cancelled_by, False)
+        with self._together():
+            for answer in answers:
+                self._hear(home, *answer)
+
+    def _hear(self, home: Home, number: int, how: How, what: Any) -> None:
+        if how is How.PONG:
+            home.pings.discard(number)
+        elif (given := self._taken_out(home, number)) is None:
+            return
+        elif how is How.ENDED:
+            given.request.on_success(what)
+        elif given.cancelled_by:
+            given.request._announce_revoked("terminated", True, given.cancelled_by, False)
 
     def _lost(self, home: Home) -> None:
         """Go on with another host: this one's process has ended, and what it ran runs again.

@@ -50,7 +50,8 @@ class LaneStep(StartStopStep):  # type: ignore[misc]  # celery's classes are unt
 
         consumer = worker.consumer
         most = worker.max_tasks_per_child if is_apart else None
-        self._lane = Lane(start, consumer.run_in_pool, self._forget, consumer.timer.call_after, most)
+        after = consumer.timer.call_after
+        self._lane = Lane(start, consumer.run_in_pool, self._forget, after, consumer.together, most)
         consumer.enter_lane(self._lane)
         where = "a process of their own" if is_apart else "a thread of this process"
         logger.info("async agents run on an event loop in %s, %d handlers of each at once", where, limit)
