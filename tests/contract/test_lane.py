@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import text
 
 from pipeline import Pipeline
-from tests.harness import Broker, StartWorker, Worker, dead_letters, run
+from tests.harness import SOON, Broker, StartWorker, Worker, backlog, dead_letters, run
 from tests.servers import wait_for
 
 pytestmark = pytest.mark.usefixtures("nothing_disappears")
@@ -248,6 +248,27 @@ def test_the_process_of_the_loop_is_replaced_after_as_many_deliveries_as_a_pool_
     open_gate(broker)
     broker.journal.wait(50, agent="waited")
     assert set(broker.journal.count(agent="waited").values()) == {1}
+
+
+@pytest.mark.bare
+def test_what_runs_when_the_connection_is_lost_does_not_run_a_second_time(
+    bus: Pipeline, broker: Broker, lane: StartWorker
+) -> None:
+    if broker.server is None:
+        pytest.skip("the embedded broker has no server that could go away")
+    one = lane(environment=SOON)
+    events = bus.publish_many([("lane.wait", {"until": "gate"}) for _ in range(30)])
+    broker.journal.wait(30, agent="wait")
+    broker.journal.wait(30, agent="sync")
+    broker.server.kill()
+    wait_for(lambda: "Trying again in" in one.output(), "the worker to notice")
+    broker.server.start()
+    last = bus.publish("lane.wait", {"until": "gate"}, timeout=30)
+    broker.journal.wait(1, agent="wait", id=last.id, seconds=60)  # what was redelivered is there, too
+    open_gate(broker)
+    broker.journal.wait(31, agent="waited")
+    wait_for(lambda: backlog(bus, "agent.wait") == 0, "the queue to be empty")
+    assert broker.journal.count(agent="wait") == dict.fromkeys([event.id for event in (*events, last)], 1)
 
 
 # -- what handlers use
