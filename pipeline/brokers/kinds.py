@@ -47,6 +47,8 @@ class Kind:
         lowest_first: whether the lower priority number is served first.
         has_exclusive_queues: whether a worker's name is taken as long as its mailbox is locked; else it is asked.
         has_windows_for_all: whether a window of its own costs an agent nothing; else only those with a limit get one.
+        gives_unseen: whether what a consumer waits for is given to it although its loop stands still: that is lost when
+            it is killed then. So a worker whose loop runs handlers waits on one channel alone.
         package: what has to be installed beside the core, and the extra that brings it.
         bounds: transport options that end every wait on a connection after so many seconds.
         of_worker: transport options of a worker's own loop, which has to notice within so many seconds that the broker
@@ -63,6 +65,7 @@ class Kind:
     lowest_first: bool = False
     has_exclusive_queues: bool = True
     has_windows_for_all: bool = False
+    gives_unseen: bool = False
     package: str = ""
     bounds: Callable[[float], Options] = field(default=lambda seconds: {})
     of_worker: Callable[[float], Options] = field(default=lambda seconds: {})
@@ -148,6 +151,7 @@ KINDS = (
         transports={"redis": _REDIS, "rediss": _REDIS},
         lowest_first=True,
         has_exclusive_queues=False,
+        gives_unseen=True,
         package="redis",
         bounds=_bounds_of_redis,
         of_worker=_worker_on_redis,

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from celery.bootsteps import StartStopStep
+from celery.concurrency.solo import TaskPool as SoloPool
 
 from ..agents.agent import Agent
 from ..brokers.kinds import kind_of
@@ -39,15 +40,17 @@ class WindowsStep(StartStopStep):  # type: ignore[misc]  # celery's classes are 
 
     def start(self, consumer: Any) -> None:
         """Give them; all other queues share the window that Celery has set."""
-        bus = consumer.bus
+        bus, kind = consumer.bus, kind_of(consumer.connection.transport)
         if consumer.app.conf.worker_disable_prefetch:  # what is held then is for Celery to count
             return
-        controller, for_all = consumer.controller, kind_of(consumer.connection.transport).has_windows_for_all
+        if kind.gives_unseen and isinstance(consumer.pool, SoloPool):
+            return
+        controller = consumer.controller
         concurrency = controller.max_concurrency or controller.concurrency
         windows = {
             bus.names.queue_of(agent.name): window(agent, concurrency, consumer.prefetch_multiplier, lane)
             for agent in bus.agents
             for lane in (consumer.in_lane(agent),)
-            if for_all or agent.max_concurrent or lane
+            if kind.has_windows_for_all or agent.max_concurrent or lane
         }
         consumer.task_consumer.channel.windows = {queue: most for queue, most in windows.items() if most}

@@ -12,9 +12,8 @@ import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from copy import copy
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..core import forks
 from ..core.errors import LedgerUnavailable, PipelineError
@@ -112,7 +111,7 @@ class Together:
         self._lock = threading.RLock()
         self._waiting: deque[Call] = deque()
         self._under_way = 0
-        self._threads: ThreadPoolExecutor | None = None
+        self._threads: Any = None
 
     # -- threads
 
@@ -184,9 +183,12 @@ class Together:
 
     def _submit(self, work: Callable[..., None], *arguments: object) -> bool:
         """Let a thread do something for tasks; say whether there can be one: while Python ends, no task goes on."""
-        if self._threads is None:
-            self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="pipeline-publish")
         try:
+            if self._threads is None:
+                # Not before: to be imported for the first time while Python ends is an error.
+                from concurrent.futures import ThreadPoolExecutor
+
+                self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="pipeline-publish")
             self._threads.submit(work, *arguments)
         except RuntimeError:
             return False

@@ -9,15 +9,17 @@ import os
 import signal
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from contract_app import once
 from effects_app import app
+from kombu.message import Message
 
 from pipeline import Event
+from pipeline.core.errors import NotAnEventError
 from pipeline.core.event import Encoded
 from pipeline.delivery import inbox
-from pipeline.delivery.request import DeliveryRequest
 from pipeline.delivery.task import decode
 from pipeline.ledger.database import leases
 from pipeline.ledger.deliveries import Success
@@ -41,7 +43,7 @@ POINTS = {
     "publisher-sent": "work.asked",  # sent, which is not written yet
 }
 _succeed, _send = Ledger.succeed, Outbox._send
-_acknowledge = DeliveryRequest.acknowledge
+_acknowledge = Message.ack_log_error
 
 
 def die(point: str, event: Event) -> None:
@@ -70,12 +72,13 @@ def send(self: Outbox, batch: Sequence[Encoded], *args: Any, **options: Any) -> 
     return sent
 
 
-def acknowledge(self: DeliveryRequest) -> None:
-    if self.name == "agent.work":
-        die("ack", decode(self.args[0]))
-    _acknowledge(self)
+def acknowledge(self: Message, *args: Any, **options: Any) -> None:
+    body = self.body[0][0] if isinstance(self.body, tuple) else self.body  # a task's, on the long way
+    with suppress(NotAnEventError):
+        die("ack", decode(body if isinstance(body, str) else bytes(body).decode()))
+    _acknowledge(self, *args, **options)
 
 
 Ledger.succeed = succeed  # type: ignore[method-assign]
 Outbox._send = send  # type: ignore[method-assign]
-DeliveryRequest.acknowledge = acknowledge  # type: ignore[method-assign]
+Message.ack_log_error = acknowledge

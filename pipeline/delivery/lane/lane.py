@@ -49,16 +49,23 @@ class Given:
 
     Attributes:
         cancelled_by: the signal of an operator who has cancelled it; 0 when the worker ends.
+        next: further messages about the delivery, which wait for its end: its retry may be here before that is known.
 
     """
 
-    __slots__ = ("cancelled_by", "home", "number", "request")
+    __slots__ = ("cancelled_by", "home", "next", "number", "request")
 
     def __init__(self, request: Any, number: int, home: Home) -> None:
         self.request = request
         self.number = number
         self.home = home
         self.cancelled_by: int | None = None
+        self.next: list[Any] = []
+
+    def is_the_same(self, request: Any) -> bool:
+        """Say whether a request is the one that runs here: its message has come again when its connection was lost."""
+        redelivered = (request.delivery_info or {}).get("redelivered")
+        return bool(redelivered) and request.request_dict.get("retries") == self.request.request_dict.get("retries")
 
 
 class Lane:
@@ -100,8 +107,11 @@ class Lane:
         if self._is_closing or request.revoked():
             return  # what is not acknowledged goes back to its queue
         if (given := self._by_id.get(request.id)) is not None:
-            given.request = request  # its connection was lost, and it still runs: once is enough
-            self._accept(given)
+            if given.is_the_same(request):
+                given.request = request  # once is enough
+                self._accept(given)
+            else:
+                given.next.append(request)
         elif self._is_suspect(request):
             request.lane = None
             self._in_pool(request)
@@ -164,6 +174,8 @@ class Lane:
         if given is not None:
             self._by_id.pop(given.request.id, None)
             self._end_if_done(home)
+            for request in given.next:
+                self._after(0, partial(self.give, request))
         return given
 
     # -- hosts
@@ -230,6 +242,7 @@ class Lane:
         processes which died go on in the pool, where each harms itself alone, the latest first.
         """
         lost = [given.request for given in home.given.values()]
+        waiting = [request for given in home.given.values() for request in given.next]
         was_current = home is self._homes[-1]
         self._let_go(home)
         if not lost and not was_current:
@@ -238,6 +251,8 @@ class Lane:
         logger.error("%s, with %d of them running", error, len(lost))
         if self._is_closing:
             return  # what is not acknowledged goes back to its queue
+        for request in waiting:
+            self._after(0, partial(self.give, request))
         if was_current:
             self._homes.append(Home(self._start()))
             self._listen(self._homes[-1])
