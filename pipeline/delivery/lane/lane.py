@@ -208,12 +208,12 @@ class Lane:
 
     def _watch_writing(self, home: Home) -> None:
         if self._hub is not None and home.line.has_unsent():
-            self._hub.add_writer(home.line.fileno(), partial(self._write, home))
+            self._hub.add_writer(home.line.writer, partial(self._write, home))
 
     def _write(self, home: Home, *_: Any) -> None:
         home.line.flush()
         if not home.line.has_unsent():
-            self._hub.remove_writer(home.line.fileno())
+            self._hub.remove_writer(home.line.writer)
 
     def _receive(self, home: Home, *_: Any) -> None:
         try:
@@ -275,6 +275,7 @@ class Lane:
     def _let_go(self, home: Home) -> None:
         if self._hub is not None:
             self._hub.remove(home.line.fileno())
+            self._hub.remove_writer(home.line.writer)
         self._homes.remove(home)
         home.line.close()
         for given in home.given.values():

@@ -72,6 +72,7 @@ class Apart:
         self._process.start()
         theirs.close()
         self._ours.setblocking(False)
+        self.writer = os.dup(self._ours.fileno())
         self._frames = Frames()
         self._unsent = bytearray()
         self.pid: int = self._process.pid
@@ -128,6 +129,7 @@ class Apart:
             self.kill()
             self._process.join(GRACE)
         self._ours.close()
+        os.close(self.writer)
 
 
 class Wire(asyncio.Protocol):
@@ -194,7 +196,7 @@ class Here:
 
     def __init__(self, bus: Bus, celery: Celery) -> None:
         """Start the loop's thread."""
-        self.pid = os.getpid()
+        self.pid, self.writer = os.getpid(), -1  # nothing is ever unsent
         self._bus = bus
         self._answers: deque[Answer] = deque()
         self._messages: deque[Message] = deque()

@@ -63,10 +63,13 @@ class Line(Protocol):
 
     Attributes:
         pid: the process in which the host runs.
+        writer: a descriptor that is writable when flush() gets on; another one than that which is read, as Kombu's loop
+            waits for one thing on each.
 
     """
 
     pid: int
+    writer: int
 
     def send(self, message: Message) -> None:
         """Say something to the host; never blocks."""
