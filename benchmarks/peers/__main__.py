@@ -3,6 +3,7 @@
     python -m benchmarks.peers                       # a handler that does nothing, 1, 5 and 20 of them
     python -m benchmarks.peers --wait 1              # an async handler that waits a second, 500 at once
     python -m benchmarks.peers --ledger sqlite       # with this bus's ledger; the others have none
+    python -m benchmarks.peers --only FastStream,prefork
 
 One worker process each, with the same window of messages; the queues were filled before. Timed is the span from the
 first to the last execution; CPU is that of the worker and its children in it. The median of the rounds counts, and the
@@ -22,6 +23,7 @@ from pathlib import Path
 from time import monotonic, sleep
 
 from .. import bare
+from ..databases import Database, Off, databases
 from ..progress import say
 from ..queues import fill_tasks, of_agents, of_tasks
 from ..samples import median, ratio
@@ -43,6 +45,7 @@ class Scene:
 
     Attributes:
         at_once: messages that a worker may have in hand.
+        ledger: where this bus's is made.
         wait: seconds that each handler waits.
         most: seconds after which a run that is not at its end is counted as it is.
 
@@ -52,7 +55,7 @@ class Scene:
     executions: int
     at_once: int
     wait: float
-    ledger: str
+    ledger: Database
     most: float
 
 
@@ -131,6 +134,8 @@ def peers(scene: Scene) -> list[Peer]:
         Peer("this bus, solo", _fill_bus, lambda _: _bus("-P", "solo", *window)),
         Peer("bare Celery, 10 threads", _fill_bare, lambda scene: _celery("bare", *_threads(scene))),
         Peer("this bus, 10 threads", _fill_bus, lambda scene: _bus(*_threads(scene))),
+        Peer("bare Celery, prefork 2", _fill_bare, lambda scene: _celery("bare", *_prefork(scene))),
+        Peer("this bus, prefork 2", _fill_bus, lambda scene: _bus(*_prefork(scene))),
     ]
 
 
@@ -139,14 +144,19 @@ def _threads(scene: Scene) -> Sequence[str]:
     return "-P", "threads", "-c", "10", "--prefetch-multiplier", str(max(1, scene.at_once // 10))
 
 
+def _prefork(scene: Scene) -> Sequence[str]:
+    """Return the flags of a pool of processes with the same window of messages."""
+    return "-P", "prefork", "-c", "2", "--prefetch-multiplier", str(max(1, scene.at_once // 2))
+
+
 def run(peer: Peer, broker: Broker, scene: Scene) -> None:
     """Fill the queues, let a worker empty them, and note how fast."""
-    with tempfile.TemporaryDirectory(prefix="bench-peers-") as directory:
+    with tempfile.TemporaryDirectory(prefix="bench-peers-") as directory, scene.ledger.address() as ledger:
         place = Path(directory)
         environment = {
             BROKER: broker.url, SUBSCRIBERS: str(scene.subscribers), RECORDS: str(place / "records"),
             AT_ONCE: str(scene.at_once), WAIT: str(scene.wait), "PYTHONPATH": str(ROOT),
-            LEDGER: f"sqlite:///{place / 'ledger.db'}" if scene.ledger == "sqlite" else "",
+            LEDGER: ledger,
         }  # fmt: skip
         os.environ.update({name: environment[name] for name in (LEDGER, WAIT, AT_ONCE)})
         peer.fill(broker, scene)
@@ -180,30 +190,40 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--executions", type=int, default=5000, help="of each run (default 5000)")
     parser.add_argument("--at-once", type=int, help="messages in hand (default 100; 500 with --wait)")
     parser.add_argument("--wait", type=float, default=0.0, help="seconds that each handler waits (default 0)")
-    parser.add_argument("--ledger", choices=("off", "sqlite"), default="off", help="of this bus (default off)")
+    parser.add_argument("--ledger", choices=("off", "sqlite", "postgresql"), default="off", help="of this bus")
+    parser.add_argument("--only", default="", help="contenders, by parts of their names, comma-separated")
     parser.add_argument("--repeats", type=int, default=3, help="rounds (default 3)")
     options = parser.parse_args(arguments)
     numbers = [1] if options.wait else [int(number) for number in options.subscribers.split(",")]
-    with running("rabbitmq") as broker:
+    wanted = [part.lower() for part in options.only.split(",") if part]
+    with running("rabbitmq") as broker, databases() as (found, skipped):
+        ledgers: dict[str, Database] = {"off": Off(), **{one.name.lower(): one for one in found}}
+        if options.ledger not in ledgers:
+            raise SystemExit("; ".join(f"{what}: {why}" for what, why in skipped.items()))
         for number in numbers:
             scene = Scene(
                 number, options.executions - options.executions % number,
-                options.at_once or (500 if options.wait else 100), options.wait, options.ledger, 20.0,
+                options.at_once or (500 if options.wait else 100), options.wait, ledgers[options.ledger], 20.0,
             )  # fmt: skip
-            everybody = peers(scene)
+            everybody = [one for one in peers(scene) if not wanted or any(part in one.name.lower() for part in wanted)]
             for _ in range(options.repeats):
                 for peer in everybody:
                     run(peer, broker, scene)
-            base = everybody[0]
-            rows = [
-                [
-                    one.name, f"{median(one.rates):,.0f}", f"{median(one.cpu):,.0f}", f"{median(one.memory):,.0f}",
-                    str(ratio(one.rates, base.rates)),
-                ]
-                for one in everybody
-            ]  # fmt: skip
             print(f"\n{broker.version}, {number} handlers, {options.ledger} ledger, {scene.at_once} messages in hand\n")
-            print(table(["", "executions/s", "CPU us", "MB", f"of {BASE}'s rate"], rows))
+            print(_table(everybody))
+
+
+def _table(everybody: Sequence[Peer]) -> str:
+    """Return what was measured, beside the first one."""
+    base = everybody[0]
+    rows = [
+        [
+            one.name, f"{median(one.rates):,.0f}", f"{median(one.cpu):,.0f}", f"{median(one.memory):,.0f}",
+            str(ratio(one.rates, base.rates)),
+        ]
+        for one in everybody
+    ]  # fmt: skip
+    return table(["", "executions/s", "CPU us", "MB", f"of {base.name}'s rate"], rows)
 
 
 if __name__ == "__main__":

@@ -43,7 +43,8 @@ class Agent(Generic[Params, Returned]):
         patterns: AMQP topic patterns; none means that only joins and canvases call it.
         payload: the type that event data is validated into (a Payload class as a rule); None passes the data as it is.
         timeout: seconds an attempt may take; None means no limit.
-        max_concurrent: deliveries that each worker runs at once; None means as many as its pool has room for.
+        max_concurrent: deliveries that each worker runs at once; None means as many as its pool has room for, and for
+            async agents the setting `async_concurrency`.
         rate_limit: attempts per second, minute or hour in each worker ("10/s", "30/m", "100/h").
         priority: 1 to 10, the default priority of the events this agent emits.
         since: where in the ledger's past a new agent begins; None means now.

@@ -108,7 +108,8 @@ class Pipeline(Publishing, Reading):
             retry: a Retry, or the number of retries; default 3, after 1, 2 and 4 seconds.
             rate_limit: attempts per second, minute or hour in each worker process, such as "30/m".
             timeout: seconds an attempt may take; async handlers are cancelled, sync ones stopped by the prefork pool.
-            max_concurrent: deliveries that each worker process runs at once; further ones wait in its prefetch window.
+            max_concurrent: deliveries that each worker runs at once, default what its pool has room for, 100 for async
+                handlers (the setting `async_concurrency`); further ones wait in the agent's prefetch window.
             priority: 1 (most urgent) to 10, for the events it emits; default that of the event it handles.
             since: where a new agent begins: an aware datetime, or a sequence number of the ledger (0: with the first
                 event); default the time when it is first run.

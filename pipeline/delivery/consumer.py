@@ -64,7 +64,8 @@ class AgentConsumer(Connected):
             if lacking:  # a queue of that name would be another one than the agent's
                 raise ended(logger, f"-Q {name}: with the namespace it is -Q {self.bus.names.queue_of(lacking.name)}")
         queues.select_add(self.bus.names.emit_queue())
-        self._run_request: Callable[[Any], None] = vars(self)["on_task_request"]
+        #: Runs a request in the pool.
+        self.run_in_pool: Callable[[Any], None] = vars(self)["on_task_request"]
         self.on_task_request = self._admit
         self._returns = Returns(lambda seconds, do: self.call_soon_ack(self.timer.call_after, seconds, do))
         self._told = Told()
@@ -103,19 +104,15 @@ class AgentConsumer(Connected):
             if self._lane is not None and (number := self.in_lane(agent)):
                 self._gates[agent.task_name] = Gate(number, self._lane.give)
             elif agent.max_concurrent:
-                self._gates[agent.task_name] = Gate(agent.max_concurrent, self._run_request)
+                self._gates[agent.task_name] = Gate(agent.max_concurrent, self.run_in_pool)
 
     def _admit(self, request: Any) -> None:
         request.returns = self._returns
         gate = self._gates.get(request.name)
         if gate is None:
-            self._run_request(request)
+            self.run_in_pool(request)
         else:
             gate.enter(request)
-
-    def run_in_pool(self, request: Any) -> None:
-        """Run a request in the pool, also one of an async agent."""
-        self._run_request(request)
 
     def register_with_event_loop(self, hub: Any) -> None:
         """Let the worker's loop hear what the lane says."""
@@ -228,34 +225,18 @@ class AgentConsumer(Connected):
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Any:
         """Return the callback for every message: events become tasks, tasks are checked, the rest is set aside."""
         run = super().create_task_handler(*args, **kwargs)
-        names, limit = self.bus.names, self.bus.settings.max_event_bytes
-        agents = {names.queue_of(agent.name): agent for agent in self.bus.agents}
+        agents = {self.bus.names.queue_of(agent.name): agent for agent in self.bus.agents}
 
         def by_celery(message: Any, event: dict[str, Any], queue: str, run: Callable[[Any], Any] = run) -> None:
-            agent = agents[queue]
-            try:
-                wanted = to_task_message(message, event, agent, queue)
-            except Exception as exc:
-                self.set_aside(message, exc)
-                return
-            if wanted:
-                self._guarded(run, message)
-            else:
-                self._pass_by(message, event, agent)
+            self._by_celery(run, message, event, agents[queue], queue)
 
         short = short_way(self, by_celery)
 
         def on_message(message: Any) -> None:
             queue = self.queue_of(message) or ""
-            agent, event = agents.get(queue), None
+            agent = agents.get(queue)
             try:
-                if agent is None or "task" in message.headers:
-                    check_task(message)
-                    self._check_sender(message, agent)
-                else:
-                    event = check_event(message, limit, self._seal, agent.name)
-                    if not event["bus"]:
-                        self._mention_another_ledger(message, agent)
+                event = self._checked(message, agent)
             except LedgerError as exc:  # whether the message is ours cannot be said now
                 self._put_off(message, queue, exc)
                 return
@@ -272,6 +253,31 @@ class AgentConsumer(Connected):
                 by_celery(message, event, queue)
 
         return on_message
+
+    def _checked(self, message: Any, agent: Agent | None) -> dict[str, Any] | None:
+        """Return an event's attributes; None for a task. Raises what says why the message is neither."""
+        if agent is None or "task" in message.headers:
+            check_task(message)
+            self._check_sender(message, agent)
+            return None
+        event = check_event(message, self.bus.settings.max_event_bytes, self._seal, agent.name)
+        if not event["bus"]:
+            self._mention_another_ledger(message, agent)
+        return event
+
+    def _by_celery(
+        self, run: Callable[[Any], Any], message: Any, event: dict[str, Any], agent: Agent, queue: str
+    ) -> None:
+        """Let Celery, or another one that runs task messages, have an event as one."""
+        try:
+            wanted = to_task_message(message, event, agent, queue)
+        except Exception as exc:
+            self.set_aside(message, exc)
+            return
+        if wanted:
+            self._guarded(run, message)
+        else:
+            self._pass_by(message, event, agent)
 
     def _guarded(self, run: Callable[[Any], Any], message: Any) -> None:
         """Let Celery have a message; what it records about it may fail, too."""

@@ -54,7 +54,9 @@ class LaneStep(StartStopStep):  # type: ignore[misc]  # celery's classes are unt
         self._lane = Lane(start, consumer.run_in_pool, self._forget, after, consumer.together, most)
         consumer.enter_lane(self._lane)
         where = "a process of their own" if is_apart else "a thread of this process"
-        logger.info("async agents run on an event loop in %s, %d handlers of each at once", where, limit)
+        logger.info(
+            "async agents run on an event loop in %s, %d of each at once unless an agent says otherwise", where, limit
+        )
 
     def _forget(self, pid: int) -> None:
         """Let the ledger forget the attempts of a process that has died: one of many handlers has ended it."""

@@ -73,7 +73,7 @@ class InBursts(ShortWay):
 
     def _deliver_all(self, group: Sequence[Taken]) -> None:
         read = [(taken, self._delivery(taken)) for taken in group]
-        books = group[0].line.task.books
+        books = group[0].simple.task.books
         known = [(taken, delivery) for taken, delivery in read if delivery is not None]
         for taken, delivery in read:
             if delivery is None:
@@ -85,7 +85,7 @@ class InBursts(ShortWay):
             claims = [exc] * len(known)
         try:
             for (taken, delivery), claim in zip(known, claims, strict=True):
-                if not taken.line.is_quick or (self._ended and monotonic() - self._ended[0][0].started > OLDEST):
+                if not taken.simple.is_quick or (self._ended and monotonic() - self._ended[0][0].started > OLDEST):
                     self._record()
                 ended = self._go(taken, delivery, claim, later=True)
                 if ended is not None:
@@ -105,7 +105,7 @@ class InBursts(ShortWay):
         some, self._ended = self._ended, []
         if not some:
             return
-        books = some[0][0].line.task.books
+        books = some[0][0].simple.task.books
         found: Sequence[Sequence[Encoded] | BaseException]
         try:
             found = books.succeed_all([ended for _, ended in some])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from copy import copy
 from time import time
 from typing import Any
@@ -64,15 +63,10 @@ class InThreads(InBursts):
 
     def _acknowledge(self, done: Sequence[Taken]) -> None:
         """Acknowledge what a thread has done: in the loop's own thread, which alone uses the connection."""
-        with self._gathering():
+        with self._consumer.together():
             for taken in done:
                 self._count(taken)
                 taken.request.acknowledge()
-
-    def _gathering(self) -> AbstractContextManager[Any]:
-        connection = getattr(self._consumer.connection, "connection", None)
-        transport: Any = getattr(connection, "transport", None)
-        return transport.gathering() if hasattr(transport, "gathering") else nullcontext()
 
     def _lengthen(self, taken: Taken, begun: Begun | None = None) -> None:
         self._record()

@@ -50,7 +50,7 @@ QUICK, WEIGHT = 0.001, 0.2
 
 
 @dataclass(slots=True)
-class Line:
+class Simple:
     """An agent whose deliveries may go the short way.
 
     Attributes:
@@ -87,7 +87,7 @@ class Taken:
 
     """
 
-    line: Line
+    simple: Simple
     message: Any
     event: dict[str, Any]
     id: str
@@ -97,7 +97,7 @@ class Taken:
     @property
     def goes_with_others(self) -> bool:
         """Whether it may be claimed together with others: one that ends the process costs each of them an attempt."""
-        return self.line.is_quick and self.line.agent.retry.max > 0
+        return self.simple.is_quick and self.simple.agent.retry.max > 0
 
 
 class Current:
@@ -164,11 +164,11 @@ class ShortWay:
         self._inline: AbstractContextManager[None] = consumer.inline or nullcontext()
         self._by_celery = by_celery
         self._bus: Bus = consumer.bus
-        self._lines = {line.queue: line for line in self._simple_lines()}
+        self._simple = {simple.queue: simple for simple in self._simple_agents()}
         self._shown = Shown()
         self._tells = strategy.isEnabledFor(logging.INFO)
 
-    def _simple_lines(self) -> Iterator[Line]:
+    def _simple_agents(self) -> Iterator[Simple]:
         consumer, app = self._consumer, self._consumer.app
         for agent in self._bus.agents:
             task = app.tasks[agent.task_name]
@@ -176,25 +176,25 @@ class ShortWay:
                 request = create_request_cls(
                     symbol_by_name(task.Request), task, consumer.pool, consumer.hostname, None, app=app
                 )
-                yield Line(agent, task, self._bus.names.queue_of(agent.name), request)
+                yield Simple(agent, task, self._bus.names.queue_of(agent.name), request)
 
     def takes(self, message: Any, event: dict[str, Any], queue: str) -> bool:
         """Deliver an event if it is ordinary, else leave its message as it is."""
-        line = self._lines.get(queue)
-        if line is None:
+        simple = self._simple.get(queue)
+        if simple is None:
             return False
-        id = delivery_id(event["id"], line.agent.name)
+        id = delivery_id(event["id"], simple.agent.name)
         ordinary = is_ordinary(
-            line.agent,
+            simple.agent,
             event,
             message.delivery_info,
             message.properties,
-            watched=self._is_watched(line.task),
-            limited=self._is_limited(line.task),
+            watched=self._is_watched(simple.task),
+            limited=self._is_limited(simple.task),
             revoked=id in state.revoked,
         )
         if ordinary and not is_stopping():  # what a worker has not begun when it ends, the broker has again
-            taken = Taken(line, message, event, id)
+            taken = Taken(simple, message, event, id)
             if self._tells:
                 self._tell_of(taken)
             self._deliver(taken)
@@ -226,22 +226,22 @@ class ShortWay:
             return
         claim: Claim | BaseException
         try:
-            claim = taken.line.task.books.claim(delivery)
+            claim = taken.simple.task.books.claim(delivery)
         except BaseException as exc:
             claim = exc
         self._go(taken, delivery, claim)
 
     def _delivery(self, taken: Taken) -> Delivery | None:
         """Return what a message says about its delivery; None when it holds no event, or another one than it says."""
-        line, marks, body = taken.line, taken.event["bus"], taken.message.body
+        simple, marks, body = taken.simple, taken.event["bus"], taken.message.body
         try:
             event = Event.decode(body if isinstance(body, str) else bytes(body), taken.event["id"])
         except Exception:  # whatever a stranger's body provokes: the long way says so
             return None
         if event.type != taken.event["type"]:
             return None
-        agent = line.agent
-        return Delivery(taken.id, event, agent.name, line.task.source, agent.retry, logged="ledger" in marks)
+        agent = simple.agent
+        return Delivery(taken.id, event, agent.name, simple.task.source, agent.retry, logged="ledger" in marks)
 
     def _go(
         self, taken: Taken, delivery: Delivery, claim: Claim | BaseException, *, later: bool = False
@@ -270,8 +270,8 @@ class ShortWay:
         self, taken: Taken, delivery: Delivery, attempt: int, *, later: bool
     ) -> Ended | Result | BaseException | None:
         """Run the handler and record its success; return what is no success, or not recorded yet."""
-        line = taken.line
-        agent, task, books = line.agent, line.task, line.task.books
+        simple = taken.simple
+        agent, task, books = simple.agent, simple.task, simple.task.books
         context = Context(
             delivery.event, agent.name, delivery.id, attempt, delivery.source, agent.priority, ledger=books.ledger
         )
@@ -281,7 +281,7 @@ class ShortWay:
             try:
                 result = run(Attempt(self._bus, agent, context))
             finally:
-                line.took(monotonic() - taken.started)
+                simple.took(monotonic() - taken.started)
             if not isinstance(result, Done):
                 return result
             for payload in returned_payloads(agent.name, result.value):
@@ -309,7 +309,7 @@ class ShortWay:
         self._tell_of_end(taken)
 
     def _count(self, taken: Taken) -> None:
-        state.total_count[taken.line.task.name] += 1
+        state.total_count[taken.simple.task.name] += 1
         state.all_total_count[0] += 1
 
     def _tell_of_end(self, taken: Taken) -> None:
@@ -319,7 +319,7 @@ class ShortWay:
     def _lengthen(self, taken: Taken, begun: Begun | None = None) -> None:
         """Send a delivery the long way, with how far it has come."""
         on_its_way = () if begun is None else (partial(self._go_on, taken, begun),)
-        self._by_celery(taken.message, taken.event, taken.line.queue, *on_its_way)
+        self._by_celery(taken.message, taken.event, taken.simple.queue, *on_its_way)
 
     def _go_on(self, taken: Taken, begun: Begun, message: Any) -> None:
         """Let Celery see what has begun: it is neither received nor claimed again."""
@@ -333,13 +333,13 @@ class ShortWay:
         settle = partial(
             promise, consumer.call_soon_ack, on_error=consumer._restore_prefetch_count_after_connection_restart
         )
-        return taken.line.request(
+        return taken.simple.request(
             message,
             on_ack=settle((message.ack_log_error,)),
             on_reject=settle((message.reject_log_error,)),
             app=consumer.app,
             hostname=consumer.hostname,
-            task=taken.line.task,
+            task=taken.simple.task,
             eventer=self._events,
             connection_errors=consumer.connection_errors,
             body=message.body,
@@ -350,7 +350,10 @@ class ShortWay:
         """Return the request that Celery would have made; None for a message that was set aside then."""
         made: list[Any] = []
         self._by_celery(
-            copy(taken.message), taken.event, taken.line.queue, lambda message: made.append(self._made(taken, message))
+            copy(taken.message),
+            taken.event,
+            taken.simple.queue,
+            lambda message: made.append(self._made(taken, message)),
         )
         return made[0] if made else None
 
@@ -358,7 +361,7 @@ class ShortWay:
         """Write Celery's line that a task was received, or that it has succeeded."""
         about = {
             "id": taken.id,
-            "name": taken.line.task.name,
+            "name": taken.simple.task.name,
             "args": f"({taken.event['type']} {taken.event['id']})",
             "kwargs": "{}",
         }
