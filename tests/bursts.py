@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -64,7 +64,7 @@ class Site:
             app=app.celery, bus=app.bus, pool=pool, hostname="w1@test", inline=None, event_dispatcher=None,
             connection=SimpleNamespace(connection=self.connection), connection_errors=(), on_task_message=set(),
             disable_rate_limits=False, task_buckets=defaultdict(lambda: None), _maximum_prefetch_restored=True,
-            call_soon_ack=lambda do, *about: do(*about),
+            call_soon_ack=lambda do, *about: do(*about), together=nullcontext,
             _restore_prefetch_count_after_connection_restart=lambda *_: None,
         )  # fmt: skip
         self.way = short_way(consumer, self._by_celery)

@@ -1,4 +1,4 @@
-"""Times: now, the ledger's microseconds, and when something is due."""
+"""Times: now, the ledger's microseconds, when something is due, and how long it takes."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from .errors import InvalidEvent
 SECOND = 1_000_000
 #: Seconds; a delay or an interval that is longer is a mistake, and so is infinity.
 CENTURY = 100 * 366 * 86400
+#: Seconds that something quick takes, and how much its latest run counts in the mean.
+QUICK, WEIGHT = 0.001, 0.2
 #: Seconds on the clock that deadlines are measured with. Libraries that freeze the time in tests stop `time.monotonic`
 #: too: then no deadline would ever pass.
 monotonic: Callable[[], float] = partial(time.clock_gettime, time.CLOCK_MONOTONIC)
@@ -32,6 +34,24 @@ def micros(when: datetime) -> int:
 def moment(at: int) -> datetime:
     """Return a time of the ledger as a datetime (UTC)."""
     return _EPOCH + timedelta(0, at // SECOND, at % SECOND)  # not from a float, which has too few digits from 2242 on
+
+
+class Pace:
+    """How long something takes, as a running mean of seconds; as long as nobody knows, it is not quick."""
+
+    __slots__ = ("mean",)
+
+    def __init__(self) -> None:
+        self.mean: float | None = None
+
+    def took(self, seconds: float) -> None:
+        """Take note of the latest run."""
+        self.mean = seconds if self.mean is None else self.mean + (seconds - self.mean) * WEIGHT
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether it is known to be quick."""
+        return self.mean is not None and self.mean <= QUICK
 
 
 def due_time(delay: float | timedelta | None, at: datetime | None) -> datetime | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import select
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from amqp.exceptions import FrameSyntaxError, RecoverableConnectionError
 from kombu.transport import pyamqp
 
-from ...core.times import monotonic
+from ...core.times import Pace, monotonic
 from ..bell import Bell
 from .channel import Channel, Patient
 from .frames import HEARTBEAT, UNDECODED, Delivery, Frame, Unread, is_py_amqps, without_properties
@@ -21,8 +22,6 @@ from .wire import LEAST, TCPTransport, TLSTransport
 ALIVE = b"\x08\x00\x00\x00\x00\x00\x00\xce"
 #: Seconds of the loop that a burst may take.
 SLICE = 0.005
-#: Seconds that a quick consumer takes for a message, and how much the latest one counts in the mean.
-QUICK, WEIGHT = 0.001, 0.2
 
 
 class Connection(Patient, pyamqp.Connection):  # type: ignore[misc]  # kombu's classes are untyped
@@ -50,7 +49,7 @@ class Connection(Patient, pyamqp.Connection):  # type: ignore[misc]  # kombu's c
         self._bell: Bell | None = None
         self._hands_over = False
         self._is_between = True  # messages: nothing of one is still to come
-        self._takes: dict[str, float] = {}
+        self._paces: defaultdict[str, Pace] = defaultdict(Pace)  # of consumers, by their tags
         super().__init__(*args, **kwargs)
 
     def Transport(  # noqa: N802  # py-amqp calls it so
@@ -129,13 +128,12 @@ class Connection(Patient, pyamqp.Connection):  # type: ignore[misc]  # kombu's c
 
     def _timed(self, take: Callable[[Delivery], object], delivery: Delivery, before: float) -> float:
         """Hand over a delivery; nothing that is gathered waits for a consumer that is slow, or that nobody knows."""
-        consumer = delivery.delivery_info["consumer_tag"]
-        known = self._takes.get(consumer)
-        if known is None or known > QUICK:
+        pace = self._paces[delivery.delivery_info["consumer_tag"]]
+        if not pace.is_quick:
             self.transport.flush()
         take(delivery)
         now = monotonic()
-        self._takes[consumer] = now - before if known is None else known + (now - before - known) * WEIGHT
+        pace.took(now - before)
         return now
 
     @contextlib.contextmanager

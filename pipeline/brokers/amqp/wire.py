@@ -133,11 +133,6 @@ class _Bounded:
             with self._writing:
                 self._send_gathered()
 
-    @property
-    def has_gathered(self) -> bool:
-        """Whether something waits to be written."""
-        return bool(self._gathered)
-
     def _check(self) -> None:
         if not self.connected:
             raise ConnectionError("the connection to the broker is lost")

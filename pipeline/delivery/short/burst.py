@@ -85,7 +85,7 @@ class InBursts(ShortWay):
             claims = [exc] * len(known)
         try:
             for (taken, delivery), claim in zip(known, claims, strict=True):
-                if not taken.simple.is_quick or (self._ended and monotonic() - self._ended[0][0].started > OLDEST):
+                if not taken.simple.pace.is_quick or (self._ended and monotonic() - self._ended[0][0].started > OLDEST):
                     self._record()
                 ended = self._go(taken, delivery, claim, later=True)
                 if ended is not None:

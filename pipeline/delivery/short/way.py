@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,7 @@ from ...agents.payloads import returned_payloads
 from ...core.event import Event
 from ...core.ids import delivery_id
 from ...core.observe import Log
-from ...core.times import monotonic
+from ...core.times import Pace, monotonic
 from ...ledger.deliveries import Claim, Delivery
 from ..delivery import Begun, Ended
 from ..steps import Attempt, Done, Result, run
@@ -45,17 +45,13 @@ logger = Log(get_logger(__name__))
 SIGNALS = (signals.task_received, signals.task_prerun, signals.task_success, signals.task_postrun)
 
 
-#: Seconds that a quick handler takes, and how much the latest run counts in the mean.
-QUICK, WEIGHT = 0.001, 0.2
-
-
 @dataclass(slots=True)
 class Simple:
     """An agent whose deliveries may go the short way.
 
     Attributes:
         request: the class of Celery's requests for its task.
-        takes: seconds that its handler takes, a running mean; None as long as nobody knows.
+        pace: how long its handler takes.
 
     """
 
@@ -63,16 +59,7 @@ class Simple:
     task: Any
     queue: str
     request: Any
-    takes: float | None = None
-
-    def took(self, seconds: float) -> None:
-        """Take note of how long the handler has run."""
-        self.takes = seconds if self.takes is None else self.takes + (seconds - self.takes) * WEIGHT
-
-    @property
-    def is_quick(self) -> bool:
-        """Whether its handler is known to be quick."""
-        return self.takes is not None and self.takes <= QUICK
+    pace: Pace = field(default_factory=Pace)
 
 
 @dataclass(slots=True)
@@ -97,7 +84,7 @@ class Taken:
     @property
     def goes_with_others(self) -> bool:
         """Whether it may be claimed together with others: one that ends the process costs each of them an attempt."""
-        return self.simple.is_quick and self.simple.agent.retry.max > 0
+        return self.simple.pace.is_quick and self.simple.agent.retry.max > 0
 
 
 class Current:
@@ -281,7 +268,7 @@ class ShortWay:
             try:
                 result = run(Attempt(self._bus, agent, context))
             finally:
-                simple.took(monotonic() - taken.started)
+                simple.pace.took(monotonic() - taken.started)
             if not isinstance(result, Done):
                 return result
             for payload in returned_payloads(agent.name, result.value):

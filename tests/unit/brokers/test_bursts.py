@@ -17,6 +17,7 @@ from kombu.asynchronous import Hub
 from pipeline.brokers.amqp import connection as connections
 from pipeline.brokers.amqp.transport import Transport
 from pipeline.brokers.amqp.wire import TLSTransport
+from pipeline.core import times
 from tests.amqp import CANCEL_OK, HEARTBEAT, TAG, Line, acked, event, method, said
 from tests.tls import certificate
 
@@ -50,7 +51,7 @@ def hub() -> Iterator[Hub]:
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a burst take as long as it wants, and every consumer be quick once it is known, however slow the machine."""
     monkeypatch.setattr(connections, "SLICE", 60)
-    monkeypatch.setattr(connections, "QUICK", 60)
+    monkeypatch.setattr(times, "QUICK", 60)
 
 
 def attend(one: Line, hub: Hub) -> None:
@@ -139,7 +140,7 @@ def test_nothing_waits_for_a_consumer_that_is_slow_or_unknown(line: MakeLine, mo
     one.sent.clear()
     one.burst(quick + slow)
     assert seen[-1] == [], "it was quick"
-    monkeypatch.setattr(connections, "QUICK", 0)
+    monkeypatch.setattr(times, "QUICK", 0)
     one.sent.clear()
     one.burst(quick + slow)
     assert [tag for tags in seen[-1] for tag in tags] == [1, 2]
