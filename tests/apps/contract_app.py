@@ -36,6 +36,11 @@ def journal(agent: str, ctx: Context, data: Any = None, **more: Any) -> None:
         "correlation": event.correlation_id, "causation": event.causation_id, "priority": event.priority,
         "source": event.source, "hops": event.hops, "delivery": ctx.delivery_id, "at": time.time(), **more,
     }  # fmt: skip
+    append(line)
+
+
+def append(line: dict[str, Any]) -> None:
+    """Append a line to the journal."""
     fd = os.open(os.environ["JOURNAL"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.write(fd, (json.dumps(line) + "\n").encode())
     os.close(fd)

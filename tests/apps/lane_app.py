@@ -11,8 +11,9 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any
 
-from celery import current_task
-from contract_app import FAST, is_open, journal, once
+from celery import current_task, signals
+from celery.utils.dispatch import Signal
+from contract_app import FAST, append, is_open, journal, once
 from sqlalchemy import text
 
 from pipeline import Context, Pipeline, Retry
@@ -29,6 +30,31 @@ async def client() -> AsyncIterator[None]:
     clients.append("open")
     yield
     once("left")
+
+
+def told_by(signal: Signal, name: str) -> None:
+    """Let a signal of Celery's be written down, with the event and the process."""
+
+    def tell(sender: Any = None, task_id: str = "", **_: Any) -> None:
+        if sender is not None and sender.name == "agent.heard":
+            append({"agent": name, "id": task_id or current_task.request.id, "pid": os.getpid(), "at": time.time()})
+
+    signal.connect(tell, weak=False)
+
+
+for each in ("task_prerun", "task_success", "task_postrun"):
+    told_by(getattr(signals, each), each)
+
+
+@app.agent(on="lane.heard")
+async def heard(data: Any, ctx: Context) -> None:
+    await asyncio.sleep(0.01)
+    journal("heard", ctx, data)
+
+
+@app.agent(on="lane.limited", rate_limit="2/s")
+async def limited(data: Any, ctx: Context) -> None:
+    journal("limited", ctx, data)
 
 
 async def until(gate: str) -> None:

@@ -91,6 +91,47 @@ def test_inspect_shows_what_runs_on_the_loop(bus: Pipeline, broker: Broker, lane
     broker.journal.wait(5, agent="waited")
 
 
+@pytest.mark.parametrize("pool", ["prefork", "solo"])
+def test_celerys_signals_are_sent_around_each_handler_where_it_runs(
+    bus: Pipeline, broker: Broker, lane: StartWorker, pool: str
+) -> None:
+    lane(pool)
+    bus.publish_many([("lane.heard", {"n": n}) for n in range(3)])
+    broker.journal.wait(3, agent="task_postrun")
+    order = ["task_prerun", "heard", "task_success", "task_postrun"]
+    for line in broker.journal.lines(agent="heard"):
+        told = [line, *broker.journal.lines(id=line["delivery"])]
+        assert [one["agent"] for one in sorted(told, key=lambda one: float(one["at"]))] == order
+        assert {one["pid"] for one in told} == {line["pid"]}
+
+
+def test_a_rate_limit_holds_async_handlers_back_too(bus: Pipeline, broker: Broker, lane: StartWorker) -> None:
+    lane()
+    bus.publish_many([("lane.limited", {"n": n}) for n in range(5)])
+    lines = broker.journal.wait(5, agent="limited")
+    assert lines[-1]["at"] - lines[0]["at"] >= 1.5
+
+
+def test_a_soft_end_lets_short_handlers_finish_and_cancels_the_others(
+    bus: Pipeline, broker: Broker, lane: StartWorker
+) -> None:
+    one = lane(options=("--", "worker.soft_shutdown_timeout=3"), environment=SOON)
+    bus.publish("lane.wait", {"until": "gate"})
+    bus.publish("lane.cancelled", {})
+    broker.journal.wait(1, agent="wait")
+    broker.journal.wait(1, agent="begun")
+    assert one.process is not None
+    one.process.send_signal(signal.SIGQUIT)
+    wait_for(lambda: "Initiating Soft Shutdown" in one.output(), "the soft end to begin")
+    open_gate(broker)
+    one.process.wait(timeout=60)
+    assert len(broker.journal.lines(agent="waited")) == 1
+    assert len(broker.journal.lines(agent="cleaned up")) == 1
+    assert set(attempts(bus, broker, "wait").values()) == {1}
+    assert backlog(bus, "agent.wait") == 0
+    wait_for(lambda: backlog(bus, "agent.cancelled") == 1, "the cancelled one to be in its queue again")
+
+
 # -- processes that die
 
 
