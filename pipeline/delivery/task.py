@@ -6,6 +6,8 @@ decode -> claim -> steps around the handler -> record with the effects -> send t
 from __future__ import annotations
 
 import logging
+import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -36,6 +38,9 @@ logger = Log(get_task_logger(__name__))
 
 #: Seconds between the soft time limit, which a handler may clean up after, and the kill.
 HARD_LIMIT_GRACE = 10.0
+#: Seconds in which other workers may take what one has handed on: on the embedded broker who acknowledges looks at the
+#: queues at once, before the others do, and would have it back each time.
+AFTER_YOU = 0.03
 
 
 class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
@@ -195,9 +200,10 @@ class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
         marks = {name: bus[name] for name in ("key", "routed") if name in bus}
         marks["handed"] = max(bus.get("handed", 0), 0) + 1
         headers = {**(self.request.headers or {}), "bus": self._signed(self.request.args[0], marks)}
-        return self._sent_again(
-            self.signature_from_request(self.request, countdown=delay, headers=headers), delay, error
-        )
+        handed_on = self.signature_from_request(self.request, countdown=delay, headers=headers)
+        outcome = self._sent_again(handed_on, delay, error)
+        aside(partial(time.sleep, AFTER_YOU))
+        return outcome
 
     def _sent_again(self, again: Signature, delay: float, error: BaseException) -> BaseException:
         is_eager = self.request.is_eager
