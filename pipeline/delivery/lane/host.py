@@ -56,8 +56,6 @@ class Host:
             task = celery.tasks[agent.task_name]
             if agent.is_async and not isinstance(task.books, Books):
                 type(task).books = books.setdefault(id(task.books), Books(task.books))
-        if bus.has_ledger:
-            _ = bus.ledger.secret  # read now: what is emitted on the loop is signed with it
         self.loop = bus.loop.running()
         Watch(self.loop, Host._trace.__code__, lambda frame: str(frame.f_locals["job"].name).removeprefix(AGENT_PREFIX))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import select
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -254,6 +255,8 @@ class Lane:
         for request in waiting:
             self._after(0, partial(self.give, request))
         if was_current:
+            if not home.handed:
+                time.sleep(TICK)  # what ends a process before it has done anything ends the next one too
             self._homes.append(Home(self._start()))
             self._listen(self._homes[-1])
         if len(lost) == 1 and not home.is_killed:

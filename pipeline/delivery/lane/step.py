@@ -25,7 +25,8 @@ logger = Log(get_logger(__name__))
 class LaneStep(StartStopStep):  # type: ignore[misc]  # celery's classes are untyped
     """Runs a lane beside the pool; it is stopped before the pool and after the consumer."""
 
-    requires = ("celery.worker.components:Pool",)
+    #: The sweeper has checked the ledger, and says readably what is wrong with it.
+    requires = ("celery.worker.components:Pool", "pipeline.workers.step:SweeperStep")
 
     def __init__(self, worker: Any, **options: Any) -> None:
         super().__init__(worker, **options)
@@ -42,6 +43,8 @@ class LaneStep(StartStopStep):  # type: ignore[misc]  # celery's classes are unt
         queues = worker.app.amqp.queues.consume_from
         if not any(agent.is_async and bus.names.queue_of(agent.name) in queues for agent in bus.agents):
             return
+        if bus.has_ledger:
+            _ = bus.ledger.secret  # a process that is forked has it then: what is emitted on the loop is signed with it
         limit = bus.settings.async_concurrency
         is_apart = isinstance(worker.pool, Prefork) and get_start_method() == "fork"
 
