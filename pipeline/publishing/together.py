@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 AT_ONCE, MOST = 2, 500
 #: Seconds, and the part of its timeout, that a call waits for others at most before it is published alone.
 PATIENCE, PART = 1.0, 0.5
-#: Threads that publish for tasks: one at a time, but for what has to be published alone.
-THREADS = 32
+#: Threads that publish events of tasks which have to be published alone, at most.
+ALONE = 32
 
 
 class Call:
@@ -111,7 +111,7 @@ class Together:
         self._lock = threading.RLock()
         self._waiting: deque[Call] = deque()
         self._under_way = 0
-        self._threads: Any = None
+        self._threads: dict[str, Any] = {}
 
     # -- threads
 
@@ -181,15 +181,21 @@ class Together:
         else:  # the tasks were cancelled
             self.leave()
 
-    def _submit(self, work: Callable[..., None], *arguments: object) -> bool:
-        """Let a thread do something for tasks; say whether there can be one: while Python ends, no task goes on."""
+    def _submit(self, work: Callable[..., None], *arguments: object, alone: bool = False) -> bool:
+        """Let a thread do something for tasks; say whether there can be one: while Python ends, no task goes on.
+
+        Arguments:
+            alone: whether that is one event's publication; then it holds up no batch.
+
+        """
+        name, number = ("pipeline-publish-alone", ALONE) if alone else ("pipeline-publish", min(self._at_once, ALONE))
         try:
-            if self._threads is None:
+            if name not in self._threads:
                 # Not before: to be imported for the first time while Python ends is an error.
                 from concurrent.futures import ThreadPoolExecutor
 
-                self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="pipeline-publish")
-            self._threads.submit(work, *arguments)
+                self._threads[name] = ThreadPoolExecutor(int(number), thread_name_prefix=name)
+            self._threads[name].submit(work, *arguments)
         except RuntimeError:
             return False
         return True
@@ -247,7 +253,7 @@ class Together:
             if not isinstance(call, TaskCall):
                 call.go_on()
             elif call.outcome is None:
-                self._submit(self._publish_alone, call)
+                self._submit(self._publish_alone, call, alone=True)
             else:
                 by_loop.setdefault(call.loop, []).append(call)
         for loop, calls in by_loop.items():
@@ -260,8 +266,8 @@ class Together:
     def close(self) -> None:
         """End the threads that publish for tasks when they have; the next task begins another one."""
         with self._lock:
-            threads, self._threads = self._threads, None
-        if threads is not None:
+            every, self._threads = self._threads, {}
+        for threads in every.values():
             threads.shutdown()
 
     # -- forks

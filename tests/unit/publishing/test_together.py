@@ -117,7 +117,7 @@ def crowd(together: Together, way: Way) -> Iterator[Crowd]:
 def test_one_alone_publishes_himself(together: Together, way: Way) -> None:
     assert [publish(together, way, number) for number in range(3)] == [0, 1, 2]
     assert way.batches == [[0], [1], [2]]
-    assert together._threads is None
+    assert together._threads == {}
 
 
 def test_who_comes_meanwhile_is_in_the_next_batch(crowd: Crowd, way: Way) -> None:
@@ -185,8 +185,10 @@ def test_who_gives_the_broker_another_time_is_in_another_batch(crowd: Crowd, way
     wait_for(lambda: len(crowd._together._waiting) == 3, "it waits", 20)
     crowd.go_on()
     assert [call.result(20) for call in calls] == [0, 1, 2]
-    assert way.batches[AT_ONCE:] == [[0, 1], [2]]
-    assert way.timeouts[-1] <= 50 < way.timeouts[-2] <= 60
+    # Two threads go on at once: which of them is the first to say so is nobody's promise.
+    (together, left), (alone, less) = sorted(zip(way.batches[AT_ONCE:], way.timeouts[AT_ONCE:], strict=True))
+    assert (together, alone) == ([0, 1], [2])
+    assert less <= 50 < left <= 60
 
 
 def test_a_batch_is_bounded(crowd: Crowd, way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,12 +223,15 @@ def test_nobody_waits_for_ever_in_a_crowd_with_errors(together: Together, way: W
 
 
 def test_tasks_share_few_batches(together: Together, way: Way) -> None:
+    before = set(threading.enumerate())
+
     async def main() -> list[Event]:
         return await asyncio.gather(*(together.publish(event(number), None) for number in range(100)))
 
     assert [one.data for one in asyncio.run(main())] == list(range(100))
     assert len(way.batches) <= 5, "one, and what came while it was under way"
-    assert len([one for one in threading.enumerate() if one.name.startswith("pipeline-publish")]) <= 2, "in turns"
+    mine = set(threading.enumerate()) - before
+    assert len([one for one in mine if one.name.startswith("pipeline-publish")]) <= 2, "in turns"
     together.close()
     assert [one.data for one in asyncio.run(main())] == list(range(100)), "another thread has begun"
     together.close()
