@@ -111,12 +111,21 @@ class Accident:
         """Let a crew work until all has settled in spite of the deaths."""
         wanted = len(self._keys) * len(CHAIN)
         seconds = 60 + 6 * len(self._keys)
-        crew.work_until(lambda: self._effects.number() >= wanted and self._effects.is_at_rest(), "all effects", seconds)
+
+        def is_over() -> bool:
+            # What was recorded in a group is there before each of its acks was to end a process.
+            dead = len(self._deaths()) == len(self._keys)
+            return dead and self._effects.number() >= wanted and self._effects.is_at_rest()
+
+        crew.work_until(is_over, "all deaths and effects", seconds)
+
+    def _deaths(self) -> set[str]:
+        return {path.name for path in self._broker.directory.glob("once-*")}
 
     def check(self) -> str:
         """Everybody who was to die has died, and each event took effect once at both agents; return the figures."""
         self._drain()
-        deaths = {path.name for path in self._broker.directory.glob("once-*")}
+        deaths = self._deaths()
         assert deaths == {f"once-{point_of(key)}-{key}" for key in self._keys}
         self._check_effects()
         self._check_runs()
