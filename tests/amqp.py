@@ -20,7 +20,8 @@ from pipeline.brokers.amqp.channel import Channel
 from pipeline.brokers.amqp.connection import Connection
 from pipeline.brokers.amqp.wire import TCPTransport
 
-DELIVER, ACK, CANCEL_OK = (60, 60), (60, 80), (60, 31)
+DELIVER, ACK, CANCEL_OK, CONSUME_OK, QOS_OK = (60, 60), (60, 80), (60, 31), (60, 21), (60, 11)
+OPEN_OK, CLOSE = (20, 11), (20, 40)
 TAG = "agents1"
 
 
@@ -124,9 +125,15 @@ class Line:
         self.connection.transport = self.transport
         self.connection.on_inbound_frame = frame_handler(self.connection, self.connection.on_inbound_method)
         self.connection.frame_writer = frame_writer(self.connection, self.transport)
-        self.channel: Any = channel(self.connection, 1)
-        self.channel.is_open = True
+        self._kind = channel
+        self.channel = self.another(1)
         self.listen(TAG, on_message or self.got.append)
+
+    def another(self, number: int) -> Any:
+        """Return a channel that is open."""
+        channel: Any = self._kind(self.connection, number)
+        channel.is_open = True
+        return channel
 
     def listen(self, tag: str, on_message: Callable[[Any], object]) -> None:
         """Let what comes with a consumer's tag be handed to a function."""

@@ -25,8 +25,11 @@ logger = Log(logging.getLogger(__name__))
 
 #: Bytes that are gathered before they are written.
 PIECE = 64 * 1024
-
-
+#: Answers after which consumers go on as before: deliveries that come before them wait.
+ASKED = (
+    spec.Channel.OpenOk, spec.Exchange.DeclareOk, spec.Exchange.BindOk, spec.Queue.DeclareOk, spec.Queue.BindOk,
+    spec.Basic.QosOk, spec.Basic.ConsumeOk, spec.Confirm.SelectOk,
+)  # fmt: skip
 #: A whole frame: kind, channel, size, Basic.Ack, delivery tag, whether all before it are meant too, end.
 _ACK = Struct(">BHIHHQBB")
 
@@ -43,10 +46,13 @@ class Patient:
     def wait(self, method: Any, callback: Any = None, timeout: float | None = None, returns_tuple: bool = False) -> Any:
         """Wait for an answer; raise ConnectionError when none comes, as the connection is of no use then."""
         connection = self.connection
-        if connection is None or connection.patience is None or timeout or connection.deadline is not None:
+        with contextlib.ExitStack() as stack:
+            if method in ASKED and connection is not None and connection.connected:
+                stack.enter_context(connection.asking())
+            if connection is not None and connection.patience and not timeout and connection.deadline is None:
+                stack.enter_context(connection.until(monotonic() + connection.patience))
+                timeout = None
             return super().wait(method, callback, timeout, returns_tuple)  # type: ignore[misc]  # a mixin: the class beside it has the method
-        with connection.until(monotonic() + connection.patience):
-            return super().wait(method, callback, None, returns_tuple)  # type: ignore[misc]  # a mixin: the class beside it has the method
 
 
 class Channel(Patient, Apart, pyamqp.Channel):  # type: ignore[misc]  # kombu's classes are untyped

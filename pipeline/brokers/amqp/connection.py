@@ -150,6 +150,16 @@ class Connection(Patient, pyamqp.Connection):  # type: ignore[misc]  # kombu's c
             if self._bell and self.connected and self.transport.unread.has_frame():
                 self._bell.ring()
 
+    @contextlib.contextmanager
+    def asking(self) -> Iterator[None]:
+        """Keep deliveries until what is asked meanwhile is answered: no handler runs within a wait."""
+        try:
+            with self.transport.unread.without_deliveries():
+                yield
+        finally:
+            if self._bell and self.connected and self.transport.unread.has_frame():
+                self._bell.ring()
+
     def drain_events(self, timeout: float | None = None) -> None:
         """Wait for something, and hand it over; raise TimeoutError when nothing comes within so many seconds."""
         if self._hands_over or not (self.after_burst or self._bell):

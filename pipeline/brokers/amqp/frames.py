@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
+from collections.abc import Iterator
 from functools import lru_cache
 from struct import Struct
 from typing import Any, NamedTuple
@@ -17,6 +19,7 @@ END, AROUND = 0xCE, 8
 #: The largest frame (bytes) until both sides have agreed on one.
 LARGEST = 131_072
 _BASIC, _DELIVER = 60, 60
+_DELIVERS = struct.pack(">HH", _BASIC, _DELIVER)
 _HEAD = Struct(">BHI")
 _METHOD = Struct(">BHIHHB")
 _TAG = Struct(">QBB")
@@ -61,6 +64,8 @@ class Unread:
         self.largest = LARGEST
         self.at = 0
         self._data = b""
+        self._aside: bytearray | None = None
+        self._delivering: set[int] = set()  # channels on which more of what was put aside is to come
 
     def add(self, data: bytes) -> None:
         """Put what has come behind what is there."""
@@ -77,6 +82,11 @@ class Unread:
 
         Raises FrameError for one that is too large, and UnexpectedFrame for one without an end.
         """
+        while (frame := self._cut()) is not None and self._aside is not None and self._is_of_delivery(frame):
+            self._aside += self._data[self.at - len(frame[2]) - AROUND : self.at]
+        return frame
+
+    def _cut(self) -> Frame | None:
         begin, end = self._next()
         if end - self.at >= self.largest:
             raise FrameError(f"a frame of {end + 1 - self.at:,} bytes has come; {self.largest:,} were agreed on")
@@ -87,6 +97,28 @@ class Unread:
         kind, channel, _ = _HEAD.unpack_from(self._data, self.at)
         self.at = end + 1
         return kind, channel, self._data[begin:end]
+
+    @contextlib.contextmanager
+    def without_deliveries(self) -> Iterator[None]:
+        """Let cut() pass over deliveries meanwhile; afterwards they are there again."""
+        if self._aside is not None:
+            yield
+            return
+        self._aside = bytearray()
+        try:
+            yield
+        finally:
+            self._data, self.at = bytes(self._aside) + self._data[self.at :], 0
+            self._aside = None
+            self._delivering.clear()
+
+    def _is_of_delivery(self, frame: Frame) -> bool:
+        kind, channel, payload = frame
+        if kind == METHOD and payload.startswith(_DELIVERS):
+            self._delivering.add(channel)
+        elif kind == METHOD:
+            self._delivering.discard(channel)
+        return kind in {METHOD, HEADER, BODY} and channel in self._delivering
 
     def _next(self) -> tuple[int, int]:
         """Return where the next frame's payload begins and ends; zeros as long as it does not say so."""

@@ -9,8 +9,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from struct import pack
+from types import SimpleNamespace
 from typing import Any
 
+import amqp
 import pytest
 from kombu.asynchronous import Hub
 
@@ -18,7 +21,21 @@ from pipeline.brokers.amqp import connection as connections
 from pipeline.brokers.amqp.transport import Transport
 from pipeline.brokers.amqp.wire import TLSTransport
 from pipeline.core import times
-from tests.amqp import CANCEL_OK, HEARTBEAT, TAG, Line, acked, event, method, said
+from tests.amqp import (
+    ACK,
+    CANCEL_OK,
+    CLOSE,
+    CONSUME_OK,
+    HEARTBEAT,
+    OPEN_OK,
+    QOS_OK,
+    TAG,
+    Line,
+    acked,
+    event,
+    method,
+    said,
+)
 from tests.tls import certificate
 
 MakeLine = Callable[..., Line]
@@ -187,6 +204,62 @@ def test_what_somebody_has_read_who_waited_for_an_answer_is_handed_over_by_the_l
     assert one.got == []
     assert not select.select([one.connection.sock], [], [], 0)[0], "no poll would show what was read"
     hub.run_once()
+    assert tags(one) == [1, 2]
+
+
+def test_no_handler_runs_while_somebody_asks_and_what_has_come_meanwhile_follows_in_order(
+    line: MakeLine, hub: Hub
+) -> None:
+    one = line()
+    attend(one, hub)
+    hub.run_once()
+    one.transport.unread.largest = 4096
+    early = said(event(), event("x" * 10_000), event(attempts=2), frame_max=4096)
+    half = said(event(), first=4)
+    cut = half.index(b"{}") - 3  # within the frame of the body
+    one.say(early + method(CONSUME_OK, b"\x05other") + half[:cut])
+    assert one.channel.basic_consume("q", "other") == "other"
+    assert one.got == []
+    one.say(half[cut:] + method(QOS_OK))
+    one.channel.basic_qos(0, 10, False)
+    assert one.got == []
+    assert not select.select([one.connection.sock], [], [], 0)[0], "no poll would show what was read"
+    hub.run_once()
+    assert tags(one) == [1, 2, 3, 4]
+
+
+def test_who_asks_amid_a_burst_is_answered_before_the_rest_of_it(line: MakeLine) -> None:
+    def work(message: Any) -> None:
+        one.got.append(message)
+        if message.delivery_tag == 1:
+            one.channel.basic_qos(0, 10, False)
+            one.got.append(SimpleNamespace(delivery_tag="asked"))
+
+    one = line(work)
+    one.burst(said(event(), event()) + method(QOS_OK) + said(event(), first=3))
+    assert tags(one) == [1, "asked", 2, 3]
+
+
+def test_what_is_between_an_answer_and_who_asked_is_no_deliverys(line: MakeLine) -> None:
+    one = line()
+    told = []
+    one.channel.events["basic_return"].add(lambda *said: told.append(said))
+    one.say(said(event()) + HEARTBEAT + method(ACK, pack(">QB", 7, 0)) + said(event(), first=2) + method(QOS_OK))
+    one.channel.events["basic_ack"].add(lambda *said: told.append(said))
+    one.channel.basic_qos(0, 10, False)
+    assert (told, one.got) == ([(7, False)], [])
+    one.connection.hand_over()
+    assert tags(one) == [1, 2]
+
+
+def test_a_refusal_of_what_was_asked_loses_nothing_that_came_before(line: MakeLine) -> None:
+    one = line()
+    refused = pack(">HB", 404, 2) + b"no" + pack(">HH", 60, 20)
+    other = one.another(2)
+    one.say(said(event(), event()) + method(CLOSE, refused, channel=2) + method(OPEN_OK, pack(">I", 0), channel=2))
+    with pytest.raises(amqp.NotFound):
+        other.basic_consume("q", "other")
+    one.connection.hand_over()
     assert tags(one) == [1, 2]
 
 
