@@ -59,6 +59,9 @@ class Site:
             task.books = Books(task.books, self.done)
         app.ledger.subscribers.register({agent.name: (agent.patterns, None) for agent in app.agents})
         app.ledger.workers.heartbeat(app.bus.worker_id)
+        #: What is to run again, and of which processes nothing counts.
+        self.again: list[Any] = []
+        self.forgotten: list[int] = []
         self.connection = SimpleNamespace(after_burst=[], flush=lambda: self.done.append("flush"))
         consumer = SimpleNamespace(
             app=app.celery, bus=app.bus, pool=pool, hostname="w1@test", inline=None, event_dispatcher=None,
@@ -66,6 +69,9 @@ class Site:
             disable_rate_limits=False, task_buckets=defaultdict(lambda: None), _maximum_prefetch_restored=True,
             call_soon_ack=lambda do, *about: do(*about), together=nullcontext,
             _restore_prefetch_count_after_connection_restart=lambda *_: None,
+            hub="a loop", controller=SimpleNamespace(time_limit=None, soft_time_limit=None, max_tasks_per_child=None),
+            returns=None, run_in_pool=lambda one: one.execute_using_pool(pool), on_task_request=self.again.append,
+            forget_process=self.forgotten.append,
         )  # fmt: skip
         self.way = short_way(consumer, self._by_celery)
 

@@ -14,7 +14,7 @@ from celery.utils.log import get_logger
 from celery.worker.consumer import Consumer
 
 from ..agents.agent import Agent
-from ..core.errors import EventTooLarge, InvalidEvent, LedgerError
+from ..core.errors import EventTooLarge, InvalidEvent, LedgerError, line_of
 from ..core.ids import Seal, delivery_id, derived_id
 from ..core.observe import Log, ended
 from ..core.routing import reaches
@@ -26,7 +26,7 @@ from .process.connected import Connected
 from .process.guarded import guard
 from .process.pool import keeping_what_was_given
 from .process.returns import Returns
-from .short import short_way
+from .short import ShortWay, short_way
 from .strays import Told
 
 logger = Log(get_logger(__name__))
@@ -67,11 +67,12 @@ class AgentConsumer(Connected):
         #: Runs a request in the pool.
         self.run_in_pool: Callable[[Any], None] = vars(self)["on_task_request"]
         self.on_task_request = self._admit
-        self._returns = Returns(lambda seconds, do: self.call_soon_ack(self.timer.call_after, seconds, do))
+        self.returns = Returns(lambda seconds, do: self.call_soon_ack(self.timer.call_after, seconds, do))
         self._told = Told()
         self._acks: deque[Callable[[], Any]] = deque()
         self._gates: dict[str, Gate] = {}
         self._lane: Lane | None = None
+        self._short: ShortWay | None = None
         self._open_gates()
 
     def _check_results(self) -> None:
@@ -107,7 +108,7 @@ class AgentConsumer(Connected):
                 self._gates[agent.task_name] = Gate(agent.max_concurrent, self.run_in_pool)
 
     def _admit(self, request: Any) -> None:
-        request.returns = self._returns
+        request.returns = self.returns
         gate = self._gates.get(request.name)
         if gate is None:
             self.run_in_pool(request)
@@ -143,7 +144,9 @@ class AgentConsumer(Connected):
         """Forget what waits when the connection is lost; what still runs leaves its old gate."""
         with keeping_what_was_given(self.pool):
             super().on_close()
-        self._returns.forget_waiting()
+        self.returns.forget_waiting()
+        if self._short is not None:
+            self._short.close()
         for gate in self._gates.values():
             gate.close()
         self._open_gates()
@@ -172,6 +175,15 @@ class AgentConsumer(Connected):
         connection = self.connection and self.connection._connection  # its property of that name would connect anew
         gathering: AbstractContextManager[Any] = getattr(connection, "together", nullcontext)()
         return gathering
+
+    def forget_process(self, pid: int) -> None:
+        """Let the ledger forget the attempts of a process that has died: one of many handlers has ended it."""
+        if not self.bus.has_ledger:
+            return
+        try:
+            self.bus.ledger.deliveries.release(self.bus.worker_id, pid)
+        except Exception as exc:  # each has spent an attempt then
+            logger.warning("the attempts that process %d has made count: %s", pid, line_of(exc))
 
     def on_decode_error(self, message: Any, exc: Exception) -> None:
         """Set aside what cannot be decoded; Celery would ack it."""
@@ -230,7 +242,7 @@ class AgentConsumer(Connected):
         def by_celery(message: Any, event: dict[str, Any], queue: str, run: Callable[[Any], Any] = run) -> None:
             self._by_celery(run, message, event, agents[queue], queue)
 
-        short = short_way(self, by_celery)
+        self._short = short = short_way(self, by_celery)
 
         def on_message(message: Any) -> None:
             queue = self.queue_of(message) or ""
@@ -245,8 +257,8 @@ class AgentConsumer(Connected):
                     self._give_up(message, agent, exc)
                 self.set_aside(message, exc)
                 return
-            if self._returns.since:
-                self._returns.since.pop(queue, None)
+            if self.returns.since:
+                self.returns.since.pop(queue, None)
             if event is None:
                 self._guarded(run, message)
             elif not short.takes(message, event, queue):
@@ -294,7 +306,7 @@ class AgentConsumer(Connected):
         """Give a message back to its queue after a pause."""
         logger.warning("a message goes back to %s after a pause: %s", queue, reason)
         give_back = partial(message.reject_log_error, logger, self.connection_errors, requeue=True)
-        self._returns.after_pause(queue, give_back)
+        self.returns.after_pause(queue, give_back)
 
     def _mention_another_ledger(self, message: Any, agent: Agent) -> None:
         """Log now and then that a publisher of the bus has another ledger: each side then knows half of the story."""

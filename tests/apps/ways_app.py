@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from typing import Any
 
 from celery import current_task
-from celery.signals import task_failure, task_retry
-from contract_app import app, is_open, journal  # type: ignore[import-not-found]
+from celery.signals import task_failure, task_postrun, task_retry, worker_process_init
+from contract_app import app, is_open, journal, once  # type: ignore[import-not-found]
 
 from pipeline import Context, Retry
 
@@ -50,6 +52,27 @@ def heard(data: Any, ctx: Context) -> None:
     journal("heard", ctx, data)
 
 
+@app.agent(on="way.shared", retry=Retry(max=1, base=0.05, cap=0.1))
+def shared(data: Any, ctx: Context) -> None:
+    """Be quick, but for what the data says."""
+    journal("shared", ctx, data, is_short=type(current_task.request).__name__ == "Current")
+    match data.get("do"):
+        case "die":
+            if once(ctx.delivery_id):
+                os.kill(os.getpid(), signal.SIGKILL)
+        case "die always":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "leave":
+            raise SystemExit
+        case "hang":
+            time.sleep(600)
+        case "fail":
+            raise RuntimeError("told to fail")
+        case "hold":
+            while not is_open("gate"):
+                time.sleep(0.02)
+
+
 def tell(sender: Any, signal: Any, **more: Any) -> None:
     ended = [str(more.get(name)) for name in ("exception", "reason", "args", "kwargs") if name in more]
     app.publish("way.heard", {"of": sender.name, "ended": ended, "id": sender.request.id})
@@ -57,3 +80,12 @@ def tell(sender: Any, signal: Any, **more: Any) -> None:
 
 task_failure.connect(tell, weak=False)
 task_retry.connect(tell, weak=False)
+
+
+def instrument(**_: Any) -> None:
+    """Hear of tasks in the processes of the pool, as tracers do."""
+    task_postrun.connect(lambda **_: None, weak=False)
+
+
+if "PROCESSES_WATCHED" in os.environ:
+    worker_process_init.connect(instrument, weak=False)

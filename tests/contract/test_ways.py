@@ -18,7 +18,7 @@ from tests.servers import wait_for
 pytestmark = [pytest.mark.usefixtures("nothing_disappears"), pytest.mark.bare]
 
 
-POOLS = pytest.mark.parametrize("pool", ["solo", "threads"])
+POOLS = pytest.mark.parametrize("pool", ["solo", "threads", "prefork"])
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from celery.bootsteps import StartStopStep
 from celery.concurrency.prefork import TaskPool as Prefork
 from celery.utils.log import get_logger
 
-from ...core.errors import line_of
 from ...core.observe import Log
 from ...core.times import monotonic
 from .lane import TICK, Lane
@@ -54,22 +53,12 @@ class LaneStep(StartStopStep):  # type: ignore[misc]  # celery's classes are unt
         consumer = worker.consumer
         most = worker.max_tasks_per_child if is_apart else None
         after = consumer.timer.call_after
-        self._lane = Lane(start, consumer.run_in_pool, self._forget, after, consumer.together, most)
+        self._lane = Lane(start, consumer.run_in_pool, consumer.forget_process, after, consumer.together, most)
         consumer.enter_lane(self._lane)
         where = "a process of their own" if is_apart else "a thread of this process"
         logger.info(
             "async agents run on an event loop in %s, %d of each at once unless an agent says otherwise", where, limit
         )
-
-    def _forget(self, pid: int) -> None:
-        """Let the ledger forget the attempts of a process that has died: one of many handlers has ended it."""
-        assert self._bus is not None
-        if not self._bus.has_ledger:
-            return
-        try:
-            self._bus.ledger.deliveries.release(self._bus.worker_id, pid)
-        except Exception as exc:  # each has spent an attempt then
-            logger.warning("the attempts that process %d has made count: %s", pid, line_of(exc))
 
     def stop(self, worker: Any) -> None:
         """Wait until the handlers that run have ended; the broker hears meanwhile that the worker lives."""

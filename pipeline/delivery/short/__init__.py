@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from celery.concurrency.prefork import TaskPool as Prefork
 from celery.concurrency.thread import TaskPool as ThreadPool
 
 from .burst import MOST, InBursts
+from .processes import InProcesses
 from .threads import InThreads
-from .way import ShortWay
+from .way import ShortWay as ShortWay
 
 
 def short_way(consumer: Any, by_celery: Callable[..., None]) -> ShortWay:
@@ -18,6 +20,8 @@ def short_way(consumer: Any, by_celery: Callable[..., None]) -> ShortWay:
     tells = hasattr(connection, "after_burst")
     if isinstance(consumer.pool, ThreadPool):
         way: InBursts = InThreads(consumer, by_celery, lambda: None, MOST if tells else 1)
+    elif isinstance(consumer.pool, Prefork):
+        way = InProcesses(consumer, by_celery, lambda: None, MOST if tells else 1)
     elif tells:
         way = InBursts(consumer, by_celery, getattr(connection, "flush", lambda: None))  # where acks are gathered
     else:

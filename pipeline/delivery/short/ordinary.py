@@ -7,6 +7,7 @@ from typing import Any
 
 from celery import Task
 from celery.app.trace import task_has_custom
+from celery.concurrency.prefork import TaskPool as Prefork
 from celery.concurrency.solo import TaskPool as SoloPool
 from celery.concurrency.thread import TaskPool as ThreadPool
 from celery.loaders.base import BaseLoader
@@ -22,17 +23,27 @@ CALLED_BY_CELERY = ("before_start", "on_success", "after_return", "start_strateg
 ORDINARY_MARKS = frozenset({"ledger"})
 
 
-def is_simple(agent: Agent, task: Any, pool: Any, app: Any) -> bool:
+def fits(consumer: Any) -> bool:
+    """Say whether a worker's deliveries may go the short way at all: its pool is one of three.
+
+    A time limit, and a number of tasks after which a process ends, are for each delivery, and count what Celery runs.
+    """
+    if not isinstance(consumer.pool, Prefork):
+        return isinstance(consumer.pool, (SoloPool, ThreadPool))
+    worker = consumer.controller
+    return bool(consumer.hub) and not (worker.time_limit or worker.soft_time_limit or worker.max_tasks_per_child)
+
+
+def is_simple(agent: Agent, task: Any, app: Any) -> bool:
     """Say whether an agent's deliveries may go the short way at all: nothing stands around them but our own.
 
     What instruments a worker (error trackers, tracers) puts its own `run` or `__call__` into the task.
     """
     loader = type(app.loader)
     return (
-        isinstance(pool, (SoloPool, ThreadPool))
-        and isinstance(task, DeliveryTask)
+        isinstance(task, DeliveryTask)
         and not isinstance(task, Surrounded)
-        and not (agent.is_async or agent.timeout or agent.max_concurrent or agent.members)
+        and not (agent.is_async or agent.timeout or agent.max_concurrent or agent.members or task.time_limit)
         and getattr(task.run, "__func__", None) is DeliveryTask.run
         and type(task).__call__ is Task.__call__  # which a worker has replaced itself
         and not any(task_has_custom(task, name) for name in CALLED_BY_CELERY)

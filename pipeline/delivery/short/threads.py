@@ -13,7 +13,8 @@ from celery.worker import state
 from ...ledger.deliveries import Claim, Delivery
 from ..delivery import Begun, Ended
 from .burst import InBursts
-from .way import ShortWay, Shown, Taken
+from .runs import Shown, Taken
+from .way import ShortWay
 
 
 class InThreads(InBursts):
@@ -68,8 +69,6 @@ class InThreads(InBursts):
                 self._count(taken)
                 taken.request.acknowledge()
 
-    def _lengthen(self, taken: Taken, begun: Begun | None = None) -> None:
-        self._record()
-        self._shown.hide()
+    def _go_long(self, taken: Taken, begun: Begun | None) -> None:
         state.task_ready(taken.request)
-        self._consumer.call_soon_ack(ShortWay._lengthen, self, taken, begun)
+        self._consumer.call_soon_ack(ShortWay._go_long, self, taken, begun)

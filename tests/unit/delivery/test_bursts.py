@@ -12,7 +12,7 @@ from celery.concurrency.solo import TaskPool
 
 from pipeline.core.errors import LedgerUnavailable
 from pipeline.delivery.delivery import NotRecordedError
-from pipeline.delivery.short import burst, way
+from pipeline.delivery.short import burst, runs
 from tests.bursts import Site, working
 from tests.records import rows
 
@@ -20,8 +20,7 @@ from tests.records import rows
 @pytest.fixture
 def site(tmp_path: Path, no_settings: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     with working(tmp_path, TaskPool()) as site:
-        for module in (way, burst):
-            monkeypatch.setattr(module, "monotonic", lambda: site.clock)
+        monkeypatch.setattr(runs, "monotonic", lambda: site.clock)
         yield site
 
 

@@ -10,6 +10,7 @@ import pytest
 from celery.concurrency.thread import TaskPool
 from celery.worker import state
 
+from pipeline.delivery.short import runs
 from tests.bursts import Site, working
 from tests.records import rows
 from tests.servers import wait_for
@@ -27,8 +28,7 @@ def pool() -> Iterator[TaskPool]:
 @pytest.fixture
 def site(tmp_path: Path, no_settings: None, pool: TaskPool, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     with working(tmp_path, pool) as site:
-        for module in ("way", "burst"):
-            monkeypatch.setattr(f"pipeline.delivery.short.{module}.monotonic", lambda: site.clock)
+        monkeypatch.setattr(runs, "monotonic", lambda: site.clock)
         yield site
 
 

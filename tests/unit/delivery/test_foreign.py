@@ -49,7 +49,7 @@ class Site:
         consumer.bus, consumer.connection_errors, consumer._queues_by_tag = app.bus, (), {"tag": QUEUE}
         consumer.channel_errors, consumer._told = (), Told()
         consumer.app, consumer.pool, consumer.connection = app.celery, None, None
-        self.returns = consumer._returns = Returns(lambda _, give_back: give_back())
+        self.returns = consumer.returns = Returns(lambda _, give_back: give_back())
         monkeypatch.setattr(AgentConsumer.__mro__[1], "create_task_handler", lambda *_: self._run)
         self._handle: Callable[[Any], None] = consumer.create_task_handler()
 

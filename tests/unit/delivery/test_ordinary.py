@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from celery import Task
 from celery.concurrency.base import BasePool
+from celery.concurrency.prefork import TaskPool as Prefork
 from celery.concurrency.solo import TaskPool as SoloPool
+from celery.concurrency.thread import TaskPool as ThreadPool
 
 from pipeline import Pipeline
 from pipeline.agents.agent import Agent
 from pipeline.brokers.expiry import DEADLINE
-from pipeline.delivery.short.ordinary import is_ordinary, is_simple
+from pipeline.delivery.short.ordinary import fits, is_ordinary, is_simple
 
 ORDINARY: dict[str, Any] = {
     "event": {"id": "1", "type": "order.placed", "targets": None, "bus": {"ledger": "one"}},
@@ -74,11 +77,11 @@ def app(tmp_path: Path, no_settings: None) -> Iterator[Pipeline]:
     one.close()
 
 
-def simple(app: Pipeline, pool: type[BasePool] = SoloPool) -> bool:
+def simple(app: Pipeline) -> bool:
     """Say whether the only agent of an app is simple."""
     app.celery.finalize()
     (agent,) = app.agents
-    return is_simple(agent, app.celery.tasks[agent.task_name], pool(), app.celery)
+    return is_simple(agent, app.celery.tasks[agent.task_name], app.celery)
 
 
 def handler(data: Any) -> None:
@@ -89,16 +92,42 @@ async def asynchronous(data: Any) -> None:
     """Do nothing, later."""
 
 
-def test_a_plain_agent_in_a_solo_worker_is_simple(app: Pipeline) -> None:
+def test_a_plain_agent_is_simple(app: Pipeline) -> None:
     app.agent(on="order.*")(handler)
     assert simple(app)
-    assert not simple(app, BasePool)
 
 
 @pytest.mark.parametrize("options", [{"timeout": 1.0}, {"max_concurrent": 1}])
 def test_an_agent_with_limits_is_not(app: Pipeline, options: dict[str, Any]) -> None:
     app.agent(on="order.*", **options)(handler)
     assert not simple(app)
+
+
+def test_an_agent_whose_task_has_a_time_limit_of_its_own_is_not(app: Pipeline) -> None:
+    app.agent(on="order.*")(handler)
+    app.celery.tasks["agent.handler"].time_limit = 5
+    assert not simple(app)
+
+
+def consumer(pool: type[BasePool], *, hub: object = "a loop", **limits: float) -> Any:
+    controller = SimpleNamespace(**{"time_limit": None, "soft_time_limit": None, "max_tasks_per_child": None, **limits})
+    return SimpleNamespace(pool=pool(), hub=hub, controller=controller)
+
+
+@pytest.mark.parametrize("pool", [SoloPool, ThreadPool, Prefork])
+def test_three_pools_have_a_short_way(pool: type[BasePool]) -> None:
+    assert fits(consumer(pool))
+    assert not fits(consumer(BasePool)), "a pool that nobody knows"
+
+
+@pytest.mark.parametrize("limit", ["time_limit", "soft_time_limit", "max_tasks_per_child"])
+def test_what_counts_for_each_task_of_a_process_has_none(limit: str) -> None:
+    assert not fits(consumer(Prefork, **{limit: 1}))
+    assert fits(consumer(SoloPool, **{limit: 1})), "there it never counted"
+
+
+def test_processes_without_a_loop_have_none() -> None:
+    assert not fits(consumer(Prefork, hub=None))
 
 
 def test_an_async_agent_is_not(app: Pipeline) -> None:

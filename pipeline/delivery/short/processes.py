@@ -1,0 +1,216 @@
+"""The short way in a pool of processes: each gets a share of what waits in one job, and says how all of it has ended.
+
+For Celery each delivery is a request like any other: remote control finds it, and its end is its request's own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import cache
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+from weakref import ref
+
+from billiard.exceptions import Terminated, WorkerLostError
+from celery import current_app
+from celery.app.task import Context as TaskContext
+from celery.app.trace import _localized, fast_trace_task, trace_task_ret
+from celery.exceptions import TaskRevokedError
+from celery.utils.nodenames import gethostname
+from celery.worker import state
+
+from ...core.times import monotonic
+from ..delivery import Begun
+from .burst import MOST, InBursts
+from .ordinary import is_simple
+from .runs import Runs, Simple, Taken, is_stopping
+from .way import SIGNALS
+
+#: How a delivery has ended, as Celery's tracer says it: whether it failed, its result, its seconds.
+Answer = tuple[int, Any, float]
+#: What the pool says of a process that has died; all else has happened to the answer on its way.
+DEATHS = (WorkerLostError, Terminated, SystemExit, KeyboardInterrupt)
+
+
+class Job(NamedTuple):
+    """A delivery for a process of the pool, as Celery gives it to one."""
+
+    task: str
+    id: str
+    request: dict[str, Any]
+    body: Any
+    content_type: str | None
+    content_encoding: str | None
+
+
+class Body(NamedTuple):
+    """What a process needs of a message."""
+
+    body: str
+
+
+class InProcesses(InBursts):
+    """Gives shares to the pool, as many at once as it has processes: what comes meanwhile makes the next ones larger.
+
+    What is not known to be quick is a share of its own.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._under_way = 0
+
+    def _deliver(self, taken: Taken) -> None:
+        taken.request = self._request(taken)
+        if taken.request is not None:
+            taken.request.returns = self._consumer.returns
+            state.task_reserved(taken.request)
+            super()._deliver(taken)
+
+    def run(self) -> None:
+        """Give the processes that have none a share each."""
+        while self._waiting and (free := self._consumer.pool.num_processes - self._under_way) > 0 and not is_stopping():
+            self._under_way += 1
+            self._consumer.run_in_pool(Share(self._consumer, self._next_share(free), self._goes_on))
+
+    def _next_share(self, free: int) -> list[Taken]:
+        if not self._waiting[0].goes_with_others:
+            return [self._waiting.pop(0)]
+        quick = [taken for taken in self._waiting if taken.goes_with_others]
+        share = quick[: min(MOST, math.ceil(len(quick) / free))]
+        given = {id(taken) for taken in share}
+        self._waiting = [taken for taken in self._waiting if id(taken) not in given]
+        return share
+
+    def _goes_on(self) -> None:
+        self._under_way -= 1
+        self.run()
+
+
+class Share:
+    """Deliveries that one process of the pool runs, one after the other.
+
+    Arguments:
+        then: called when it has ended.
+
+    """
+
+    def __init__(self, consumer: Any, some: Sequence[Taken], then: Callable[[], None]) -> None:
+        self._consumer, self._some, self._then = consumer, some, then
+        self._pid = 0
+
+    def execute_using_pool(self, pool: Any) -> None:
+        """Give it to the pool, as Celery does with a request; raise TaskRevokedError when nothing is left of it."""
+        self._some = [taken for taken in self._some if not taken.request.revoked()]
+        if not self._some:
+            self._consumer.call_soon_ack(self._then)
+            raise TaskRevokedError
+        requests = [taken.request for taken in self._some]
+        result = pool.apply_async(
+            run_share,
+            args=([
+                Job(each.name, each.id, each.request_dict, each.body, each.content_type, each.content_encoding)
+                for each in requests
+            ],),
+            accept_callback=self._accepted,
+            callback=self._ended,
+            error_callback=self._lost,
+            correlation_id=requests[0].id,
+        )  # fmt: skip
+        for request in requests:
+            request._apply_result = ref(result)
+
+    def _accepted(self, pid: int, when: float) -> None:
+        self._pid = pid
+        for taken in self._some:
+            taken.request.on_accepted(pid, when)
+
+    def _ended(self, told: tuple[Sequence[Answer], dict[str, float | None]]) -> None:
+        answers, means = told
+        with self._consumer.together():
+            for taken, answer in zip(self._some, answers, strict=True):
+                taken.simple.pace.mean = means.get(taken.request.name, taken.simple.pace.mean)
+                taken.request.on_success(answer)
+        self._then()
+
+    def _lost(self, error: Any, *_: Any, **__: Any) -> None:
+        """Let what ran in a process that has died run again, each alone; of several nobody knows who has ended it."""
+        has_died = isinstance(getattr(error.exception, "exc", error.exception), DEATHS)
+        if has_died and len(self._some) == 1:
+            self._some[0].request.on_failure(error)
+        else:
+            if has_died:
+                self._consumer.forget_process(self._pid)
+            for taken in self._some:
+                request = taken.request
+                if request._already_revoked or request._already_cancelled:
+                    request.on_failure(error)
+                elif not is_stopping():
+                    self._consumer.on_task_request(request)
+        self._then()
+
+
+def run_share(jobs: Sequence[Job]) -> tuple[list[Answer], dict[str, float | None]]:
+    """Run deliveries in this process of the pool; return how each has ended, and the mean seconds of their handlers."""
+    return _child().run_all(jobs)
+
+
+@cache
+def _child() -> InChild:
+    return InChild(current_app._get_current_object())
+
+
+class InChild(Runs):
+    """Runs shares in a process of the pool."""
+
+    def __init__(self, app: Any) -> None:
+        super().__init__(app.pipeline.bus)
+        self._trace = fast_trace_task if app.use_fast_trace_task else trace_task_ret
+        self._hostname = _localized[2] if _localized else gethostname()  # as Celery's tracer tells tasks
+        self._simple = {
+            agent.task_name: Simple(agent, task, "", None)
+            for agent in self._bus.agents
+            # What instruments tasks may do so in the processes alone.
+            if is_simple(agent, task := app.tasks[agent.task_name], app)
+        }
+        self._answers: dict[int, Answer] = {}
+
+    def run_all(self, jobs: Sequence[Job]) -> tuple[list[Answer], dict[str, float | None]]:
+        """Run deliveries, one after the other."""
+        self._answers = {}
+        mine: list[Taken] = []
+        is_watched = any(signal.receivers for signal in SIGNALS)
+        for number, job in enumerate(jobs):
+            simple = self._simple.get(job.task)
+            if simple is None or is_watched:
+                self._answers[number] = self._traced(job)
+            else:
+                marks = job.request["bus"]
+                event = {"id": marks["key"], "type": marks["type"], "bus": marks}
+                mine.append(Taken(simple, Body(job.body[0][0]), event, job.id, request=(number, job)))
+        self._deliver_some(mine)
+        means = {name: simple.pace.mean for name, simple in self._simple.items()}
+        return [self._answers[number] for number in range(len(jobs))], means
+
+    def _traced(self, job: Job) -> Answer:
+        answer: Answer = self._trace(*job)
+        return answer
+
+    def _is_stopping(self) -> bool:
+        return False  # the main process wants an answer to each
+
+    def _request(self, taken: Taken) -> Any:
+        _, job = taken.request
+        args, kwargs, _ = job.body
+        told = {**job.request, "args": args, "kwargs": kwargs, "hostname": self._hostname, "is_eager": False}
+        return SimpleNamespace(_context=TaskContext(told, called_directly=False))
+
+    def _end(self, taken: Taken) -> None:
+        self._tell_of_end(taken)
+        self._answers[taken.request[0]] = 0, "None", monotonic() - taken.started
+
+    def _go_long(self, taken: Taken, begun: Begun | None) -> None:
+        number, job = taken.request
+        if begun is not None:
+            job.request["begun"] = begun
+        self._answers[number] = self._traced(job)
