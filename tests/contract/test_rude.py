@@ -21,14 +21,21 @@ POOLS = pytest.mark.parametrize("pool", ["solo", "threads", "prefork"])
 def handle(bus: Pipeline, one: Worker, things: Iterable[str]) -> list[str]:
     """Let a worker handle things, and something after each; it is started anew when it has ended. Return the ends."""
 
-    def all_ended() -> bool:
+    def keep_running() -> None:
         if not one.is_running():
             one.start(wait=False)
+
+    def all_ended() -> bool:
+        keep_running()
         return [row["outcome"] in ENDED for row in rows(bus)] == [True] * len(events)
+
+    def is_empty() -> bool:
+        keep_running()  # one that was told to stop may have left a message that was sent again
+        return backlog(bus, "agent.rude") == backlog(bus, "agent.polite") == 0
 
     events = bus.publish_many([event for thing in things for event in (("rude.thing", thing), ("polite.thing", None))])
     wait_for(all_ended, lambda: f"an end of each of {[(row['agent'], row['outcome']) for row in rows(bus)]}", 180)
-    wait_for(lambda: backlog(bus, "agent.rude") == backlog(bus, "agent.polite") == 0, "empty queues")
+    wait_for(is_empty, "empty queues")
     assert {row["outcome"] for row in rows(bus, agent="polite")} == {"succeeded"}
     return [row["outcome"] for row in rows(bus, agent="rude")]
 
@@ -53,4 +60,5 @@ def test_what_a_process_does_not_outlive_ends_its_delivery_and_not_those_after_i
     one = worker(app="rude_app", pool=pool, concurrency=number, environment={**SOON, "PIPELINE_RECONCILE_AFTER": "5"})
     outcomes = handle(bus, one, DEADLY)
     assert len(outcomes) == len(DEADLY)
-    assert "has closed the descriptors of process" in one.output()
+    # Beside a thread that has closed all, the loop's own thread may be the first to fail.
+    assert pool == "threads" or "has closed the descriptors of process" in one.output()

@@ -78,9 +78,9 @@ def test_who_ends_his_process_runs_again_alone_and_the_others_lose_no_attempt(
     wait_for(lambda: all_ran(broker, others) and backlog(bus, "agent.shared") == 0, "the end of all", 90)
     wait_for(lambda: len(attempts(broker, culprit)) >= 2, "another attempt")
     if bus.has_ledger:
-        assert attempts(broker, culprit) == {"die": [1, 1]}.get(do, [1, 1, 2]), (
-            "what it did among others does not count"
-        )
+        among_others = [1, 1] if do == "die" else [1, 1, 2]  # the first one does not count
+        alone = [1, 2]
+        assert attempts(broker, culprit) in ([among_others] if broker.name == "rabbitmq" else [among_others, alone])
         assert all(set(attempts(broker, event)) == {1} for event in others)
 
 
