@@ -142,11 +142,11 @@ class AgentConsumer(Connected):
 
     def on_close(self) -> None:
         """Forget what waits when the connection is lost; what still runs leaves its old gate."""
+        if self._short is not None:
+            self._short.close()
         with keeping_what_was_given(self.pool):
             super().on_close()
         self.returns.forget_waiting()
-        if self._short is not None:
-            self._short.close()
         for gate in self._gates.values():
             gate.close()
         self._open_gates()

@@ -24,6 +24,7 @@ from .raised import info_of
 
 if TYPE_CHECKING:
     from .lane.lane import Lane
+    from .short.processes import Share
 
 logger = Log(get_logger(__name__))
 
@@ -69,18 +70,20 @@ class DeliveryRequest(Request):  # type: ignore[misc]  # celery's classes are un
     returns: Returns | None = None
     #: Where it runs, unless in the pool.
     lane: Lane | None = None
+    #: What it runs in together with others, instead of a job of its own.
+    share: Share | None = None
 
     def terminate(self, pool: Any, signal: Any = None) -> None:
         """End the handler: in the lane it is cancelled, and is revoked when that is how it ends."""
         if self.lane is None:
-            super().terminate(pool, signal)
+            super().terminate(self.share or pool, signal)
         else:
             self.lane.cancel(self, signals.signum(signal or TERM_SIGNAME))
 
     def cancel(self, pool: Any, signal: Any = None, emit_retry: bool = True) -> None:
         """End the handler because the worker ends; the broker gives the event to another one."""
         if self.lane is None:
-            super().cancel(pool, signal, emit_retry)
+            super().cancel(self.share or pool, signal, emit_retry)
         elif self.lane.cancel(self, 0):
             self._announce_cancelled(emit_retry=emit_retry)
 

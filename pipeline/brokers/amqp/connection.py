@@ -187,9 +187,15 @@ class Connection(Patient, pyamqp.Connection):  # type: ignore[misc]  # kombu's c
         return self._take(frame)
 
     def _wait(self, timeout: float | None) -> Frame:
-        with self.transport.having_timeout(timeout):
-            frame: Frame = self.transport.read_frame()
-            return frame
+        until = None if timeout is None else monotonic() + timeout
+        unread: Unread = self.transport.unread
+        while (frame := unread.cut()) is None:
+            if timeout is not None and timeout < 0:  # what has come meanwhile were deliveries, which wait
+                raise TimeoutError
+            with self.transport.having_timeout(timeout):
+                self.transport.read_more()
+            timeout = until if until is None else until - monotonic()
+        return frame
 
     def _take(self, frame: Frame) -> Any:
         """Let py-amqp decode a frame; raise FrameSyntaxError, which ends the connection, when it cannot."""

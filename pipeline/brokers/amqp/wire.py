@@ -12,7 +12,7 @@ from typing import Any
 from amqp import transport as sockets
 
 from ...core.times import monotonic
-from .frames import Frame, Unread
+from .frames import Unread
 
 #: Seconds that a call still gets whose time is up: what has arrived already is read.
 LEAST = 0.001
@@ -68,11 +68,9 @@ class _Bounded:
             else:
                 return
 
-    def read_frame(self, unpack: Any = None) -> Frame:
-        """Return the next frame as (kind, channel, payload), and wait until it is whole."""
-        while (frame := self.unread.cut()) is None:
-            self._keep(lambda: self.sock.recv(MOST))
-        return frame
+    def read_more(self) -> None:
+        """Read what comes next, and wait for it as long as the socket does."""
+        self._keep(lambda: self.sock.recv(MOST))
 
     def look(self) -> None:
         """Read what is there without waiting for it; raise TimeoutError when that is nothing."""

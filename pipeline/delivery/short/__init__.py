@@ -8,9 +8,9 @@ from typing import Any
 from celery.concurrency.prefork import TaskPool as Prefork
 from celery.concurrency.thread import TaskPool as ThreadPool
 
-from .burst import MOST, InBursts
 from .processes import InProcesses
 from .threads import InThreads
+from .way import MOST, InBursts
 from .way import ShortWay as ShortWay
 
 
@@ -19,11 +19,11 @@ def short_way(consumer: Any, by_celery: Callable[..., None]) -> ShortWay:
     connection: Any = getattr(consumer.connection, "connection", None)
     tells = hasattr(connection, "after_burst")
     if isinstance(consumer.pool, ThreadPool):
-        way: InBursts = InThreads(consumer, by_celery, lambda: None, MOST if tells else 1)
+        way: InBursts = InThreads(consumer, by_celery, None, MOST if tells else 1)
     elif isinstance(consumer.pool, Prefork):
-        way = InProcesses(consumer, by_celery, lambda: None, MOST if tells else 1)
+        way = InProcesses(consumer, by_celery, None, MOST if tells else 1)
     elif tells:
-        way = InBursts(consumer, by_celery, getattr(connection, "flush", lambda: None))  # where acks are gathered
+        way = InBursts(consumer, by_celery, getattr(connection, "flush", None))
     else:
         return ShortWay(consumer, by_celery)
     if tells:

@@ -6,11 +6,13 @@ For Celery each delivery is a request like any other: remote control finds it, a
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, suppress
 from functools import cache
+from signal import SIGKILL, SIGTERM
 from types import SimpleNamespace
 from typing import Any, NamedTuple
-from weakref import ref
 
 from billiard.exceptions import Terminated, WorkerLostError
 from celery import current_app
@@ -22,10 +24,9 @@ from celery.worker import state
 
 from ...core.times import monotonic
 from ..delivery import Begun
-from .burst import MOST, InBursts
 from .ordinary import is_simple
 from .runs import Runs, Simple, Taken, is_stopping
-from .way import SIGNALS
+from .way import MOST, SIGNALS, InBursts
 
 #: How a delivery has ended, as Celery's tracer says it: whether it failed, its result, its seconds.
 Answer = tuple[int, Any, float]
@@ -59,6 +60,7 @@ class InProcesses(InBursts):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._under_way = 0
+        self._is_closed = False
 
     def _deliver(self, taken: Taken) -> None:
         taken.request = self._request(taken)
@@ -71,7 +73,7 @@ class InProcesses(InBursts):
         """Give the processes that have none a share each."""
         while self._waiting and (free := self._consumer.pool.num_processes - self._under_way) > 0 and not is_stopping():
             self._under_way += 1
-            self._consumer.run_in_pool(Share(self._consumer, self._next_share(free), self._goes_on))
+            self._consumer.run_in_pool(Share(self, self._next_share(free)))
 
     def _next_share(self, free: int) -> list[Taken]:
         if not self._waiting[0].goes_with_others:
@@ -82,31 +84,62 @@ class InProcesses(InBursts):
         self._waiting = [taken for taken in self._waiting if id(taken) not in given]
         return share
 
-    def _goes_on(self) -> None:
+    def close(self) -> None:
+        """Forget what waits, and let nothing run again: the broker gives it to others."""
+        super().close()
+        self._is_closed = True
+
+    def ended(self) -> None:
+        """Go on with what waits: a share has ended."""
         self._under_way -= 1
         self.run()
 
+    def again(self, request: Any, *, was_lost: bool) -> None:
+        """Let a delivery of a share run alone, unless its message is others' by now."""
+        if self._is_closed or is_stopping():
+            state.task_ready(request)
+            return
+        state.active_requests.discard(request)
+        request.share = request.time_start = request.worker_pid = None
+        if not was_lost:  # what has begun it lives on: it is for the ledger like a message that has come again
+            request.delivery_info["redelivered"] = True
+        self._consumer.on_task_request(request)
+
+    def forget(self, pid: int) -> None:
+        """Let the attempts not count that a process has made which died with others' deliveries."""
+        if pid != os.getpid():  # as it is said of a job that no process had
+            self._consumer.forget_process(pid)
+
+    def together(self) -> AbstractContextManager[Any]:
+        """Return what lets all that is acknowledged meanwhile leave in one piece."""
+        found: AbstractContextManager[Any] = self._consumer.together()
+        return found
+
+    def soon(self, do: Callable[[], object]) -> None:
+        """Do something in the loop's thread."""
+        self._consumer.call_soon_ack(do)
+
 
 class Share:
-    """Deliveries that one process of the pool runs, one after the other.
+    """Deliveries that one process of the pool runs, one after the other; for Celery it is a request, and their pool."""
 
-    Arguments:
-        then: called when it has ended.
-
-    """
-
-    def __init__(self, consumer: Any, some: Sequence[Taken], then: Callable[[], None]) -> None:
-        self._consumer, self._some, self._then = consumer, some, then
+    def __init__(self, way: InProcesses, some: Sequence[Taken]) -> None:
+        self._way, self._some = way, some
+        self._pool: Any = None
         self._pid = 0
+        self._is_told_to_end = False
 
     def execute_using_pool(self, pool: Any) -> None:
         """Give it to the pool, as Celery does with a request; raise TaskRevokedError when nothing is left of it."""
         self._some = [taken for taken in self._some if not taken.request.revoked()]
         if not self._some:
-            self._consumer.call_soon_ack(self._then)
+            self._way.soon(self._way.ended)
             raise TaskRevokedError
+        self._pool = pool
         requests = [taken.request for taken in self._some]
-        result = pool.apply_async(
+        for request in requests:
+            request.share = self
+        pool.apply_async(
             run_share,
             args=([
                 Job(each.name, each.id, each.request_dict, each.body, each.content_type, each.content_encoding)
@@ -117,8 +150,15 @@ class Share:
             error_callback=self._lost,
             correlation_id=requests[0].id,
         )  # fmt: skip
-        for request in requests:
-            request._apply_result = ref(result)
+
+    def terminate_job(self, pid: int, signal: int) -> None:
+        """End the process, once: a second signal would cut off what is cleaned up after the first.
+
+        A signal that only interrupts would hit whoever runs; of several that may be another one than was meant.
+        """
+        if not self._is_told_to_end:
+            self._is_told_to_end = True
+            self._pool.terminate_job(pid, signal if len(self._some) == 1 or signal == SIGKILL else SIGTERM)
 
     def _accepted(self, pid: int, when: float) -> None:
         self._pid = pid
@@ -127,32 +167,41 @@ class Share:
 
     def _ended(self, told: tuple[Sequence[Answer], dict[str, float | None]]) -> None:
         answers, means = told
-        with self._consumer.together():
-            for taken, answer in zip(self._some, answers, strict=True):
-                taken.simple.pace.mean = means.get(taken.request.name, taken.simple.pace.mean)
-                taken.request.on_success(answer)
-        self._then()
+        try:
+            with self._way.together():
+                for taken, answer in zip(self._some, answers, strict=True):
+                    taken.simple.pace.mean = means.get(taken.request.name, taken.simple.pace.mean)
+                    taken.request.on_success(answer)
+        finally:
+            self._way.ended()
 
     def _lost(self, error: Any, *_: Any, **__: Any) -> None:
         """Let what ran in a process that has died run again, each alone; of several nobody knows who has ended it."""
         has_died = isinstance(getattr(error.exception, "exc", error.exception), DEATHS)
-        if has_died and len(self._some) == 1:
-            self._some[0].request.on_failure(error)
-        else:
+        try:
+            if has_died and len(self._some) == 1:
+                self._some[0].request.on_failure(error)
+                return
             if has_died:
-                self._consumer.forget_process(self._pid)
+                self._way.forget(self._pid)
             for taken in self._some:
                 request = taken.request
                 if request._already_revoked or request._already_cancelled:
                     request.on_failure(error)
-                elif not is_stopping():
-                    self._consumer.on_task_request(request)
-        self._then()
+                else:
+                    self._way.again(request, was_lost=has_died)
+        finally:
+            self._way.ended()
 
 
 def run_share(jobs: Sequence[Job]) -> tuple[list[Answer], dict[str, float | None]]:
     """Run deliveries in this process of the pool; return how each has ended, and the mean seconds of their handlers."""
-    return _child().run_all(jobs)
+    child = _child()
+    try:
+        return child.run_all(jobs)
+    except BaseException:
+        child.forget()
+        raise
 
 
 @cache
@@ -191,6 +240,12 @@ class InChild(Runs):
         self._deliver_some(mine)
         means = {name: simple.pace.mean for name, simple in self._simple.items()}
         return [self._answers[number] for number in range(len(jobs))], means
+
+    def forget(self) -> None:
+        """Let the attempts not count that this process has begun: what ends them is no handler's doing alone."""
+        if self._bus.has_ledger:
+            with suppress(Exception):  # then each has spent one
+                self._bus.ledger.deliveries.release(self._bus.worker_id, os.getpid())
 
     def _traced(self, job: Job) -> Answer:
         answer: Answer = self._trace(*job)

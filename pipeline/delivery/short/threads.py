@@ -12,9 +12,8 @@ from celery.worker import state
 
 from ...ledger.deliveries import Claim, Delivery
 from ..delivery import Begun, Ended
-from .burst import InBursts
 from .runs import Shown, Taken
-from .way import ShortWay
+from .way import InBursts, ShortWay
 
 
 class InThreads(InBursts):

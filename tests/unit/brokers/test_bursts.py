@@ -228,6 +228,37 @@ def test_no_handler_runs_while_somebody_asks_and_what_has_come_meanwhile_follows
     assert tags(one) == [1, 2, 3, 4]
 
 
+def test_the_rest_of_a_delivery_that_has_begun_does_not_wait(line: MakeLine) -> None:
+    one = line()
+    said_half = said(event("x" * 10_000))
+    head = said_half[: said_half.index(b"\x03\x00\x01")]  # up to the frame of the body
+    one.burst(head)
+    one.say(said_half[len(head) :] + method(QOS_OK))
+    one.channel.basic_qos(0, 10, False)  # py-amqp takes nothing else on that channel before
+    assert tags(one) == [1]
+
+
+def test_who_asks_waits_no_longer_for_his_answer_because_deliveries_come(line: MakeLine) -> None:
+    one = line()
+    one.connection.patience = 0.5
+    is_over = threading.Event()
+
+    def talk() -> None:
+        number = 0
+        while not is_over.wait(0.05):
+            number += 1
+            one.say(said(event(), first=number))
+
+    talking = threading.Thread(target=talk)
+    talking.start()
+    try:
+        with pytest.raises(ConnectionError, match="in time"):
+            one.channel.basic_qos(0, 10, False)
+    finally:
+        is_over.set()
+        talking.join()
+
+
 def test_who_asks_amid_a_burst_is_answered_before_the_rest_of_it(line: MakeLine) -> None:
     def work(message: Any) -> None:
         one.got.append(message)

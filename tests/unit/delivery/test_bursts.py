@@ -12,7 +12,7 @@ from celery.concurrency.solo import TaskPool
 
 from pipeline.core.errors import LedgerUnavailable
 from pipeline.delivery.delivery import NotRecordedError
-from pipeline.delivery.short import burst, runs
+from pipeline.delivery.short import runs, way
 from tests.bursts import Site, working
 from tests.records import rows
 
@@ -131,7 +131,7 @@ def test_a_worker_that_ends_leaves_to_the_broker_what_has_not_begun(site: Site) 
 
 def test_a_group_is_not_larger_than_what_may_run_again(site: Site) -> None:
     site.take("1")
-    done = site.take(*map(str, range(burst.MOST * 2 + 1)))
+    done = site.take(*map(str, range(way.MOST * 2 + 1)))
     assert [step for step in done if step.startswith("claim")] == ["claim_all 100", "claim_all 100", "claim_all 1"]
 
 

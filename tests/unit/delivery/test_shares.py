@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ from celery.exceptions import TaskRevokedError
 from celery.worker import state
 
 from pipeline.delivery.raised import info_of
-from pipeline.delivery.short import processes
-from pipeline.delivery.short.burst import MOST
+from pipeline.delivery.short import processes, runs
 from pipeline.delivery.short.processes import Job, Share, run_share
+from pipeline.delivery.short.way import MOST
 from tests.bursts import Site, working
+from tests.records import rows
 
 PROCESSES = 2
 
@@ -27,8 +29,13 @@ class Pool(TaskPool):  # type: ignore[misc]  # celery's classes are untyped
     def __init__(self) -> None:
         super().__init__(PROCESSES)
         self.given: list[tuple[list[Job], dict[str, Any]]] = []
+        self.told: list[tuple[int, int]] = []
 
     num_processes = PROCESSES  # type: ignore[assignment]  # a property of Celery's, which asks billiard
+
+    def terminate_job(self, pid: int, number: int) -> None:
+        """Note who is told to end."""
+        self.told.append((pid, number))
 
     def apply_async(self, target: Any, args: Any, **options: Any) -> object:
         """Keep a job."""
@@ -43,9 +50,10 @@ def pool() -> Pool:
 
 
 @pytest.fixture
-def site(tmp_path: Path, no_settings: None, pool: Pool) -> Iterator[Site]:
+def site(tmp_path: Path, no_settings: None, pool: Pool, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     processes._child.cache_clear()
     with working(tmp_path, pool) as site:
+        monkeypatch.setattr(runs, "monotonic", lambda: site.clock)
         yield site
     state.reset_state()
 
@@ -123,14 +131,18 @@ def test_nothing_is_given_any_more_to_a_worker_that_ends(site: Site, pool: Pool)
     assert sizes(pool) == [1]
 
 
-def test_a_share_of_which_all_is_revoked_leaves_its_place_to_another(site: Site, pool: Pool) -> None:
+def test_a_share_of_which_all_is_revoked_leaves_its_place_to_another(
+    site: Site, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     site.take("1", "2")
     site.hand_over("3")
-    (waiting,) = site.way._waiting  # type: ignore[attr-defined]
+    way: Any = site.way
+    (waiting,) = way._waiting
     gone: list[int] = []
+    monkeypatch.setattr(way, "ended", lambda: gone.append(1))
     state.revoked.add(waiting.id)
     with pytest.raises(TaskRevokedError):
-        Share(site.way._consumer, [waiting], lambda: gone.append(1)).execute_using_pool(pool)
+        Share(way, [waiting]).execute_using_pool(pool)
     assert gone == [1]
     state.revoked.clear()
 
@@ -155,3 +167,72 @@ def test_an_answer_that_is_lost_on_its_way_costs_nobody_his_delivery(site: Site,
     how["error_callback"](info_of(ValueError("no such thing to read")))
     assert [request.id for request in site.again] == [jobs[0].id]
     assert (site.forgotten, site.done) == ([], [])
+
+
+def lose(site: Site, pool: Pool, error: BaseException) -> list[Any]:
+    """Let the process of the share die that was given first; return the requests of the share."""
+    jobs, how = pool.given.pop(0)
+    how["accept_callback"](4711, 0.0)
+    found = [state.requests[job.id] for job in jobs]
+    how["error_callback"](info_of(error))
+    return found
+
+
+def test_what_was_lost_runs_again_as_if_it_had_never_run(site: Site, pool: Pool) -> None:
+    site.take("1")
+    run(site, pool)
+    site.take("2", "3", "4", "5")
+    lost = lose(site, pool, WorkerLostError("killed"))
+    assert site.again == lost
+    assert not any(request in state.active_requests for request in lost)
+    assert not any(request.time_start or request.worker_pid or request.delivery_info["redelivered"] for request in lost)
+
+
+def test_what_is_lost_after_its_connection_is_others_by_now(site: Site, pool: Pool) -> None:
+    site.take("1")
+    run(site, pool)
+    site.take("2", "3", "4", "5")
+    site.way.close()
+    lose(site, pool, WorkerLostError("killed"))
+    lose(site, pool, WorkerLostError("killed"))
+    assert site.again == []
+    assert not state.requests
+
+
+def test_what_begins_again_without_a_death_is_for_the_ledger_like_a_message_that_comes_again(
+    site: Site, pool: Pool
+) -> None:
+    site.take("1")
+    run(site, pool)
+    site.take("2", "3", "4", "5")
+    lost = lose(site, pool, ValueError("an answer that cannot be read"))
+    assert [request.delivery_info["redelivered"] for request in site.again] == [True] * len(lost)
+
+
+def test_a_process_is_told_once_to_end_and_never_only_interrupted(site: Site, pool: Pool) -> None:
+    site.take("1")
+    run(site, pool)
+    site.take("2", "3", "4", "5")
+    jobs, how = pool.given[0]
+    how["accept_callback"](4711, 0.0)
+    for job in jobs:
+        state.requests[job.id].cancel(pool, "USR1", emit_retry=False)
+    assert pool.told == [(4711, signal.SIGTERM)]
+
+
+def test_a_process_in_which_a_share_ends_with_an_error_forgets_what_it_has_begun(
+    site: Site, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.take("1")
+    run(site, pool)
+    site.take("2", "3")
+    jobs, _ = pool.given.pop(0)
+
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(processes.InChild, "_end", fail)
+    monkeypatch.setattr(processes.InChild, "_go_long", fail)
+    with pytest.raises(MemoryError):
+        run_share([Job(*job) for job in jobs])
+    assert {row["outcome"] for row in rows(site.app)} <= {"succeeded", "waiting"}
