@@ -34,7 +34,9 @@ def handed_on(delivery: Delivery) -> Paused | None:
     """Return how long a stray waits when nobody knows who wants it; None when it was handed on often enough."""
     if delivery.handed >= MOST:
         return None
-    return Paused(_about(min(SHORTEST * 1.2**delivery.handed, LONGEST_UNKNOWN)), WAITS.format(delivery.event.type))
+    # Two strays that came back in turns would go to the same two workers each time: RabbitMQ deals out in turns, too.
+    pause = random.uniform(0.05, 1.0) * min(SHORTEST * 1.2**delivery.handed, LONGEST_UNKNOWN)
+    return Paused(pause, WAITS.format(delivery.event.type))
 
 
 def ended(delivery: Delivery) -> Filtered:

@@ -199,7 +199,8 @@ def test_a_demo_that_is_interrupted_stops_its_worker(
         wait_for(lambda: workers_in(tmp_path), "the worker")
         running.send_signal(number)
         _, said = running.communicate(timeout=30)
-    assert running.returncode == code
+    # Killed by the signal while Python ends: a shell says the same of both.
+    assert running.returncode in {code, -number}
     assert said == ""
 
 

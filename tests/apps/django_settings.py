@@ -12,7 +12,8 @@ DATABASES = {
     "default": {
         "ENGINE": "django.db.backends.sqlite3",
         "NAME": str(Path(os.environ["PIPELINE_DIRECTORY"]).parent / "site.db"),
-        "OPTIONS": {"timeout": 30},
+        # Who reads first and then writes waits for nobody in SQLite, and fails at once when another one has written.
+        "OPTIONS": {"timeout": 30, "transaction_mode": "IMMEDIATE"},
     }
 }
 if "SITE_POSTGRESQL" in os.environ:

@@ -49,7 +49,7 @@ def test_hundreds_of_async_handlers_wait_at_once_and_sync_ones_go_on_beside_them
     bus: Pipeline, broker: Broker, lane: StartWorker, pool: str
 ) -> None:
     one = lane(pool)
-    more = "x" * 3000  # together more than a socket takes at once
+    more = "x" * 20_000  # together more than a socket takes at once
     events = bus.publish_many([("lane.wait", {"until": "gate", "more": more}) for _ in range(200)])
     broker.journal.wait(200, agent="wait")
     broker.journal.wait(200, agent="sync")

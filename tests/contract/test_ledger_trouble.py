@@ -86,9 +86,9 @@ def test_idle_connections_that_were_ended_are_noticed_before_they_are_used(
     def end_all() -> None:
         with engine_on(server.url, isolation_level="AUTOCOMMIT") as engine, engine.connect() as connection:
             others = f"pid <> pg_backend_pid() AND datname = '{ledger_url.rpartition('/')[2]}'"
-            connection.execute(text(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {others}"))
-            left = text(f"SELECT count(*) FROM pg_stat_activity WHERE {others}")
-            wait_for(lambda: connection.execute(left).scalar() == 0, "the connections to end")
+            end = text(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {others}")
+            # A thread that notes what was sent may be about to open one.
+            wait_for(lambda: not connection.execute(end).all(), "the connections to end")
 
     end_all()
     with database.session() as session:  # whoever uses it would have to begin anew
