@@ -71,7 +71,6 @@ class Site:
             _restore_prefetch_count_after_connection_restart=lambda *_: None,
             hub="a loop", controller=SimpleNamespace(time_limit=None, soft_time_limit=None, max_tasks_per_child=None),
             returns=None, run_in_pool=lambda one: one.execute_using_pool(pool), on_task_request=self.again.append,
-            forget_process=self.forgotten.append,
         )  # fmt: skip
         self.way = short_way(consumer, self._by_celery)
 

@@ -14,7 +14,7 @@ from celery.utils.log import get_logger
 from celery.worker.consumer import Consumer
 
 from ..agents.agent import Agent
-from ..core.errors import EventTooLarge, InvalidEvent, LedgerError, line_of
+from ..core.errors import EventTooLarge, InvalidEvent, LedgerError
 from ..core.ids import Seal, delivery_id, derived_id
 from ..core.observe import Log, ended
 from ..core.routing import reaches
@@ -175,15 +175,6 @@ class AgentConsumer(Connected):
         connection = self.connection and self.connection._connection  # its property of that name would connect anew
         gathering: AbstractContextManager[Any] = getattr(connection, "together", nullcontext)()
         return gathering
-
-    def forget_process(self, pid: int) -> None:
-        """Let the ledger forget the attempts of a process that has died: one of many handlers has ended it."""
-        if not self.bus.has_ledger:
-            return
-        try:
-            self.bus.ledger.deliveries.release(self.bus.worker_id, pid)
-        except Exception as exc:  # each has spent an attempt then
-            logger.warning("the attempts that process %d has made count: %s", pid, line_of(exc))
 
     def on_decode_error(self, message: Any, exc: Exception) -> None:
         """Set aside what cannot be decoded; Celery would ack it."""

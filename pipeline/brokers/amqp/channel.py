@@ -47,11 +47,11 @@ class Patient:
         """Wait for an answer; raise ConnectionError when none comes, as the connection is of no use then."""
         connection = self.connection
         with contextlib.ExitStack() as stack:
-            if method in ASKED and connection is not None and connection.connected:
+            if connection is not None and connection.connected and method in ASKED:
                 stack.enter_context(connection.asking())
-            if connection is not None and connection.patience and not timeout and connection.deadline is None:
+            may_last = connection is None or connection.patience is None or timeout or connection.deadline is not None
+            if not may_last:
                 stack.enter_context(connection.until(monotonic() + connection.patience))
-                timeout = None
             return super().wait(method, callback, timeout, returns_tuple)  # type: ignore[misc]  # a mixin: the class beside it has the method
 
 

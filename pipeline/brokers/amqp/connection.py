@@ -147,8 +147,12 @@ class Connection(Patient, pyamqp.Connection):  # type: ignore[misc]  # kombu's c
                     call()
         finally:
             self._hands_over = False
-            if self._bell and self.connected and self.transport.unread.has_frame():
-                self._bell.ring()
+            self._ring()
+
+    def _ring(self) -> None:
+        """Let the loop come back for what was read: no poll shows that."""
+        if self._bell and self.connected and self.transport.unread.has_frame():
+            self._bell.ring()
 
     @contextlib.contextmanager
     def asking(self) -> Iterator[None]:
@@ -157,8 +161,7 @@ class Connection(Patient, pyamqp.Connection):  # type: ignore[misc]  # kombu's c
             with self.transport.unread.without_deliveries():
                 yield
         finally:
-            if self._bell and self.connected and self.transport.unread.has_frame():
-                self._bell.ring()
+            self._ring()
 
     def drain_events(self, timeout: float | None = None) -> None:
         """Wait for something, and hand it over; raise TimeoutError when nothing comes within so many seconds."""

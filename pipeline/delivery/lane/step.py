@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from billiard import get_start_method
@@ -11,6 +12,7 @@ from celery.utils.log import get_logger
 
 from ...core.observe import Log
 from ...core.times import monotonic
+from ..process.deaths import forget
 from .lane import TICK, Lane
 from .lines import Apart, Here
 from .messages import Line
@@ -53,7 +55,7 @@ class LaneStep(StartStopStep):  # type: ignore[misc]  # celery's classes are unt
         consumer = worker.consumer
         most = worker.max_tasks_per_child if is_apart else None
         after = consumer.timer.call_after
-        self._lane = Lane(start, consumer.run_in_pool, consumer.forget_process, after, consumer.together, most)
+        self._lane = Lane(start, consumer.run_in_pool, partial(forget, bus), after, consumer.together, most)
         consumer.enter_lane(self._lane)
         where = "a process of their own" if is_apart else "a thread of this process"
         logger.info(

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Sequence
 from functools import cache
 from signal import SIGKILL, SIGTERM
 from types import SimpleNamespace
@@ -24,6 +23,7 @@ from celery.worker import state
 
 from ...core.times import monotonic
 from ..delivery import Begun
+from ..process.deaths import forget
 from .ordinary import is_simple
 from .runs import Runs, Simple, Taken, is_stopping
 from .way import MOST, SIGNALS, InBursts
@@ -73,7 +73,7 @@ class InProcesses(InBursts):
         """Give the processes that have none a share each."""
         while self._waiting and (free := self._consumer.pool.num_processes - self._under_way) > 0 and not is_stopping():
             self._under_way += 1
-            self._consumer.run_in_pool(Share(self, self._next_share(free)))
+            self._consumer.run_in_pool(Share(self._consumer, self, self._next_share(free)))
 
     def _next_share(self, free: int) -> list[Taken]:
         if not self._waiting[0].goes_with_others:
@@ -105,26 +105,12 @@ class InProcesses(InBursts):
             request.delivery_info["redelivered"] = True
         self._consumer.on_task_request(request)
 
-    def forget(self, pid: int) -> None:
-        """Let the attempts not count that a process has made which died with others' deliveries."""
-        if pid != os.getpid():  # as it is said of a job that no process had
-            self._consumer.forget_process(pid)
-
-    def together(self) -> AbstractContextManager[Any]:
-        """Return what lets all that is acknowledged meanwhile leave in one piece."""
-        found: AbstractContextManager[Any] = self._consumer.together()
-        return found
-
-    def soon(self, do: Callable[[], object]) -> None:
-        """Do something in the loop's thread."""
-        self._consumer.call_soon_ack(do)
-
 
 class Share:
     """Deliveries that one process of the pool runs, one after the other; for Celery it is a request, and their pool."""
 
-    def __init__(self, way: InProcesses, some: Sequence[Taken]) -> None:
-        self._way, self._some = way, some
+    def __init__(self, consumer: Any, way: InProcesses, some: Sequence[Taken]) -> None:
+        self._consumer, self._way, self._some = consumer, way, some
         self._pool: Any = None
         self._pid = 0
         self._is_told_to_end = False
@@ -133,7 +119,7 @@ class Share:
         """Give it to the pool, as Celery does with a request; raise TaskRevokedError when nothing is left of it."""
         self._some = [taken for taken in self._some if not taken.request.revoked()]
         if not self._some:
-            self._way.soon(self._way.ended)
+            self._consumer.call_soon_ack(self._way.ended)
             raise TaskRevokedError
         self._pool = pool
         requests = [taken.request for taken in self._some]
@@ -168,7 +154,7 @@ class Share:
     def _ended(self, told: tuple[Sequence[Answer], dict[str, float | None]]) -> None:
         answers, means = told
         try:
-            with self._way.together():
+            with self._consumer.together():
                 for taken, answer in zip(self._some, answers, strict=True):
                     taken.simple.pace.mean = means.get(taken.request.name, taken.simple.pace.mean)
                     taken.request.on_success(answer)
@@ -182,8 +168,8 @@ class Share:
             if has_died and len(self._some) == 1:
                 self._some[0].request.on_failure(error)
                 return
-            if has_died:
-                self._way.forget(self._pid)
+            if has_died and self._pid != os.getpid():  # which is said of a job that no process had
+                forget(self._consumer.bus, self._pid)
             for taken in self._some:
                 request = taken.request
                 if request._already_revoked or request._already_cancelled:
@@ -196,17 +182,17 @@ class Share:
 
 def run_share(jobs: Sequence[Job]) -> tuple[list[Answer], dict[str, float | None]]:
     """Run deliveries in this process of the pool; return how each has ended, and the mean seconds of their handlers."""
-    child = _child()
+    app = current_app._get_current_object()
     try:
-        return child.run_all(jobs)
-    except BaseException:
-        child.forget()
+        return _child(app).run_all(jobs)
+    except BaseException:  # it is no handler's doing alone
+        forget(app.pipeline.bus, os.getpid())
         raise
 
 
 @cache
-def _child() -> InChild:
-    return InChild(current_app._get_current_object())
+def _child(app: Any) -> InChild:
+    return InChild(app)
 
 
 class InChild(Runs):
@@ -238,14 +224,8 @@ class InChild(Runs):
                 event = {"id": marks["key"], "type": marks["type"], "bus": marks}
                 mine.append(Taken(simple, Body(job.body[0][0]), event, job.id, request=(number, job)))
         self._deliver_some(mine)
-        means = {name: simple.pace.mean for name, simple in self._simple.items()}
+        means = {taken.simple.task.name: taken.simple.pace.mean for taken in mine}
         return [self._answers[number] for number in range(len(jobs))], means
-
-    def forget(self) -> None:
-        """Let the attempts not count that this process has begun: what ends them is no handler's doing alone."""
-        if self._bus.has_ledger:
-            with suppress(Exception):  # then each has spent one
-                self._bus.ledger.deliveries.release(self._bus.worker_id, os.getpid())
 
     def _traced(self, job: Job) -> Answer:
         answer: Answer = self._trace(*job)

@@ -51,9 +51,9 @@ def pool() -> Pool:
 
 @pytest.fixture
 def site(tmp_path: Path, no_settings: None, pool: Pool, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    processes._child.cache_clear()
     with working(tmp_path, pool) as site:
         monkeypatch.setattr(runs, "monotonic", lambda: site.clock)
+        monkeypatch.setattr(type(site.app.ledger.deliveries), "release", lambda _, __, pid: site.forgotten.append(pid))
         yield site
     state.reset_state()
 
@@ -142,7 +142,7 @@ def test_a_share_of_which_all_is_revoked_leaves_its_place_to_another(
     monkeypatch.setattr(way, "ended", lambda: gone.append(1))
     state.revoked.add(waiting.id)
     with pytest.raises(TaskRevokedError):
-        Share(way, [waiting]).execute_using_pool(pool)
+        Share(way._consumer, way, [waiting]).execute_using_pool(pool)
     assert gone == [1]
     state.revoked.clear()
 
@@ -231,6 +231,7 @@ def test_a_process_in_which_a_share_ends_with_an_error_forgets_what_it_has_begun
     def fail(*_: object) -> None:
         raise MemoryError
 
+    monkeypatch.undo()
     monkeypatch.setattr(processes.InChild, "_end", fail)
     monkeypatch.setattr(processes.InChild, "_go_long", fail)
     with pytest.raises(MemoryError):
