@@ -9,7 +9,7 @@ ARGS ?=
 TESTERS ?= 3
 
 # A virtual environment whose Python has gone (upgraded, moved) is made anew; make looks at the marks before that.
-$(shell test -x $(BIN)/python || rm -f $(VENV)/.installed $(VENV)/.installed-dev)
+$(shell test -x $(BIN)/python || rm -f $(VENV)/.installed $(VENV)/.installed-crew $(VENV)/.installed-dev)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint bench faults versions setup-servers env clean
@@ -19,7 +19,7 @@ help: ## List the commands (this text)
 	@echo
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' Makefile
 
-demo: $(VENV)/.installed ## Set everything up in .venv and run the demo; ARGS goes to `pipeline demo`
+demo: $(VENV)/.installed$(if $(filter crew,$(ARGS)),-crew) ## Set everything up in .venv and run the demo; ARGS goes to `pipeline demo`, such as crew
 	@echo "Running: pipeline demo $(ARGS)"
 	@$(BIN)/pipeline demo $(ARGS)
 
@@ -73,10 +73,15 @@ $(VENV)/.installed: $(BIN)/python pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
 	@touch $@
 
+$(VENV)/.installed-crew: $(BIN)/python pyproject.toml
+	@echo "Installing pipeline and what the crew needs into $(VENV) (the first time takes a minute or so)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[crew]'
+	@touch $@ $(VENV)/.installed
+
 $(VENV)/.installed-dev: $(BIN)/python pyproject.toml
 	@echo "Installing pipeline and the developers' tools into $(VENV) (the first time takes a minute or two)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
-	@touch $@ $(VENV)/.installed
+	@touch $@ $(VENV)/.installed $(VENV)/.installed-crew
 
 .env:
 	@umask 077; while IFS= read -r line; do \

@@ -15,7 +15,7 @@ from typing import Any
 
 from pipeline.core.event import Encoded, new_event
 from pipeline.core.ids import delivery_id
-from pipeline.ledger.deliveries import Delivery, Success
+from pipeline.ledger.facts import Delivery, Success
 from pipeline.ledger.ledger import Ledger
 from pipeline.publishing.outbox import GRACE
 

@@ -15,6 +15,9 @@ from pipeline import Pipeline
 from .bare import queue as bare_queue
 from .workload import Work, data
 
+#: Seconds that filling may take.
+TIMEOUT = 60.0
+
 
 class Queues:
     """Some queues of one broker, through a connection of their own."""
@@ -31,7 +34,7 @@ class Queues:
         declared = (self._channel.queue_declare(queue.name, passive=True) for queue in self._queues)
         return sum(answer.message_count for answer in declared)
 
-    def wait(self, count: int, timeout: float = 60.0) -> None:
+    def wait(self, count: int, timeout: float = TIMEOUT) -> None:
         """Wait until `count` messages wait in them: then the broker has routed all that was published."""
         deadline = time.monotonic() + timeout
         while (found := self.count()) < count:
@@ -76,7 +79,7 @@ def fill_tasks(app: Celery, subscribers: int, executions: int) -> None:
     with app.connection_for_write() as connection, connection.channel() as channel:
         messages = [_task_message(app, channel, number % subscribers) for number in range(executions)]
         if hasattr(channel, "publish_many"):  # the embedded broker: one transaction
-            channel.publish_many(messages)
+            channel.publish_many(messages, time.monotonic() + TIMEOUT)
             return
         for message, exchange, routing_key in messages:
             channel.basic_publish(message, exchange, routing_key)

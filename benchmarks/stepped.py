@@ -1,6 +1,7 @@
 """The measured agent with a clock at every step of its deliveries. `celery -A benchmarks.stepped worker` runs it.
 
-A solo worker: deliveries run one after the other in its main thread, so that what no step has taken is Celery's part.
+A solo worker: deliveries run one after the other in its main thread, so that what no step has taken is the rest: the
+broker's input and output, decoding and validating, the worker's loop.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import Payload, Pipeline
-from pipeline.delivery.task import DeliveryTask
+from pipeline.delivery.short.way import ShortWay
 
 from . import agents
 from .steps import DELIVERING, Clock, watch
@@ -65,16 +66,14 @@ class Report:
         self._number = 0
         self._started = 0.0
         self._clock = Clock()
-        watch(self._clock, (*DELIVERING, ("task", DeliveryTask, "run")))
-        run = DeliveryTask.run
+        watch(self._clock, DELIVERING)
+        end = ShortWay._end
 
-        def counted(*args: Any) -> Any:
-            try:
-                return run(*args)
-            finally:
-                self._ended()
+        def counted(way: ShortWay, taken: Any) -> None:
+            end(way, taken)
+            self._ended()
 
-        DeliveryTask.run = counted  # type: ignore[method-assign,assignment]  # it is what is measured
+        ShortWay._end = counted  # type: ignore[method-assign]  # it is what is measured
 
     def _ended(self) -> None:
         self._number += 1

@@ -17,8 +17,10 @@ from pipeline.publishing.publisher import Publisher
 #: The method or function that each step of a delivery is, and where it is looked up.
 DELIVERING = (
     ("claim", Ledger, "claim"),
+    ("claim", Ledger, "claim_all"),
     ("handler", steps, "call"),
     ("record", Ledger, "succeed"),
+    ("record", Ledger, "succeed_all"),
     ("send", Publisher, "send_encoded"),
 )
 PUBLISHING = (

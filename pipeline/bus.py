@@ -8,11 +8,12 @@ import os
 import socket
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from .agents.agent import Agents
 from .brokers.topology import topology_of
+from .contracts.registry import Types
 from .core import forks
 from .core.errors import LedgerOff
 from .core.ids import new_id
@@ -24,8 +25,13 @@ if TYPE_CHECKING:
     from celery import Celery
 
     from .agents.loop import EventLoop, Lifespan
+    from .contracts.blobs.blobs import Blobs
     from .history.projections import Projections
+    from .ledger.bounding.budget import Budget
+    from .ledger.facts import Stop
     from .ledger.ledger import Ledger
+    from .limits.bounds import Bounds
+    from .limits.pauses import Pauses
     from .publishing.direct import Outgoing
     from .publishing.together import Together
     from .settings import Settings
@@ -82,11 +88,14 @@ class Bus:
         source: the CloudEvents source of what the app publishes.
         worker_id: who this process says it is, when it runs deliveries.
         agents: those that were declared.
+        types: what events look like.
         publisher: the way to the broker.
         spans: for those who measure what the bus does.
         pulse: of this process's loop, when it is a worker's.
         has_ledger: whether the setting `ledger_url` names a ledger, or leaves the default.
+        stop_running: lets handlers of this process, when it is a worker's, end whose tree was stopped.
         making: held while something of the rest is made.
+        budgets: those that were declared, by name.
         lifespans: what is entered on each event loop of async handlers before the first one, and left at its end.
 
     """
@@ -99,12 +108,15 @@ class Bus:
         self.source = f"/{celery.main or 'pipeline'}"
         self.name_worker()
         self.agents = Agents()
+        self.types = Types()
         self.spans = Spans()
         self.pulse = Pulse()
         self.publisher = Publisher(celery, settings, self.names)
         self.has_ledger = settings.has_ledger
+        self.stop_running: Callable[[Sequence[Stop]], object] = bool
         self.making = threading.RLock()
         self.lifespans: list[Lifespan] = []
+        self.budgets: dict[str, Budget] = {}
         atexit.register(_close, weakref.ref(self))
 
     def name_worker(self) -> None:
@@ -118,9 +130,12 @@ class Bus:
         """The ledger; raises LedgerOff when there is none."""
         if not self.has_ledger:
             raise LedgerOff("this needs a ledger, and the setting ledger_url is empty; unset it or name a database")
+        from .agents.wanting import wants
         from .ledger.ledger import Ledger
 
-        return Ledger(self.settings.effective_ledger_url, timeout=self.settings.ledger_timeout)
+        ledger = Ledger(self.settings.effective_ledger_url, timeout=self.settings.ledger_timeout, wants=wants)
+        ledger.waiting.budgets.declared = self.budgets
+        return ledger
 
     @MadeOnce
     def outbox(self) -> Outgoing:
@@ -128,10 +143,38 @@ class Bus:
         if self.has_ledger:
             from .publishing.outbox import Outbox
 
-            return Outbox(self.ledger, self.publisher)
+            return Outbox(self.ledger, self.publisher, self.agents.addressed)
         from .publishing.direct import Direct
 
-        return Direct(self.publisher)
+        return Direct(self.publisher, self.agents.addressed)
+
+    @MadeOnce
+    def blobs(self) -> Blobs:
+        """Where large content is kept."""
+        from .contracts.blobs.blobs import NO_LEDGER, Blobs, store_of
+
+        settings = self.settings
+        return Blobs(
+            store_of(settings.blob_store, settings.directory / "blobs"),
+            threshold=min(settings.blob_threshold, settings.max_event_bytes // 2),
+            largest=settings.max_blob_bytes,
+            ledger=lambda: self.ledger.id if self.has_ledger else NO_LEDGER,
+        )
+
+    @MadeOnce
+    def pauses(self) -> Pauses:
+        """What is paused; raises LedgerOff when there is no ledger."""
+        from .limits.pauses import Pauses
+
+        waiting = self.ledger.waiting
+        return Pauses(waiting.pauses, waiting.attempts)
+
+    @MadeOnce
+    def bounds(self) -> Bounds:
+        """Who has too much waiting."""
+        from .limits.bounds import Bounds
+
+        return Bounds(self.ledger.waiting.bounds if self.has_ledger else None)
 
     @MadeOnce
     def together(self) -> Together:

@@ -1,14 +1,24 @@
-"""Payloads of events that many systems of agents exchange, ready to use: tasks, agents, memory, oversight, tools."""
+"""Payloads of events that many systems of agents exchange, ready to use: tasks, agents, oversight, coordination.
+
+docs/families.md has all of them in one table.
+"""
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Any, Literal
 
+from pydantic import AwareDatetime
+
+from .core.announcements import ActionApproved as ActionApproved
+from .core.announcements import ActionEscalated as ActionEscalated
+from .core.announcements import ActionProposed as ActionProposed
+from .core.announcements import ActionVetoed as ActionVetoed
+from .core.announcements import BudgetExceeded as BudgetExceeded
 from .core.announcements import DeliveryDead as DeliveryDead
 from .core.announcements import DeliveryDropped as DeliveryDropped
 from .core.announcements import DeliveryErased as DeliveryErased
 from .core.announcements import DeliveryRequeued as DeliveryRequeued
+from .core.announcements import TreeCancelled as TreeCancelled
 from .core.event import Payload
 
 Json = Any
@@ -29,6 +39,14 @@ class TaskAssigned(Payload, type="task.assigned"):
     agent_id: str
 
 
+class TaskReceived(Payload, type="task.received"):
+    """A task has come to the agent that is to do it."""
+
+    task_id: str
+    agent_id: str
+    input: Json = None
+
+
 class TaskAcknowledged(Payload, type="task.acknowledged"):
     """An agent has accepted a task."""
 
@@ -37,7 +55,7 @@ class TaskAcknowledged(Payload, type="task.acknowledged"):
 
 
 class Metrics(Payload):
-    """What a task took."""
+    """What a task took: milliseconds, and tokens of a language model."""
 
     duration_ms: float
     tokens_used: int | None = None
@@ -63,6 +81,14 @@ class TaskFailed(Payload, type="task.failed"):
 
     task_id: str
     error: str
+
+
+class AgentInitialized(Payload, type="agent.initialized"):
+    """An agent was set up, with the model that it asks and what it can do."""
+
+    agent_id: str
+    model: str | None = None
+    capabilities: tuple[str, ...] = ()
 
 
 class AgentStarted(Payload, type="agent.started"):
@@ -106,7 +132,7 @@ class AgentSuspectedFailure(Payload, type="agent.suspected_failure"):
     """An agent has been silent for too long."""
 
     agent_id: str
-    last_seen: datetime
+    last_seen: AwareDatetime
 
 
 class AgentBackpressure(Payload, type="agent.backpressure"):
@@ -115,6 +141,26 @@ class AgentBackpressure(Payload, type="agent.backpressure"):
     agent_id: str
     queue_size: int
     dropped: int = 0
+
+
+class AgentResponse(Payload, type="agent.response"):
+    """What an agent answers to an event: how it went, the result, when, and after how many milliseconds."""
+
+    response_id: str
+    original_event_id: str
+    agent_id: str
+    status: Literal["success", "failure", "partial"]
+    result: Json = None
+    time: AwareDatetime
+    processing_time_ms: float
+
+
+class AgentError(Payload, type="agent.error"):
+    """An agent could not handle an event, or has failed on its own."""
+
+    agent_id: str
+    error: str
+    original_event_id: str | None = None
 
 
 class MemoryUpdated(Payload, type="memory.updated"):
@@ -138,30 +184,6 @@ class EmbeddingGenerated(Payload, type="embedding.generated"):
     subject_id: str
     model: str
     dimensions: int
-
-
-class ActionProposed(Payload, type="action.proposed"):
-    """An agent wants to do something that a human may have to approve."""
-
-    action_id: str
-    agent_id: str
-    action: str
-    params: dict[str, Json] = {}
-
-
-class ActionApproved(Payload, type="action.approved"):
-    """A proposed action may be done."""
-
-    action_id: str
-    by: str
-
-
-class ActionVetoed(Payload, type="action.vetoed"):
-    """A proposed action must not be done."""
-
-    action_id: str
-    by: str
-    reason: str | None = None
 
 
 class ScoreUpdated(Payload, type="score.updated"):
@@ -190,4 +212,52 @@ class ToolInvoked(Payload, type="tool.invoked"):
 class SystemShutdown(Payload, type="system.shutdown"):
     """Everything is asked to stop."""
 
+    reason: str | None = None
+
+
+class CollaborationRequest(Payload, type="collaboration.request"):
+    """Several agents are asked to work on something together; the pattern says how."""
+
+    collaboration_id: str
+    pattern: str
+    participants: tuple[str, ...]
+    payload: Json = None
+
+
+class CollaborationComplete(Payload, type="collaboration.complete"):
+    """A collaboration has ended: results and errors by participant, and when it began and ended."""
+
+    collaboration_id: str
+    pattern: str
+    participants: tuple[str, ...]
+    status: Literal["completed", "failed", "compensated"]
+    start: AwareDatetime
+    end: AwareDatetime
+    results: dict[str, Json] = {}
+    errors: dict[str, str] = {}
+
+
+class ChoreographyStart(Payload, type="choreography.start"):
+    """Agents begin to work on something, each on its own, by reacting to what the others emit."""
+
+    collaboration_id: str
+    participants: tuple[str, ...]
+    payload: Json = None
+
+
+class SagaStep(Payload, type="saga.step"):
+    """A step of a saga is to be done; results are those of the steps before it, by step."""
+
+    saga_id: str
+    step: str
+    input: Json = None
+    results: dict[str, Json] = {}
+
+
+class SagaCompensate(Payload, type="saga.compensate"):
+    """A step of a saga that was completed is to be undone; the result is what it came to."""
+
+    saga_id: str
+    step: str
+    result: Json = None
     reason: str | None = None

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from .brokers.urls import check_broker, check_results, file_url, scheme_of
-from .core.errors import ConfigError, nearest, without_passwords
+from .core.errors import ConfigError, nearest, to_install, without_passwords
 
 PREFIX = "PIPELINE_"
 #: Where settings are looked for, in the working directory, unless PIPELINE_CONFIG names a file.
 FILES = ("pipeline.toml", "config/pipeline.toml")
-URLS = ("broker_url", "result_backend", "ledger_url")
+URLS = ("broker_url", "result_backend", "ledger_url", "blob_store")
 LEDGERS = ("sqlite", "postgresql", "postgres")
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[\w./-]*)?", re.ASCII)
 
 
 class Settings(BaseSettings):
@@ -39,8 +42,15 @@ class Settings(BaseSettings):
             `directory`, empty means none.
         ledger_timeout: seconds to wait for a ledger that is locked or away.
         reconcile_after: seconds after which a delivery that is in no queue is sent again.
+        record_filtered: of which events that an agent's filter keeps back that is recorded: all, sampled or off.
+        filtered_sample: the share of those (0 to 1) that is recorded when they are sampled, by the events' ids.
         async_concurrency: how many handlers of each async agent without a `max_concurrent` a worker runs at once.
+        max_hops: how many events may lie between an event and the first of its correlation, before it is set aside.
         redis_visibility_timeout: seconds after which Redis gives a dead worker's events to another.
+        blob_store: where large content is kept: a directory, or s3://BUCKET/PREFIX; empty means `blobs` in `directory`.
+        blob_threshold: bytes up to which a blob's content travels in the event, never more than half of
+            `max_event_bytes`.
+        max_blob_bytes: the largest content of a blob, in bytes, both when publishing and when receiving.
 
     """
 
@@ -60,8 +70,14 @@ class Settings(BaseSettings):
     ledger_url: str | None = None
     ledger_timeout: float = Field(default=5.0, gt=0)
     reconcile_after: float = Field(default=60.0, gt=0)
+    record_filtered: Literal["all", "sampled", "off"] = "all"
+    filtered_sample: float = Field(default=0.01, ge=0, le=1)
     async_concurrency: int = Field(default=100, ge=1)
+    max_hops: int = Field(default=32, ge=1)
     redis_visibility_timeout: int = Field(default=3600, ge=1)
+    blob_store: str = ""
+    blob_threshold: int = Field(default=128 * 1024, ge=0)
+    max_blob_bytes: int = Field(default=64 * 1024 * 1024, ge=1, le=5 * 1024**3)  # S3 takes no more at once
 
     @field_validator("broker_url")
     @classmethod
@@ -82,6 +98,21 @@ class Settings(BaseSettings):
         scheme = scheme_of(value or "").partition("+")[0]
         if value and scheme not in LEDGERS:
             raise ValueError(f"unknown ledger scheme {scheme!r}; {nearest(scheme, LEDGERS)}")
+        return value
+
+    @field_validator("blob_store")
+    @classmethod
+    def _blob_store_is_known(cls, value: str) -> str:
+        scheme, is_url, rest = value.partition("://")
+        if is_url and scheme != "s3":
+            raise ValueError(f"unknown scheme {scheme!r}; write a directory, or s3://BUCKET/PREFIX")
+        if is_url and not _BUCKET.fullmatch(rest):
+            raise ValueError(
+                "write s3://BUCKET or s3://BUCKET/PREFIX; boto3 finds credentials and the server's address in "
+                "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL"
+            )
+        if is_url and find_spec("boto3") is None:
+            raise ValueError(f"s3:// needs the package boto3; {to_install('s3')}")
         return value
 
     @field_validator("directory")
@@ -135,6 +166,11 @@ class Settings(BaseSettings):
     def effective_result_backend(self) -> str:
         """The result backend to use: the one that is set, else a file in `directory`."""
         return self.result_backend or file_url((self.directory / "results.db").absolute())
+
+    @property
+    def filtered_share(self) -> float:
+        """The share of the events that filters keep back (0 to 1) of which that is recorded."""
+        return {"all": 1.0, "sampled": self.filtered_sample, "off": 0.0}[self.record_filtered]
 
     @property
     def has_ledger(self) -> bool:

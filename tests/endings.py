@@ -15,6 +15,7 @@ from pipeline import Event, Pipeline
 from pipeline.core.event import CONTENT_TYPE
 from pipeline.delivery.consumer import to_task_message
 from pipeline.delivery.poison import check_event
+from pipeline.delivery.process.guarded import guard
 from pipeline.delivery.process.returns import Returns
 from pipeline.publishing.link import wire_headers
 
@@ -38,6 +39,7 @@ def take(
     assert to_task_message(message, check_event(message, 10**9, app.ledger.seal), app.bus.agents[agent], queue)
     if in_canvas:
         message.headers["ignore_result"] = False
+    guard(task)
     kind = create_request_cls(
         symbol_by_name(task.Request), task, TaskPool(), "w1@test", None, trace=partial(trace_task_ret, app=app.celery)
     )

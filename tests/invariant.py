@@ -31,7 +31,7 @@ def nothing_has_disappeared(bus: Pipeline, broker: Broker) -> None:
 
     def is_accounted_for() -> bool:  # a broker needs a moment to see that a consumer has died
         left.clear()
-        left.update({agent: missing for agent, missing in _without_an_end(bus).items() if missing})
+        left.update({agent: missing for agent, missing in _without_an_end(bus, broker).items() if missing})
         for agent in list(left):
             left[agent] -= set(_in_the_broker(bus, broker, agent))
         return not any(left.values())
@@ -43,8 +43,12 @@ def nothing_has_disappeared(bus: Pipeline, broker: Broker) -> None:
         raise AssertionError(f"events have disappeared, by agent: {lost}") from None
 
 
-def _without_an_end(bus: Pipeline) -> dict[str, set[str]]:
-    """Return for each agent the events that are for it, and of which the ledger knows neither an end nor a next try."""
+def _without_an_end(bus: Pipeline, broker: Broker) -> dict[str, set[str]]:
+    """Return for each agent the events that are for it, and of which the ledger knows neither an end nor a next try.
+
+    What a worker on Redis has popped when it was killed, as at the end of a test, Redis knows nothing of:
+    reconciliation sends it again, as long as it has no delivery yet.
+    """
     with bus.ledger.database.reading() as connection:
         logged = connection.execute(select(events).where(events.c.replay.is_(None))).all()
         listeners = connection.execute(select(agents)).all()
@@ -63,6 +67,7 @@ def _without_an_end(bus: Pipeline) -> dict[str, set[str]]:
             and reaches(listener.name, patterns, event.type, targets_of(event.targets))
             and event.id not in waiting
             and not any(_has_an_end(row, again) for row in known[event.id, listener.name])
+            and (broker.name != "redis" or known[event.id, listener.name])
         }
     return missing
 

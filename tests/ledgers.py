@@ -16,7 +16,8 @@ from pipeline.core.event import Encoded, new_event
 from pipeline.core.ids import delivery_id
 from pipeline.core.outcome import Outcome
 from pipeline.core.times import SECOND
-from pipeline.ledger.deliveries import Delivery
+from pipeline.ledger.database.waiting import waits
+from pipeline.ledger.facts import Delivery
 from pipeline.ledger.ledger import Claim, Ledger
 from pipeline.workers.sweeper import Sweeper
 from tests.records import age, order, rows, settle
@@ -142,6 +143,12 @@ def move(ledger: Ledger, table: Table, seconds: float, column: str = "due") -> N
     """Let time pass for all rows of a table."""
     with ledger.database.transaction() as connection:
         connection.execute(update(table).values({column: table.c[column] - round(seconds * SECOND)}))
+
+
+def release(ledger: Ledger) -> int:
+    """Let the time pass for which deliveries are parked, and those go on; return how many."""
+    move(ledger, waits, 1000 * DAY / SECOND)
+    return ledger.waiting.waits.release_due()
 
 
 def reconcile(ledger: Ledger, after: float = AFTER) -> None:

@@ -12,7 +12,7 @@ from pipeline.core.event import Encoded, Event, new_event
 from pipeline.core.ids import delivery_id
 from pipeline.history.tree import EventNode, Trace
 from pipeline.ledger.database.rows import Write, join_ended, join_started
-from pipeline.ledger.deliveries import Delivery, Success
+from pipeline.ledger.facts import Delivery, Success
 from pipeline.ledger.ledger import Ledger
 
 START = datetime(2026, 1, 1, tzinfo=UTC)

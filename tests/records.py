@@ -12,11 +12,12 @@ from kombu import Queue
 from sqlalchemy import delete, select, update
 
 from pipeline import Context, Event, Payload, Pipeline
+from pipeline.core.event import new_event
 from pipeline.core.ids import delivery_id, derived_id
 from pipeline.core.times import SECOND
 from pipeline.ledger.database.migrate import upgrade
 from pipeline.ledger.database.tables import deliveries, events, outbox
-from pipeline.ledger.deliveries import Delivery, Success
+from pipeline.ledger.facts import Delivery, Success
 
 
 class Order(Payload, type="order.placed"):
@@ -114,6 +115,11 @@ def rows(app: Pipeline, table: Any = deliveries, **like: Any) -> list[dict[str, 
         app.bus.outbox.flush()
     with app.ledger.database.reading() as connection:
         return [dict(row) for row in connection.execute(query).mappings()]
+
+
+def publish_to(app: Pipeline, agent: str, type: str, many: Sequence[dict[str, Any]]) -> list[Event]:
+    """Publish events for one agent, in one go."""
+    return app.publish_many([new_event(type, data, source="/test", targets=(agent,)) for data in many])
 
 
 def event_ids(app: Pipeline) -> list[str]:

@@ -3,11 +3,13 @@
     python -m benchmarks.peers                       # a handler that does nothing, 1, 5 and 20 of them
     python -m benchmarks.peers --wait 1              # an async handler that waits a second, 500 at once
     python -m benchmarks.peers --ledger sqlite       # with this bus's ledger; the others have none
+    python -m benchmarks.peers --rate 50             # milliseconds from publish() to the handler, 50 a second
     python -m benchmarks.peers --only FastStream,prefork
 
 One worker process each, with the same window of messages; the queues were filled before. Timed is the span from the
 first to the last execution; CPU is that of the worker and its children in it. The median of the rounds counts, and the
-ratio of each to FastStream round by round.
+ratio of each to FastStream round by round. With --rate the queues are empty, and one process publishes, confirmed, to
+an idle worker: timed is from before the call to the handler's first line.
 """
 
 from __future__ import annotations
@@ -17,8 +19,8 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import monotonic, sleep
 
@@ -26,7 +28,7 @@ from .. import bare
 from ..databases import Database, Off, databases
 from ..progress import say
 from ..queues import fill_tasks, of_agents, of_tasks
-from ..samples import median, ratio
+from ..samples import median, percentile, ratio
 from ..servers import Broker, running, stop
 from ..tables import table
 from ..workers import FLAGS, ROOT, cpu_seconds, megabytes
@@ -36,6 +38,8 @@ from .scene import AT_ONCE, WAIT
 
 #: Seconds that one worker gets, and to stop in.
 TIMEOUT, GRACE = 60.0, 2.0
+#: The first messages at a steady rate, which are not counted.
+WARM_UP = 20
 BASE = "FastStream"
 
 
@@ -48,6 +52,7 @@ class Scene:
         ledger: where this bus's is made.
         wait: seconds that each handler waits.
         most: seconds after which a run that is not at its end is counted as it is.
+        rate: events per second that are published to an idle worker; 0 for queues that were filled before.
 
     """
 
@@ -57,15 +62,25 @@ class Scene:
     wait: float
     ledger: Database
     most: float
+    rate: float = 0.0
 
 
 @dataclass
 class Peer:
-    """A project: how its queues are filled, how its worker is started, and what came of it."""
+    """A project: how its queues are filled, how its worker is started, and what came of it.
+
+    Attributes:
+        pace: publishes one message to the first queue after each pause; None where that is not measured.
+        p50, p99: milliseconds.
+
+    """
 
     name: str
     fill: Callable[[Broker, Scene], None]
     command: Callable[[Scene], Sequence[str]]
+    pace: Callable[[str, int, Iterable[None]], None] | None = None
+    p50: list[float] = field(default_factory=list)
+    p99: list[float] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
     memory: list[float] = field(default_factory=list)
@@ -99,16 +114,18 @@ def _fill_bare(broker: Broker, scene: Scene) -> None:
     queues.wait(scene.executions)
 
 
-def peers(scene: Scene) -> list[Peer]:
-    """Return those that take part in a scene."""
+def _others(scene: Scene) -> list[Peer]:
+    """Return the other projects, FastStream first."""
 
     def of(fill: Callable[[str, int, int], None]) -> Callable[[Broker, Scene], None]:
         return lambda broker, scene: fill(broker.url, scene.subscribers, scene.executions)
 
     number = str(scene.at_once)
     threads = "8" if scene.wait else "1"
-    found = [
-        Peer(BASE, of(faststream_app.fill), lambda _: _python("benchmarks.peers.faststream_app")),
+    return [
+        Peer(
+            BASE, of(faststream_app.fill), lambda _: _python("benchmarks.peers.faststream_app"), faststream_app.pace
+        ),
         Peer(
             "taskiq", of(taskiq_app.fill),
             lambda scene: _python(
@@ -121,13 +138,25 @@ def peers(scene: Scene) -> list[Peer]:
             lambda scene: _python("dramatiq", "benchmarks.peers.dramatiq_app:broker", "-p", "1", "-t", threads),
         ),
     ]  # fmt: skip
+
+
+def peers(scene: Scene) -> list[Peer]:
+    """Return those that take part in a scene."""
+    found = _others(scene)
     if scene.wait:
         return [
             *found,
             Peer("this bus, nothing else given", _fill_bus, lambda _: _bus()),
             Peer("this bus, -P solo", _fill_bus, lambda _: _bus("-P", "solo")),
         ]  # fmt: skip
-    window = ("--prefetch-multiplier", number)
+    window = ("--prefetch-multiplier", str(scene.at_once))
+    if scene.rate:
+        return [
+            found[0],
+            Peer("this bus, solo", _fill_bus, lambda _: _bus("-P", "solo"), bus_app.pace),
+            Peer("this bus, 10 threads", _fill_bus, lambda _: _bus("-P", "threads", "-c", "10"), bus_app.pace),
+            Peer("this bus, nothing else given", _fill_bus, lambda _: _bus(), bus_app.pace),
+        ]
     return [
         *found,
         Peer("bare Celery, solo", _fill_bare, lambda _: _celery("bare", "-P", "solo", *window)),
@@ -150,7 +179,7 @@ def _prefork(scene: Scene) -> Sequence[str]:
 
 
 def run(peer: Peer, broker: Broker, scene: Scene) -> None:
-    """Fill the queues, let a worker empty them, and note how fast."""
+    """Fill the queues, let a worker empty them, and note how fast; or publish to an idle one, and note how late."""
     with tempfile.TemporaryDirectory(prefix="bench-peers-") as directory, scene.ledger.address() as ledger:
         place = Path(directory)
         environment = {
@@ -159,7 +188,7 @@ def run(peer: Peer, broker: Broker, scene: Scene) -> None:
             LEDGER: ledger,
         }  # fmt: skip
         os.environ.update({name: environment[name] for name in (LEDGER, WAIT, AT_ONCE)})
-        peer.fill(broker, scene)
+        peer.fill(broker, replace(scene, executions=scene.subscribers) if scene.rate else scene)
         records = Records(place / "records")
         with (place / "log").open("wb") as log:
             worker = subprocess.Popen(
@@ -168,6 +197,10 @@ def run(peer: Peer, broker: Broker, scene: Scene) -> None:
             )  # fmt: skip
         try:
             records.wait(1, TIMEOUT)
+            if peer.pace is not None and scene.rate:
+                sleep(GRACE)  # so that no start-up is measured
+                peer.pace(broker.url, scene.subscribers, _pauses(scene))
+                records.wait(scene.executions + 1, TIMEOUT)
             began, cpu = monotonic(), cpu_seconds(worker.pid)
             while records.count() < scene.executions and monotonic() - began < scene.most:
                 sleep(0.01)
@@ -177,10 +210,30 @@ def run(peer: Peer, broker: Broker, scene: Scene) -> None:
             raise SystemExit(f"{peer.name}: {exc}; its log ends: {(place / 'log').read_text()[-2000:]}") from exc
         finally:
             stop(worker, GRACE)
-        times = [executed for _, executed in records.read()]
+        read = records.read()
+    _note(peer, scene, read, cpu)
+
+
+def _note(peer: Peer, scene: Scene, read: Sequence[tuple[float, float]], cpu: float) -> None:
+    """Keep what a run has shown: how late handlers were, or how many a second, each for how much CPU."""
+    if scene.rate:
+        late = [(executed - sent) * 1000 for sent, executed in read if sent][WARM_UP:]
+        peer.p50.append(percentile(late, 50))
+        peer.p99.append(percentile(late, 99))
+        say(f"{peer.name}: p50 {peer.p50[-1]:.2f} ms, p99 {peer.p99[-1]:.2f} ms")
+        return
+    times = [executed for _, executed in read]
     peer.rates.append((len(times) - 1) / (times[-1] - times[0] + scene.wait))
     peer.cpu.append(cpu / len(times) * 1e6)
     say(f"{peer.name}: {peer.rates[-1]:,.0f}/s, {peer.cpu[-1]:,.0f} us of CPU each")
+
+
+def _pauses(scene: Scene) -> Iterator[None]:
+    """Wait before each message, so that the rate is steady."""
+    began = monotonic()
+    for number in range(scene.executions):
+        sleep(max(began + number / scene.rate - monotonic(), 0))
+        yield
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -190,11 +243,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--executions", type=int, default=5000, help="of each run (default 5000)")
     parser.add_argument("--at-once", type=int, help="messages in hand (default 100; 500 with --wait)")
     parser.add_argument("--wait", type=float, default=0.0, help="seconds that each handler waits (default 0)")
+    parser.add_argument("--rate", type=float, default=0.0, help="events per second, for --executions of them")
     parser.add_argument("--ledger", choices=("off", "sqlite", "postgresql"), default="off", help="of this bus")
     parser.add_argument("--only", default="", help="contenders, by parts of their names, comma-separated")
     parser.add_argument("--repeats", type=int, default=3, help="rounds (default 3)")
     options = parser.parse_args(arguments)
-    numbers = [1] if options.wait else [int(number) for number in options.subscribers.split(",")]
+    numbers = [1] if options.wait or options.rate else [int(number) for number in options.subscribers.split(",")]
     wanted = [part.lower() for part in options.only.split(",") if part]
     with running("rabbitmq") as broker, databases() as (found, skipped):
         ledgers: dict[str, Database] = {"off": Off(), **{one.name.lower(): one for one in found}}
@@ -204,13 +258,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
             scene = Scene(
                 number, options.executions - options.executions % number,
                 options.at_once or (500 if options.wait else 100), options.wait, ledgers[options.ledger], 20.0,
+                options.rate,
             )  # fmt: skip
             everybody = [one for one in peers(scene) if not wanted or any(part in one.name.lower() for part in wanted)]
             for _ in range(options.repeats):
                 for peer in everybody:
                     run(peer, broker, scene)
             print(f"\n{broker.version}, {number} handlers, {options.ledger} ledger, {scene.at_once} messages in hand\n")
-            print(_table(everybody))
+            print(_times(everybody) if scene.rate else _table(everybody))
 
 
 def _table(everybody: Sequence[Peer]) -> str:
@@ -224,6 +279,19 @@ def _table(everybody: Sequence[Peer]) -> str:
         for one in everybody
     ]  # fmt: skip
     return table(["", "executions/s", "CPU us", "MB", f"of {base.name}'s rate"], rows)
+
+
+def _times(everybody: Sequence[Peer]) -> str:
+    """Return how late handlers were, beside those of the first one."""
+    base = everybody[0]
+    rows = [
+        [
+            one.name, f"{median(one.p50):.2f}", f"{median(one.p99):.2f}",
+            str(ratio(one.p50, base.p50)), str(ratio(one.p99, base.p99)),
+        ]
+        for one in everybody
+    ]  # fmt: skip
+    return table(["", "p50 ms", "p99 ms", f"p50 of {base.name}'s", f"p99 of {base.name}'s"], rows)
 
 
 if __name__ == "__main__":

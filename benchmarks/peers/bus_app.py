@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from pipeline import Pipeline
@@ -35,6 +37,14 @@ def fill(address: str, number: int, executions: int) -> None:
     """Publish as many events as make `executions` deliveries, to queues that are there already."""
     app = build(address, number, os.environ.get(LEDGER, ""))
     app.publish_many([Work(**data()) for _ in range(executions // number)])
+    app.close()
+
+
+def pace(address: str, number: int, pauses: Iterable[None]) -> None:
+    """Publish one confirmed event after each pause, with the time at which that began."""
+    app = build(address, number, os.environ.get(LEDGER, ""))
+    for _ in pauses:
+        app.publish(Work(**data(monotonic())))
     app.close()
 
 

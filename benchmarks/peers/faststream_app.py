@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
+from time import monotonic
 from typing import Any
 
 from faststream import FastStream
@@ -46,6 +48,17 @@ def fill(address: str, number: int, executions: int) -> None:
                         for each in range(first, min(first + 200, executions))
                     )
                 )
+
+    asyncio.run(publish())
+
+
+def pace(address: str, number: int, pauses: Iterable[None]) -> None:
+    """Publish one confirmed message to the first queue after each pause, with the time at which that began."""
+
+    async def publish() -> None:
+        async with RabbitBroker(address, log_level=30) as broker:
+            for _ in pauses:
+                await broker.publish(data(monotonic()), "faststream0", persist=True)
 
     asyncio.run(publish())
 

@@ -4,25 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 from weakref import WeakKeyDictionary
 
+from ..contracts.blobs.blob import may_hold_blobs
 from ..core.errors import LedgerOff, PipelineError
-from ..core.event import Event, Payload, new_event
+from ..core.event import Content, Event, Payload, content_of, new_event
 from ..core.ids import caused_id, delivery_id
+from ..core.outcome import Outcome
 from ..core.times import due_time
 from .effects import NOTHING, Effects, Later
+from .pausing.emitted import check_same
 from .strand import aside, current, wait
+from .waiting import Pausing, Waiting
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
+    from ..contracts.registry import Types
+    from ..core.announcements import ActionProposed
+    from ..ledger.bounding.budget import Spending
     from ..ledger.database.database import Database
     from ..ledger.database.rows import Write
     from ..ledger.ledger import Ledger
+    from ..ledger.waiting.wait import Wait
+
 
 #: Which handler on an event loop may write, of those that have asked: one at a time on SQLite.
 _TURNS: WeakKeyDictionary[Database, asyncio.Lock] = WeakKeyDictionary()
@@ -33,7 +43,7 @@ def turn_of(database: Database) -> asyncio.Lock | None:
     return _TURNS.setdefault(database, asyncio.Lock()) if database.is_sqlite else None
 
 
-class Context:
+class Context(Pausing):
     """What a handler knows about its delivery, and how it emits further events.
 
     Threads of one handler may share it, until the delivery ends: what comes later is refused. A test of a handler makes
@@ -49,25 +59,10 @@ class Context:
     """
 
     __slots__ = (
-        "_asking",
-        "_by_hand",
-        "_closing",
-        "_ended",
-        "_events",
-        "_later",
-        "_ledger",
-        "_mutex",
-        "_opening",
-        "_priority",
-        "_rows",
-        "_source",
-        "agent",
-        "attempt",
-        "delivery_id",
-        "event",
-        "opened_session",
-        "replay",
-    )
+        "_asking", "_before", "_blobs", "_by_hand", "_closing", "_ended", "_events", "_has_begun", "_later",
+        "_ledger", "_mutex", "_next", "_opening", "_priority", "_rows", "_source", "_spending", "_types", "agent",
+        "attempt", "batch", "delivery_id", "event", "opened_session", "replay", "waiting",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -80,12 +75,14 @@ class Context:
         *,
         replay: bool = False,
         ledger: Ledger | None = None,
+        types: Types | None = None,
+        blobs: dict[str, Any] | None = None,
+        emitted: int = 0,
     ) -> None:
-        self.event = event
-        self.agent = agent
-        self.delivery_id = delivery_id
-        self.attempt = attempt
-        self.replay = replay
+        self.event, self.agent, self.delivery_id = event, agent, delivery_id
+        self.attempt, self.replay = attempt, replay
+        #: The events that the handler is called with, once that is known.
+        self.batch: tuple[Event, ...] = ()
         self.opened_session: Session | None = None
         self._events: list[Event] = []
         self._later: list[Later] = []
@@ -96,15 +93,20 @@ class Context:
         self._ended = False
         #: What is emitted gets its id from its position: only one thread at a time may take one.
         self._mutex = threading.Lock()
-        self._source = source
-        self._priority = priority
-        self._ledger = ledger
+        self._source, self._priority = source, priority
+        self._ledger, self._types, self._blobs = ledger, types, blobs
         self._by_hand = False
+        #: What an earlier run has emitted before it was parked is out: the same events are not sent again.
+        self._before = emitted
+        self._next = 0
+        self._has_begun = False
+        self.waiting: Waiting | None = None
+        self._spending: Spending | None = None
 
     @classmethod
     def for_test(
         cls,
-        what: Event | Payload,
+        what: Event | Payload | Sequence[Event | Payload],
         *,
         agent: str = "test",
         attempt: int = 1,
@@ -114,18 +116,26 @@ class Context:
         """Return a context for calling a handler in a test, without the bus; `published` is what it has emitted.
 
         Arguments:
-            what: the event that is delivered, or its payload.
+            what: the event that is delivered, or its payload; of a batch a list of them.
             agent: the agent's name.
             attempt: which attempt it is to be.
             replay: whether the event is to be replayed.
             session: what the handler gets as `ctx.session`; whoever makes it commits, rolls back and closes it.
 
         """
-        event = what if isinstance(what, Event) else new_event(what, source="/test")
+        given = [what] if isinstance(what, (Event, Payload)) else what
+        events = tuple(one if isinstance(one, Event) else new_event(one, source="/test") for one in given)
+        event = events[0]
         id, source = delivery_id(event.key, agent), f"/test/agent/{agent}"
         context = cls(event, agent, id, attempt, source, None, replay=replay)
         context.opened_session, context._by_hand = session, True
+        context.batch = events
         return context
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """The events that the handler is called with, the oldest first; one, unless the agent takes batches."""
+        return self.batch or (self.event,)
 
     @property
     def published(self) -> tuple[Event, ...]:
@@ -211,6 +221,7 @@ class Context:
         priority: int | None = None,
         subject: str | None = None,
         targets: tuple[str, ...] = (),
+        metadata: Mapping[str, Any] | None = None,
         delay: float | timedelta | None = None,
         at: datetime | None = None,
     ) -> Event:
@@ -220,37 +231,116 @@ class Context:
             what: a typed payload, or an event type that `data` goes with.
             data: any JSON value.
             priority: 1 (most urgent) to 10; default the agent's, else that of the event handled.
+            metadata: what is added to that of the event handled, or replaced in it.
             delay: seconds (or a timedelta) until it is published; needs a ledger.
             at: the time at which it is published, as an aware datetime; needs a ledger.
 
-        Raises InvalidEvent at once when the event does not validate, and PipelineError when the delivery has ended.
+        Raises InvalidEvent at once when the event does not validate, PipelineError when the delivery has ended, and
+        BlobMissing or BlobUnavailable when the content of a blob cannot be kept.
 
         """
-        due = None if delay is None and at is None else due_time(delay, at)
-        if due is not None and self._ledger is None and not self._by_hand:
-            raise LedgerOff("delay= and at= need a ledger, and the setting ledger_url is empty")
+        due = self._due(delay, at)
+        content = self._kept(what, data)
+        self._begin()
         with self._mutex:
             self._check_open("ctx.publish()")
+            position = self._next
             event = new_event(
-                what,
-                data,
+                content,
+                None if content is not what else data,
                 source=self._source,
                 cause=self.event,
-                id=caused_id(
-                    self.delivery_id,
-                    len(self._events) + len(self._later),
-                    self._ledger.secret if self._ledger is not None else b"",
-                ),
+                id=caused_id(self.delivery_id, position, self._ledger.secret if self._ledger is not None else b""),
                 priority=self._priority if priority is None else priority,
                 subject=subject,
                 targets=targets,
+                metadata=metadata,
+                version=self._types.newest(what) if self._types and isinstance(what, str) else Payload.schema_version,
             )
-            if due is None:
-                self._events.append(event)
-            else:
+            self._next += 1  # what was refused takes no position
+            if due is not None:
                 event = event.evolve(time=due)
-                self._later.append(Later(event, due))
-            return event
+            is_out = position < self._before
+            if not is_out:
+                self._events.append(event) if due is None else self._later.append(Later(event, due))
+        if is_out:
+            check_same(self._ledger, event)
+        return event
+
+    def _due(self, delay: float | timedelta | None, at: datetime | None) -> datetime | None:
+        """Return when an event is to be published, if not now."""
+        due = None if delay is None and at is None else due_time(delay, at)
+        if due is not None and self._ledger is None and not self._by_hand:
+            raise LedgerOff("delay= and at= need a ledger, and the setting ledger_url is empty")
+        return due
+
+    def _begin(self) -> None:
+        """Begin with the events where an earlier run has begun: after those whose steps were forgotten."""
+        if self._before and not self._has_begun:
+            _, first = self._waits("ctx.publish()").forgotten()
+            with self._mutex:
+                self._next += 0 if self._has_begun else first
+                self._has_begun = True
+
+    def _waits(self, what: str) -> Waiting:
+        with self._mutex:
+            self._check_open(what)
+            if self._ledger is None and not self._by_hand:
+                raise LedgerOff(f"{what} needs a ledger, and the setting ledger_url is empty")
+            if self.waiting is None:
+                about = self.event, self.delivery_id, self.agent
+                self.waiting = Waiting(self._ledger, *about, self._propose, self._blobs)
+            return self.waiting
+
+    def _propose(self, proposal: ActionProposed) -> bool:
+        """Emit what somebody is to decide; say whether an earlier run has not done so already."""
+        self._begin()
+        is_new = self._next >= self._before
+        self.publish(proposal)
+        return is_new
+
+    @property
+    def budget(self) -> Spending:
+        """What the delivery may spend: `reserve()` before, `settle()` after, and `left`.
+
+        Raises LedgerOff without a ledger.
+        """
+        if self._spending is None:
+            self._spending = self._waits("ctx.budget").spending(self.agent, self.attempt)
+        return self._spending
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the delivery's tree was stopped: nothing that the handler emits goes out, so it may end now.
+
+        It asks the ledger each time: meant for a long sync handler, now and then. Always False without a ledger.
+        """
+        ledger = self._ledger
+        if ledger is None:
+            return False
+        outcome, _ = aside(partial(ledger.deliveries.state, self.delivery_id))
+        return outcome is Outcome.CANCELLED
+
+    @property
+    def begun_wait(self) -> Wait | None:
+        """The wait that has ended the handler, if one has."""
+        return None if self.waiting is None else self.waiting.begun
+
+    @property
+    def emitted(self) -> int:
+        """How many events the delivery has emitted so far, those before an earlier wait included."""
+        return max(self._next, self._before)
+
+    @property
+    def emitted_before(self) -> int:
+        """How many events it had emitted before this attempt: before earlier waits."""
+        return self._before
+
+    def _kept(self, what: Payload | str, data: Any) -> Payload | str | Content:
+        """Return what an event is to say, whose large content is kept first, while the event loop goes on."""
+        if not isinstance(what, Payload) or not may_hold_blobs(type(what)):
+            return what
+        return aside(partial(content_of, what, data, self._blobs))
 
     def write(self, row: Write) -> None:
         """Let a row be written together with the delivery's success; without a ledger there is nowhere to."""

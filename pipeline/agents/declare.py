@@ -4,26 +4,42 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
 import re
-from collections.abc import Callable, Iterable
-from datetime import datetime
-from typing import Any, get_type_hints
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import Any, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter
 from pydantic.errors import PydanticUserError
 
-from ..core.errors import InvalidAgent, InvalidPattern
+from ..contracts.registry import payloads_in
+from ..core.door.dids import flaw_of_did
+from ..core.errors import InvalidAgent, InvalidEvent, InvalidFilter, InvalidPattern, nearest
 from ..core.event import Event, Payload
-from ..core.retry import Retry
+from ..core.limits.batch import Batch
+from ..core.limits.limit import Limit, OnDead, Order, names_of
+from ..core.limits.single import Debounce, Singleton, When
+from ..core.observe import Log
+from ..core.retry import HOLD, POLICIES, Bound, Breaker, Retry
+from ..core.times import seconds_of
 from ..core.topics import check_pattern
 from .agent import Agent, Handler, P, R
 from .context import Context
+from .filters import Filter, Where, check_kinds, check_paths, parse
+from .filters.paths import parse_path
+
+logger = Log(logging.getLogger(__name__))
 
 #: What an agent may listen to: a topic pattern, a payload class, or several.
 Subscription = str | type[Payload]
 
 #: The options of an agent, as users write them.
-OPTIONS = ("on", "name", "retry", "rate_limit", "timeout", "max_concurrent", "priority", "since")
+OPTIONS = (
+    *("on", "name", "retry", "rate_limit", "timeout", "max_concurrent", "priority", "since", "where", "did"),
+    *("scope", "breaker", "max_waiting", "overflow", "max_age"),
+    *("limit", "order_by", "on_dead", "batch", "singleton", "debounce"),
+)
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 _RATE = re.compile(r"\d+(\.\d+)?(/[smh])?")
 
@@ -39,6 +55,19 @@ def declare(
     max_concurrent: int | None = None,
     priority: int | None = None,
     since: datetime | int | None = None,
+    did: str | None = None,
+    where: Where = None,
+    scope: str | Iterable[str] = (),
+    breaker: Breaker | None = None,
+    max_waiting: int | None = None,
+    overflow: str = HOLD,
+    max_age: float | timedelta | str | None = None,
+    limit: Limit | Iterable[Limit] | None = None,
+    order_by: str | None = None,
+    on_dead: OnDead | None = None,
+    batch: Batch | None = None,
+    singleton: Singleton | When | None = None,
+    debounce: Debounce | float | timedelta | str | None = None,
 ) -> Agent[P, R]:
     """Check the options and the handler's signature, and return the agent they describe.
 
@@ -50,6 +79,49 @@ def declare(
             f"{name!r} is not an agent name; use a lower-case letter, then up to 62 letters, digits, '_' and '-', "
             "and pass name='...' where the handler has no such name"
         )
+    _check_numbers(name, rate_limit, timeout, max_concurrent, priority)
+    _check_since(name, since)
+    if did is not None and (flaw := flaw_of_did(did)):
+        raise InvalidAgent(f"agent {name!r}: did={did!r} is no decentralized identifier: {flaw}")
+    if breaker is not None and not isinstance(breaker, Breaker):
+        raise InvalidAgent(f"agent {name!r}: breaker={breaker!r} is no Breaker(...)")
+    limits, order = _limits(name, limit), _order(name, order_by, on_dead)
+    annotation, result, wants_context = _signature(name, handler)
+    if batch is not None:
+        _check_batch(name, batch, limits, rate_limit, order_by, alone=singleton or debounce)
+        annotation = _in_list(name, annotation)
+    payload, subscriptions = _payload(name, annotation), _subscriptions(on)
+    return Agent(
+        name=name,
+        handler=handler,
+        patterns=_patterns(name, subscriptions),
+        payload=payload,
+        classes=payloads_in(annotation, result, *subscriptions),
+        retry=_policy(name, retry),
+        rate_limit=rate_limit,
+        timeout=timeout,
+        max_concurrent=max_concurrent,
+        priority=priority,
+        since=since,
+        did=did,
+        filter=_filter(name, where, payload),
+        scopes=_scopes(name, scope),
+        breaker=breaker,
+        bound=_bound(name, max_waiting, overflow, max_age),
+        limits=limits,
+        order=order,
+        batch=batch,
+        singleton=_singleton(name, singleton, limits, order),
+        debounce=_debounce(name, debounce, order),
+        wants_event=annotation is Event,
+        wants_context=wants_context,
+        is_async=_is_async(handler),
+    )
+
+
+def _check_numbers(
+    name: str, rate_limit: str | None, timeout: float | None, max_concurrent: int | None, priority: int | None
+) -> None:
     if rate_limit is not None and not _RATE.fullmatch(str(rate_limit)):
         raise InvalidAgent(f"agent {name!r}: rate_limit={rate_limit!r} is not a rate such as '10/s', '30/m' or '100/h'")
     if timeout is not None and not (isinstance(timeout, (int, float)) and timeout > 0):
@@ -58,26 +130,169 @@ def declare(
         raise InvalidAgent(f"agent {name!r}: max_concurrent={max_concurrent!r} must be 1 or more")
     if priority is not None and not (isinstance(priority, int) and 1 <= priority <= 10):
         raise InvalidAgent(f"agent {name!r}: priority={priority!r} must be between 1 (most urgent) and 10")
+
+
+def _check_since(name: str, since: datetime | int | None) -> None:
     if isinstance(since, datetime) and since.tzinfo is None:
         raise InvalidAgent(f"agent {name!r}: since={since.isoformat()} has no time zone; use datetime.now(UTC) - ...")
     if since is not None and not isinstance(since, (datetime, int)):
         raise InvalidAgent(f"agent {name!r}: since={since!r} is neither an aware datetime nor a sequence number")
-    annotation, wants_context = _signature(name, handler)
-    return Agent(
-        name=name,
-        handler=handler,
-        patterns=_patterns(name, on),
-        payload=_payload(name, annotation),
-        retry=_policy(name, retry),
-        rate_limit=rate_limit,
-        timeout=timeout,
-        max_concurrent=max_concurrent,
-        priority=priority,
-        since=since,
-        wants_event=annotation is Event,
-        wants_context=wants_context,
-        is_async=_is_async(handler),
+
+
+def _filter(name: str, where: Where, payload: Any) -> Filter | None:
+    """Return what the agent wants of the events that its patterns match; warn of what no event can ever have."""
+    try:
+        filter = parse(where)
+    except InvalidFilter as exc:
+        raise InvalidFilter(f"agent {name!r}: where: {exc}") from None
+    for warning in (*check_paths(filter.paths, payload), *check_kinds(filter.nodes, payload)):
+        logger.warning("agent %s: where: %s", name, warning)
+    return filter if filter.nodes else None
+
+
+def _scopes(name: str, scope: str | Iterable[str]) -> tuple[str, ...]:
+    scopes = (scope,) if isinstance(scope, str) else tuple(scope)
+    for one in scopes:
+        if not (isinstance(one, str) and 0 < len(one) <= 200 and one.isprintable()):
+            raise InvalidAgent(
+                f"agent {name!r}: scope={one!r} is no text of 1 to 200 characters, such as 'openai:gpt-5'"
+            )
+    return tuple(dict.fromkeys(scopes))
+
+
+def _bound(name: str, max_waiting: int | None, overflow: str, max_age: float | timedelta | str | None) -> Bound | None:
+    if max_waiting is not None and not (type(max_waiting) is int and max_waiting >= 1):
+        raise InvalidAgent(f"agent {name!r}: max_waiting={max_waiting!r} must be 1 or more")
+    if overflow not in POLICIES:
+        raise InvalidAgent(f"agent {name!r}: overflow={overflow!r} is no policy; {nearest(str(overflow), POLICIES)}")
+    if overflow != HOLD and max_waiting is None:
+        raise InvalidAgent(f"agent {name!r}: overflow={overflow!r} needs max_waiting=, such as 1000")
+    try:
+        seconds = None if max_age is None else seconds_of(max_age, "max_age")
+    except InvalidEvent as exc:
+        raise InvalidAgent(f"agent {name!r}: {exc}") from None
+    return None if max_waiting is None and seconds is None else Bound(max_waiting, overflow, seconds)
+
+
+def _limits(name: str, limit: Limit | Iterable[Limit] | None) -> tuple[Limit, ...]:
+    """Return the limits over all workers; each counts for itself, so no two have one name."""
+    limits = () if limit is None else (limit,) if isinstance(limit, Limit) else tuple(limit)
+    for each in limits:
+        if not isinstance(each, Limit):
+            raise InvalidAgent(f"agent {name!r}: limit={each!r} is not a Limit(rate=..., concurrent=...)")
+        for option, path in (("key", each.key), ("fair_by", each.fair_by)):
+            _check_path(name, f"Limit({option}=...)", path)
+    names = names_of(name, limits)
+    for one in names:
+        if names.count(one) > 1:
+            raise InvalidAgent(
+                f"agent {name!r}: several of its limits are called {one!r}; give each its own name (without one, the "
+                "first is called as the agent)"
+            )
+    return limits
+
+
+def _order(name: str, order_by: str | None, on_dead: OnDead | None) -> Order | None:
+    if order_by is None:
+        if on_dead is not None:
+            raise InvalidAgent(f"agent {name!r}: on_dead={on_dead!r} without order_by='...': there is nothing to hold")
+        return None
+    _check_path(name, "order_by", order_by)
+    return Order(order_by, on_dead or "hold")
+
+
+def _check_batch(
+    name: str, batch: Batch, limits: tuple[Limit, ...], rate_limit: str | None, order_by: str | None, *, alone: object
+) -> None:
+    if not isinstance(batch, Batch):
+        raise InvalidAgent(f"agent {name!r}: batch={batch!r} is not a Batch(most=..., wait=...)")
+    _check_path(name, "Batch(key=...)", batch.key)
+    if order_by is not None:
+        raise InvalidAgent(
+            f"agent {name!r}: order_by={order_by!r} hands over one event at a time, and batch= many at once; leave one "
+            "of them out: with Batch(key=...) the events of a call have one key, and are in the order of the log"
+        )
+    if alone is not None:
+        raise InvalidAgent(
+            f"agent {name!r}: singleton= and debounce= say which one of many events is handled, and batch= takes all "
+            "of them; leave one of them out"
+        )
+    if rate_limit is not None:
+        raise InvalidAgent(
+            f"agent {name!r}: rate_limit={rate_limit!r} counts events, also those that only wait for their batch; "
+            f"use limit=Limit(rate={rate_limit!r}), which counts calls"
+        )
+    for each in limits:
+        for option, path in (("key", each.key), ("fair_by", each.fair_by)):
+            if path not in (None, batch.key):
+                raise InvalidAgent(
+                    f"agent {name!r}: Limit({option}={path!r}) with batch=: the events of one call would have several "
+                    f"values of it; use Batch(key={path!r}), or leave {option} out"
+                )
+
+
+def _in_list(name: str, annotation: Any) -> Any:
+    """Return what is in the list that a handler of batches takes."""
+    if annotation in (Any, object, list):
+        return Any
+    if get_origin(annotation) in (list, Sequence):
+        return get_args(annotation)[0]
+    shown = getattr(annotation, "__name__", None) or repr(annotation)
+    raise InvalidAgent(
+        f"agent {name!r}: batch= calls the handler with a list: write `def {name}(payloads: list[{shown}])` or "
+        f"`(payloads: list[{shown}], ctx: Context)`"
     )
+
+
+def _singleton(
+    name: str, singleton: Singleton | When | None, limits: Iterable[Limit], order: Order | None
+) -> Singleton | None:
+    if singleton is None:
+        return None
+    if not isinstance(singleton, (str, Singleton)):
+        raise InvalidAgent(f"agent {name!r}: singleton={singleton!r} is neither a Singleton(...) nor 'skip'")
+    try:
+        found = singleton if isinstance(singleton, Singleton) else Singleton(when=singleton)
+    except InvalidAgent as exc:
+        raise InvalidAgent(f"agent {name!r}: {exc}") from None
+    _check_path(name, "Singleton(key=...)", found.key)
+    if order is not None:
+        raise InvalidAgent(
+            f"agent {name!r}: order_by= handles each event of a key, one at a time; leave singleton= out, or order_by="
+        )
+    if any(limit.concurrent is not None and limit.key == found.key for limit in limits):
+        raise InvalidAgent(
+            f"agent {name!r}: singleton= lets one run at a time, and Limit(concurrent=...) counts the same; leave one "
+            "of them out"
+        )
+    return found
+
+
+def _debounce(name: str, debounce: Debounce | float | timedelta | str | None, order: Order | None) -> Debounce | None:
+    if debounce is None:
+        return None
+    try:
+        found = debounce if isinstance(debounce, Debounce) else Debounce(debounce)
+    except InvalidAgent as exc:
+        raise InvalidAgent(f"agent {name!r}: {exc}") from None
+    _check_path(name, "Debounce(key=...)", found.key)
+    if order is not None:
+        raise InvalidAgent(
+            f"agent {name!r}: order_by= handles each event, and debounce= only the last of a series; leave one of "
+            "them out"
+        )
+    return found
+
+
+def _check_path(name: str, option: str, path: str | None) -> None:
+    if path is None:
+        return
+    if not isinstance(path, str) or not path:
+        raise InvalidAgent(f"agent {name!r}: {option}: {path!r} is no path such as 'metadata.tenant'")
+    try:
+        parse_path(path)
+    except InvalidFilter as exc:
+        raise InvalidAgent(f"agent {name!r}: {option}: {exc}") from None
 
 
 def _is_async(handler: Handler) -> bool:
@@ -109,10 +324,13 @@ def _policy(name: str, retry: Retry | int | None) -> Retry:
     return retry
 
 
-def _patterns(name: str, on: Subscription | Iterable[Subscription] | None) -> tuple[str, ...]:
+def _subscriptions(on: Subscription | Iterable[Subscription] | None) -> list[Subscription]:
     if on is None:
-        return ()
-    subscriptions = list(on) if isinstance(on, Iterable) and not isinstance(on, (str, type)) else [on]
+        return []
+    return list(on) if isinstance(on, Iterable) and not isinstance(on, (str, type)) else [on]
+
+
+def _patterns(name: str, subscriptions: Iterable[Subscription]) -> tuple[str, ...]:
     patterns = []
     for subscription in subscriptions:
         if isinstance(subscription, str):
@@ -129,8 +347,8 @@ def _patterns(name: str, on: Subscription | Iterable[Subscription] | None) -> tu
     return tuple(dict.fromkeys(patterns))
 
 
-def _signature(name: str, handler: Handler) -> tuple[Any, bool]:
-    """Return the annotation of the handler's payload and whether it takes a Context."""
+def _signature(name: str, handler: Handler) -> tuple[Any, Any, bool]:
+    """Return the annotations of the handler's payload and of what it returns, and whether it takes a Context."""
     hint = f"agent {name!r}: write `def {name}(payload: SomePayload)` or `(payload: SomePayload, ctx: Context)`"
     if not callable(handler):
         raise InvalidAgent(f"{hint}; {handler!r} is not a function")
@@ -145,7 +363,12 @@ def _signature(name: str, handler: Handler) -> tuple[Any, bool]:
         raise InvalidAgent(f"{hint}; the payload comes first")
     if len(parameters) == 2 and hints.get(parameters[1].name, Context) is not Context:
         raise InvalidAgent(f"{hint}; its second parameter {parameters[1].name!r} is not annotated as Context")
-    return hints.get(parameters[0].name, Any), len(parameters) == 2
+    return hints.get(parameters[0].name, Any), hints.get("return"), len(parameters) == 2
+
+
+def returned(handler: Handler) -> Any:
+    """Return what a handler's annotation says that it returns; Any where it says nothing."""
+    return _hints(f"{handler!r}", handler).get("return", Any)
 
 
 def _hints(hint: str, handler: Handler) -> dict[str, Any]:

@@ -6,29 +6,42 @@ import inspect
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from datetime import datetime
-from typing import TYPE_CHECKING, Any, Never
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Literal, Never
 
 from celery import Celery
 from celery.canvas import Signature
 
 from ..agents.agent import Agent, Agents, P, R
 from ..agents.declare import OPTIONS, Subscription, declare
+from ..agents.filters import Where
+from ..agents.filters.paths import parse_path, text_at
 from ..brokers import kinds
 from ..bus import Bus
+from ..contracts.registry import Types
+from ..contracts.upcasters import Upcast
 from ..coordination.chords import emit
 from ..coordination.schedule import SCHEDULED, Scheduled, as_schedule
-from ..core.errors import ConfigError, InvalidAgent, nearest
+from ..core.errors import ConfigError, InvalidAgent, InvalidBudget, InvalidFilter, LedgerOff, nearest
 from ..core.event import Event, Payload, new_event
 from ..core.ids import Place, place_of_call
-from ..core.retry import Retry
+from ..core.limits.batch import Batch
+from ..core.limits.limit import Limit, OnDead
+from ..core.limits.single import Debounce, Singleton, When
+from ..core.retry import HOLD, Breaker, Retry
+from ..ledger.bounding.budget import AtLimit, Budget, amounts
 from ..settings import Settings
+from .pausing import Pausing
 from .publishing import Publishing
 from .reading import Reading
 from .wiring import Wiring, build
 
+if TYPE_CHECKING:
+    from ..contracts.graph import System
+    from ..ledger.bounding.budgets import Budgets
 
-class Pipeline(Publishing, Reading):
+
+class Pipeline(Publishing, Reading, Pausing):
     """An event bus on a Celery app.
 
     `Pipeline("shop")` builds the Celery app, `Pipeline(celery_app)` adds the bus to one that exists. Either can be
@@ -69,6 +82,11 @@ class Pipeline(Publishing, Reading):
         return self.bus.agents
 
     @property
+    def types(self) -> Types:
+        """What events look like: the known types, their versions and their upcasters."""
+        return self.bus.types
+
+    @property
     def source(self) -> str:
         """The CloudEvents source of what the app publishes."""
         return self.bus.source
@@ -98,6 +116,19 @@ class Pipeline(Publishing, Reading):
         max_concurrent: int | None = None,
         priority: int | None = None,
         since: datetime | int | None = None,
+        did: str | None = None,
+        where: Where = None,
+        scope: str | Iterable[str] = (),
+        breaker: Breaker | None = None,
+        max_waiting: int | None = None,
+        overflow: str = HOLD,
+        max_age: float | timedelta | str | None = None,
+        limit: Limit | Iterable[Limit] | None = None,
+        order_by: str | None = None,
+        on_dead: OnDead | None = None,
+        batch: Batch | None = None,
+        singleton: Singleton | When | None = None,
+        debounce: Debounce | float | timedelta | str | None = None,
         **unknown: Never,
     ) -> Callable[[Callable[P, R]], Agent[P, R]]:
         """Declare the decorated function as an agent.
@@ -106,15 +137,39 @@ class Pipeline(Publishing, Reading):
             on: what it listens to: a topic pattern, a Payload class, or several; none for agents that joins call.
             name: its name, also its queue's (`agent.<name>`, behind the namespace); default the function's.
             retry: a Retry, or the number of retries; default 3, after 1, 2 and 4 seconds.
-            rate_limit: attempts per second, minute or hour in each worker process, such as "30/m".
+            rate_limit: attempts per second, minute or hour in each worker process, such as "30/m"; over all workers:
+                `limit=Limit(rate="30/m")`.
             timeout: seconds an attempt may take; async handlers are cancelled, sync ones stopped by the prefork pool.
             max_concurrent: deliveries that each worker runs at once, default what its pool has room for, 100 for async
-                handlers (the setting `async_concurrency`); further ones wait in the agent's prefetch window.
+                handlers (the setting `async_concurrency`); further ones wait in the agent's prefetch window; over all
+                workers: `limit=Limit(concurrent=5)`.
             priority: 1 (most urgent) to 10, for the events it emits; default that of the event it handles.
             since: where a new agent begins: an aware datetime, or a sequence number of the ledger (0: with the first
                 event); default the time when it is first run.
+            did: its decentralized identifier, such as "did:web:example.com:agents:research": the source of what it
+                emits, and another name for it.
+            where: which of those events it wants, by what they say: a mapping, a text such as "amount > 100", a kind of
+                filter, or several of them, which all have to match (docs/filters.md).
+            scope: the providers that it uses, such as "openai:gpt-5", one or several: when one of them says that there
+                were too many requests, no agent with that scope calls it for so long; default its own name.
+            breaker: when it is paused because it fails too often, such as Breaker(); default never.
+            max_waiting: events that may wait in its queue, default any number; `agent.backpressure` says when more do.
+            overflow: what becomes of those then: "hold", "shed-oldest", "shed-new" or "reject-at-publish".
+            max_age: seconds, a timedelta or a text such as "1h", after which an event is a dead letter instead of being
+                handled for the first time.
+            limit: a Limit over all workers, or several, which all have to let an attempt begin (docs/limits.md).
+            order_by: a path into the event, such as "data.order_id": one at a time for each of its values, in the order
+                of the events.
+            on_dead: what a dead letter does in that order: "hold" its value until somebody requeues or drops it, or
+                "skip": let the next one go on; default "hold".
+            batch: a Batch: the handler is called once for up to so many events, with a list (docs/batches.md).
+            singleton: that one runs at a time over all workers, and what becomes of an event that comes meanwhile: a
+                Singleton, or "skip", "queue" or "cancel" (docs/singletons.md).
+            debounce: that of events that come soon after each other only the last one is handled: a Debounce, or the
+                quiet time: seconds, a timedelta or a text such as "30s".
 
-        Raises InvalidAgent or InvalidPattern that says what is wrong.
+        Raises InvalidAgent, InvalidPattern or InvalidFilter that says what is wrong, and LedgerOff for what counts over
+        all workers (`limit`, `order_by`, `batch`, `singleton`, `debounce`) without a ledger.
 
         """
         if unnamed:
@@ -135,10 +190,30 @@ class Pipeline(Publishing, Reading):
                     max_concurrent=max_concurrent,
                     priority=priority,
                     since=since,
+                    did=did,
+                    where=where,
+                    scope=scope,
+                    breaker=breaker,
+                    max_waiting=max_waiting,
+                    overflow=overflow,
+                    max_age=max_age,
+                    limit=limit,
+                    order_by=order_by,
+                    on_dead=on_dead,
+                    batch=batch,
+                    singleton=singleton,
+                    debounce=debounce,
                 )
             )
 
         return decorate
+
+    def subscribe(
+        self, on: Subscription | Iterable[Subscription], handler: Callable[P, R], *, where: Where = None, **options: Any
+    ) -> Agent[P, R]:
+        """Declare a function as an agent without decorating it; arguments and errors as agent()."""
+        declared: Agent[P, R] = self.agent(on=on, where=where, **options)(handler)
+        return declared
 
     def lifespan(self, make: Callable[[], AsyncIterator[None]]) -> Callable[[], AbstractAsyncContextManager[None]]:
         """Declare what is set up on each event loop before its first async handler, and cleaned up at its end.
@@ -174,13 +249,16 @@ class Pipeline(Publishing, Reading):
         Raises InvalidAgent or InvalidEvent that says what is wrong.
 
         """
-        from ..coordination.join import starter
+        from ..coordination.join import failed_type, starter
 
         members = list(agents)
         agent = declare(starter(self.celery, name, members, emits, fails), on=on, name=name)
         type_ = emits if isinstance(emits, str) else emits.event_type
         agent.members = tuple(member.name for member in members)
+        agent.emits = (emits, fails or failed_type(type_))
         agent.declared = place_of_call(sys._getframe(1), agent.members, type_, fails)
+        if not isinstance(emits, str):
+            self.bus.types.note(emits)
         return self._add(agent)
 
     def schedule(self, name: str, when: Any, what: Payload | str, data: Any = None) -> None:
@@ -202,7 +280,66 @@ class Pipeline(Publishing, Reading):
         if not taken.is_again(place):
             raise InvalidAgent(f"schedule {name!r} is declared twice: by {taken} and by {place}")
         self._declared[name], self.schedules[name] = place, scheduled
+        if isinstance(what, Payload):
+            self.bus.types.note(type(what))
         self.celery.add_periodic_task(self.schedules[name][0], Signature(SCHEDULED, args=(name,)), name=name)
+
+    def budget(
+        self,
+        name: str,
+        *,
+        tokens: int | None = None,
+        cost: int | None = None,
+        events: int | None = None,
+        per: Literal["day"] | None = None,
+        key: str = "",
+        at_limit: AtLimit = "dead",
+        missing: Literal["shared", "error"] = "shared",
+    ) -> None:
+        """Declare what handlers may spend with `ctx.budget`; `pipeline budget set` changes it at run time.
+
+        Arguments:
+            name: what it is called.
+            tokens, cost, events: how much of each; cost in millionths.
+            per: "day" for so much each day (UTC); default in all.
+            key: of what each value has its own: "metadata.tenant", "data.customer", "agent", "correlation"; default one
+                of all.
+            at_limit: "dead" makes a dead letter of a delivery that wants more, "ask" lets it wait until the budget is
+                raised, with "degrade" its `reserve()` returns what is false.
+            missing: whether events without such a key share one, or are an error.
+
+        Raises InvalidBudget.
+
+        """
+        limit = amounts(f"budget {name!r}", tokens=tokens, cost=cost, events=events)
+        budget = Budget(name, limit, per, key, at_limit, missing, text_at)
+        try:
+            parse_path(key or "data")
+        except InvalidFilter as exc:
+            raise InvalidBudget(f"budget {name!r}: key: {exc}") from None
+        if self.bus.budgets.setdefault(name, budget) != budget:
+            raise InvalidBudget(f"budget {name!r} is declared twice, and not the same")
+
+    @property
+    def budgets(self) -> Budgets:
+        """The budgets in use: list and set; raises LedgerOff when there is no ledger."""
+        return self.bus.ledger.waiting.budgets
+
+    def upcaster(self, type: str, before: str, after: str) -> Callable[[Upcast], Upcast]:
+        """Declare the decorated function as what makes data of version `after` out of data of version `before`.
+
+        It takes the data, which is its own to change, and returns the data. Agents whose class is of a newer version
+        than an event get what the chain of such steps makes of it.
+
+        Raises InvalidEvent for a version that is none, for a step that does not lead to a newer one, and for a second
+        step from the same version.
+        """
+
+        def decorate(function: Upcast) -> Upcast:
+            self.bus.types.upcaster(type, before, after, function)
+            return function
+
+        return decorate
 
     def autodiscover(self, *packages: str) -> None:
         """Let workers and beat import the module `agents` of each package; publishers never do."""
@@ -212,9 +349,34 @@ class Pipeline(Publishing, Reading):
         """Return the Celery signature that publishes what it is given as an event (see pipeline.emit)."""
         return emit(event_type, cause=cause, app=self.celery)
 
+    def asyncapi(self, *, version: str = "1.0.0") -> dict[str, Any]:
+        """Return what the declared agents and schedules receive and send as an AsyncAPI 3 document.
+
+        Arguments:
+            version: the application's own version.
+
+        """
+        from ..contracts.asyncapi import document
+
+        return document(self.system, version=version)
+
+    @property
+    def system(self) -> System:
+        """The declared agents and schedules as plain data, for the documents about them."""
+        from .contracts import system_of
+
+        return system_of(self.bus, self.schedules)
+
     def _add(self, agent: Agent[P, R]) -> Agent[P, R]:
+        if (agent.is_limited or agent.batch or agent.debounce) and not self.bus.has_ledger:
+            raise LedgerOff(
+                f"agent {agent.name!r}: limit=, order_by=, batch=, singleton= and debounce= count over all workers, "
+                "which needs a ledger, and the setting ledger_url is empty; rate_limit= and max_concurrent= count in "
+                "each worker"
+            )
         self.bus.agents.add(agent)
         self._wiring.add(agent)
+        self.bus.types.note(*agent.classes)
         return agent
 
     def close(self) -> None:

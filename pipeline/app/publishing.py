@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from ..agents.payloads import payload_of
-from ..core.errors import InvalidEvent
+from ..contracts.blobs.blob import may_hold_blobs
+from ..contracts.newer import NewerMajor
+from ..core.errors import InvalidEvent, InvalidSelection, Overloaded
 from ..core.event import Event, Payload, new_event
+from ..core.routing import receivers
 from ..core.times import due_time
 
 if TYPE_CHECKING:
     from ..bus import Bus
+    from ..contracts.blobs.blobs import Blobs
+    from ..ledger.facts import Cancelled
     from ..ledger.ledger import Ledger
 
 #: What publish_many() takes: a typed payload, (event type, data), or an event as it is.
@@ -34,6 +40,8 @@ class Publishing:
         correlation_id: str | None = None,
         subject: str | None = None,
         targets: tuple[str, ...] = (),
+        metadata: Mapping[str, Any] | None = None,
+        budget: Mapping[str, int] | None = None,
         delay: float | timedelta | None = None,
         at: datetime | None = None,
         session: Any = None,
@@ -44,11 +52,15 @@ class Publishing:
 
         Arguments:
             what: a typed payload, or an event type that `data` goes with.
-            data: any JSON value; where agents of this app declare a class for the type, one that fits it.
+            data: any JSON value; where this app has a class for the type, one that fits it, and is of its version.
             priority: 1 (most urgent) to 10; default 5.
             correlation_id: joins the event to others; default its own id.
             subject: what the event is about; it belongs to that history (see get_events).
-            targets: names of the only agents that may receive it.
+            targets: names or dids of the only agents that may receive it.
+            metadata: what belongs to the work as a whole, such as a user and a session; everything that the event
+                causes inherits it, and get_events() finds it. At most 4 KiB of JSON.
+            budget: what everything that has its correlation may spend, such as {"tokens": 100_000}; units are tokens,
+                cost (in millionths) and events. The first one that a correlation gets counts.
             delay: seconds (or a timedelta) until it is published; `cancel(event.id)` takes it back.
             at: the time at which it is published, as an aware datetime.
             session: your SQLAlchemy Session on the ledger's database: the event exists when you commit.
@@ -58,15 +70,26 @@ class Publishing:
         With a ledger the event is in the log first. When the broker is away, `event.sent` is False and a worker's
         relay sends it later. Without a ledger BrokerUnavailable is raised within `timeout`.
 
-        Raises InvalidEvent that names the wrong field, EventTooLarge, UnknownAgent, IdTaken, LedgerUnavailable,
-        LedgerOff.
+        The content of large blobs is in their store before. Raises InvalidEvent that names the wrong field,
+        EventTooLarge, UnknownAgent, IdTaken, LedgerUnavailable, LedgerOff; BlobTooLarge, BlobUnavailable, BlobMissing;
+        Overloaded when an agent refuses what is too much (docs/backpressure.md), but not in a transaction.
 
         """
         due = None if delay is None and at is None else due_time(delay, at)
         event = self._one(
-            what, data, priority=priority, correlation_id=correlation_id, subject=subject, targets=targets
+            what,
+            data,
+            priority=priority,
+            correlation_id=correlation_id,
+            subject=subject,
+            targets=targets,
+            metadata=metadata,
         )
         transaction = session if session is not None else connection
+        if budget is not None:
+            if due is None and transaction is None:
+                self._admit([event])  # before its tree has a budget: the first one counts
+            self._begin_budget(event, budget, transaction)
         if due is not None:
             # Another program's event stays as it came: with another time it would be another event.
             late = event.evolve(time=due) if event.key == event.id else event
@@ -76,16 +99,29 @@ class Publishing:
         with self.bus.spans.span("publish", event=event):
             return self._accept_one(event, transaction, timeout)
 
+    def _begin_budget(self, event: Event, budget: Mapping[str, int], transaction: Any) -> None:
+        """Give the event's tree a budget, before anybody can spend it; without the event nobody does."""
+        from ..ledger.bounding.budget import amounts
+
+        limit = amounts("budget=", **budget)
+        connection = transaction.connection() if callable(getattr(transaction, "connection", None)) else transaction
+        if connection is not None:
+            self.bus.ledger.is_begun_in(connection)
+        self.bus.ledger.waiting.budgets.begin(event.correlation_id, limit, connection)
+
     def _accept_one(self, event: Event, transaction: Any, timeout: float | None) -> Event:
         if transaction is not None:
             return self.bus.outbox.append(transaction, [event])[0]
+        self._admit([event])
         together = self.bus.together
         if (call := together.enter(event, timeout)) is not None:  # others are publishing
             return together.wait(call)
         try:
-            return self.bus.outbox.publish([event], timeout=timeout)[0]
+            published = self.bus.outbox.publish([event], timeout=timeout)[0]
         finally:
             together.leave()
+        self.bus.bounds.look()
+        return published
 
     def publish_many(
         self, items: Iterable[Publishable], *, session: Any = None, timeout: float | None = None
@@ -104,7 +140,10 @@ class Publishing:
         events = [self._event(item) for item in items]
         if session is not None:
             return self.bus.outbox.append(session, events)
-        return self.bus.outbox.publish(events, timeout=timeout)
+        self._admit(events)
+        published = self.bus.outbox.publish(events, timeout=timeout)
+        self.bus.bounds.look()
+        return published
 
     async def apublish(self, what: Publishable | str, data: Any = None, **options: Any) -> Event:
         """Publish one event from async code without blocking its event loop; arguments and errors as publish().
@@ -117,13 +156,21 @@ class Publishing:
                 del options[name]
                 event: Event = await run_sync(lambda own: self.publish(what, data, session=own, **options))
                 return event
-        ways = {name: options.pop(name, None) for name in ("session", "connection", "delay", "at")}
+        ways = {name: options.pop(name, None) for name in ("session", "connection", "budget", "delay", "at")}
         if any(way is not None for way in ways.values()):
             return await asyncio.to_thread(self.publish, what, data, **ways, **options)
         timeout = options.pop("timeout", None)
-        event = self._one(what, data, **options)
+        if isinstance(what, Payload) and may_hold_blobs(type(what)):
+            event = await asyncio.to_thread(self._one, what, data, **options)
+        else:
+            event = self._one(what, data, **options)
+        if self.bus.bounds.may_reject:
+            await asyncio.to_thread(self._admit, [event])
         with self.bus.spans.span("publish", event=event):
-            return await self.bus.together.publish(event, timeout)
+            published = await self.bus.together.publish(event, timeout)
+        if not self.bus.bounds.is_fresh:
+            await asyncio.to_thread(self.bus.bounds.look)
+        return published
 
     def publish_on_commit(
         self,
@@ -143,7 +190,7 @@ class Publishing:
             delay: seconds (or a timedelta) from the commit until it is published.
             at: the time at which it is published, as an aware datetime.
             timeout: seconds to wait for the broker.
-            options: priority, correlation_id, subject and targets, as for publish().
+            options: priority, correlation_id, subject, targets and metadata, as for publish().
 
         A crash between commit and callback loses the event; where that matters, use publish(session=...), which
         writes it in the transaction itself. What publish() raises about the event is raised at once. The `sent` of the
@@ -162,9 +209,68 @@ class Publishing:
         on_commit(lambda: self.publish(event, delay=delay, at=at, timeout=timeout))
         return event.marked(sent=False)
 
-    def cancel(self, event_id: str) -> bool:
-        """Take back an event that was published with delay= or at=; say whether it was still to come."""
-        return self.bus.outbox.cancel(event_id)
+    def _admit(self, events: Sequence[Event]) -> None:
+        """Raise Overloaded when an agent that would get one of some events has too much waiting, and says so."""
+        if not self.bus.bounds.may_reject or not (full := self.bus.bounds.rejecting()):
+            return
+        known = self.bus.ledger.subscribers.known()
+        patterns = {agent: known.get(agent, ()) for agent in full}
+        for event in events:
+            for agent in receivers(patterns, event.type, event.targets):
+                raise Overloaded(
+                    f"agent {agent!r} has too much waiting, and refuses {event.type} (overflow='reject-at-publish'): "
+                    "nothing was published; try again later"
+                )
+
+    @overload
+    def cancel(self, event: Event | str) -> bool: ...
+
+    @overload
+    def cancel(
+        self, event: Event | str, *, tree: Literal[True], by: str = "", reason: str = "", terminate: bool = False
+    ) -> Cancelled: ...
+
+    @overload
+    def cancel(self, *, correlation: str, by: str = "", reason: str = "", terminate: bool = False) -> Cancelled: ...
+
+    def cancel(
+        self,
+        event: Event | str | None = None,
+        *,
+        tree: bool = False,
+        correlation: str | None = None,
+        by: str = "",
+        reason: str = "",
+        terminate: bool = False,
+    ) -> Cancelled | bool:
+        """Take back an event that was published with delay= or at=; or stop a whole tree of work.
+
+        Without `tree` and `correlation` say whether the event was still to come. With them, whatever an event has
+        caused, or has a correlation, and has not ended is cancelled, running deliveries too; nothing that it emits or
+        that comes to it later runs. Returns what was stopped, what ran, and what had happened already.
+
+        Arguments:
+            event: a delayed event, or with `tree` the event on top; that of the first event of a correlation stands for
+                all of it.
+            tree: stop what the event has caused, itself included.
+            correlation: stop everything that has this correlation id.
+            by: who does it.
+            reason: why.
+            terminate: end the processes of running sync handlers; else they go on, and what they emit is refused.
+
+        Raises InvalidSelection, UnknownEvent when there is no such tree, and LedgerOff.
+
+        """
+        key = event.key if isinstance(event, Event) else event
+        if (key is None) == (correlation is None) or (tree and key is None):
+            raise InvalidSelection("cancel() takes a delayed event, an event with tree=True, or correlation=")
+        if key is not None and not tree:
+            if by or reason or terminate:
+                raise InvalidSelection("by=, reason= and terminate= are for a tree: add tree=True")
+            return self.bus.outbox.cancel(key)
+        return self.bus.ledger.waiting.trees.cancel(
+            key, correlation=correlation, by=by, reason=reason, terminate=terminate
+        )
 
     def _one(self, what: Publishable | str, data: Any, **options: Any) -> Event:
         if isinstance(what, tuple):
@@ -178,12 +284,24 @@ class Publishing:
         return self._new(what, data)
 
     def _new(self, what: Payload | str, data: Any, **options: Any) -> Event:
-        """Return a new event; data without a class has to fit the payload that an agent of this app declares for it."""
-        event = new_event(what, data, source=self.bus.source, **options)
-        if isinstance(what, str):
-            for agent in self.bus.agents.typed(event):
-                payload_of(agent, event)
+        """Return a new event; data without a class is of the newest version that this app has of its type.
+
+        It has to fit the classes that agents take, and the one that was added to `app.types`.
+        """
+        types, blobs = self.bus.types, self.bus.blobs.context
+        if not isinstance(what, str):
+            return new_event(what, data, source=self.bus.source, context=blobs, **options)
+        event = new_event(what, data, source=self.bus.source, version=types.newest(what), context=blobs, **options)
+        types.check_published(event)
+        for agent in self.bus.agents.typed(event):
+            with suppress(NewerMajor):  # it waits for a worker that has a newer class
+                payload_of(agent, event, types, blobs)
         return event
+
+    @property
+    def blobs(self) -> Blobs:
+        """Where the content of large blobs is kept; with `app.blobs.context` pydantic reads a payload's blobs."""
+        return self.bus.blobs
 
     # -- the ledger
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..core.event import Event, Payload
+from ..core.event import Event, Payload, new_event
 
 if TYPE_CHECKING:
     from ..agents.agent import Agent
     from ..bus import Bus
+    from ..coordination.approvals import Approvals
     from ..history.events import Recorded
     from ..history.projections import Projection, Projections
     from ..history.tree import Trace
+    from ..limits.cluster import Limits
     from ..operations.dead_letters import DeadLetters
+    from ..operations.explain import Answer
     from ..operations.keeping.erasure import Erased
     from ..operations.keeping.restore import Restored
     from ..operations.keeping.retention import Pruned
@@ -36,6 +39,7 @@ class Reading:
         agent_id: str | None = None,
         type: str | type[Payload] | None = None,
         correlation: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
         since: Moment = None,
         up_to: Moment = None,
         replayed: bool = False,
@@ -44,9 +48,10 @@ class Reading:
         """Read events in the ledger's order, a page at a time.
 
         Arguments:
-            agent_id: whose history: an agent's name, or the subject that events were published with.
+            agent_id: whose history: an agent's name or did, or the subject that events were published with.
             type: an event type, a topic pattern or a Payload class.
             correlation: a correlation id.
+            metadata: names in the events' metadata, each with its value, such as {"session_id": "s1"}.
             since: the first moment: an aware datetime or a sequence number.
             up_to: the last moment, likewise; both belong to the range.
             replayed: include what replayed deliveries emitted without sending it.
@@ -58,9 +63,10 @@ class Reading:
         from ..history.events import EventQuery, get_events
 
         query = EventQuery(
-            agent_id=agent_id,
+            agent_id=agent_id and self.bus.agents.history_of(agent_id),
             type=type,
             correlation=correlation,
+            metadata=metadata,
             since=since,
             up_to=up_to,
             replayed=replayed,
@@ -73,6 +79,38 @@ class Reading:
         from ..history.events import get_event
 
         return get_event(self.bus.ledger, id)
+
+    def explain(
+        self,
+        what: Event | Payload | str,
+        data: Any = None,
+        *,
+        metadata: Mapping[str, Any] | None = None,
+        where: Mapping[str, Any] | None = None,
+    ) -> list[Answer]:
+        """Return whether each agent would get an event, and why not: each condition with the value that it saw.
+
+        Arguments:
+            what: an event, a typed payload, the id of an event in the ledger, or with `data` an event type.
+            data: the event's data, with an event type.
+            metadata: of an event that is not published.
+            where: filters that are tried instead of agents' own, by the agents' names.
+
+        Raises UnknownEvent, InvalidEvent, InvalidFilter.
+
+        """
+        from ..agents.filters import parse
+        from ..operations.explain import explain
+
+        filters = {self.bus.agents[name].name: parse(filter) for name, filter in (where or {}).items()}
+        if isinstance(what, Event):
+            event = what
+        elif isinstance(what, str) and data is None:
+            event = self.get_event(what).event
+        else:
+            version = self.bus.types.newest(what) if isinstance(what, str) else Payload.schema_version
+            event = new_event(what, data, source=self.bus.source, metadata=metadata, version=version)
+        return explain(self.bus, event, filters)
 
     def reconstruct(
         self, agent_id: str, state: type[State], *, up_to: Moment = None, snapshot_every: int = 500
@@ -89,13 +127,14 @@ class Reading:
         """
         from ..history.state import reconstruct
 
+        agent_id = self.bus.agents.history_of(agent_id)
         return reconstruct(self.bus.ledger, agent_id, state, up_to=up_to, snapshot_every=snapshot_every)
 
-    def trace(self, id: str) -> Trace:
-        """Return what an event caused, or everything of a correlation, as a tree; raises UnknownEvent."""
+    def trace(self, of: Event | str) -> Trace:
+        """Return what an event caused, or everything with a correlation id, as a tree; raises UnknownEvent."""
         from ..history.trace import trace
 
-        return trace(self.bus.ledger, id)
+        return trace(self.bus.ledger, of if isinstance(of, str) else of.key)
 
     def settle(self, event: Event | str, timeout: float = 30.0) -> Trace:
         """Wait until everything that an event has caused is done, in whichever process, and return its trace.
@@ -117,6 +156,20 @@ class Reading:
 
         return DeadLetters(self.bus)
 
+    @property
+    def approvals(self) -> Approvals:
+        """What agents ask people for: list, show, approve, veto, rules."""
+        from ..coordination.approvals import Approvals
+
+        return Approvals(self.bus)
+
+    @property
+    def limits(self) -> Limits:
+        """What runs at once over all workers: list, set, clear."""
+        from ..limits.cluster import Limits
+
+        return Limits(self.bus.ledger, {name: rule for agent in self.bus.agents for name, rule in agent.rules.items()})
+
     def replay(
         self,
         *,
@@ -137,8 +190,8 @@ class Reading:
         """Deliver events of the past once more, to one agent or to a function; nobody else sees them again.
 
         Arguments:
-            to: an agent's name or the agent; or a function, sync or async, that is called with each event in this
-                process.
+            to: an agent's name or did, or the agent; or a function, sync or async, that is called with each event in
+                this process.
             type, since, up_to, correlation, agent_id: which events, as in get_events().
             ids: these events instead.
             all: every event; the one choice that has to be made expressly.
@@ -157,6 +210,7 @@ class Reading:
         from ..operations.replay import WHICH, replay
         from ..operations.selection import choose
 
+        agent_id = agent_id and self.bus.agents.history_of(agent_id)
         query = EventQuery(agent_id=agent_id, type=type, correlation=correlation, since=since, up_to=up_to)
         chosen = choose(query, ids, all=all, says=WHICH)
         return replay(self.bus, to, chosen, rate=rate, broadcast=broadcast, dry_run=dry_run, progress=progress, id=id)
@@ -176,7 +230,7 @@ class Reading:
     def prune(
         self, *, older_than: timedelta | None = None, keep: int | None = None, archive: Path | None = None, **more: Any
     ) -> Pruned:
-        """Delete events that are settled, after writing them to an archive.
+        """Delete events that are settled, after writing them to an archive, and blobs that no event needs any more.
 
         Arguments:
             older_than: their least age.
@@ -186,7 +240,7 @@ class Reading:
         """
         from ..operations.keeping.retention import prune
 
-        return prune(self.bus.ledger, older_than=older_than, keep=keep, archive=archive, **more)
+        return prune(self.bus.ledger, older_than=older_than, keep=keep, archive=archive, blobs=self.bus.blobs, **more)
 
     def restore(self, archive: Path, **more: Any) -> Restored:
         """Bring back what prune() has written to an archive; nobody receives it again."""

@@ -131,7 +131,7 @@ class Wiring:
                 "name": agent.task_name,
                 "agent": agent,
                 "bus": self._bus,
-                "source": f"{self._bus.source}/agent/{agent.name}",
+                "source": agent.did or f"{self._bus.source}/agent/{agent.name}",
                 "rate_limit": agent.rate_limit,
                 "soft_time_limit": agent.timeout,
                 "time_limit": agent.timeout and agent.timeout + HARD_LIMIT_GRACE,

@@ -22,7 +22,7 @@ _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 @commands.command(epilog=examples("pipeline doctor", "pipeline --broker-url redis://localhost/0 doctor --json"))
 def doctor(ctx: typer.Context, as_json: AsJson = False) -> None:
-    """Check settings, broker, results, agents and workers; exit 1 when something does not work."""
+    """Check settings, broker, results, ledger, blobs, agents and workers; exit 1 when something does not work."""
     from ..operations.checks import fail
     from ..operations.doctor import examine
 

@@ -1,17 +1,20 @@
-"""The commands that look at events and at what is due later: events, event, trace, settle, timers, cancel."""
+"""The commands that look at events and at what is due later: events, event, trace, settle, timers."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated
 
 import orjson
 import typer
 
-from ..core.errors import UnknownEvent
+from ..agents.loading import import_agents
+from ..core.door.dids import is_did
+from ..core.errors import ConfigError
 from .group import CommandSet, Interrupted, app_of, examples, working
-from .options import AsJson, Correlation, Limit, Pattern, Since, Stream, UpTo
-from .output import clock, print_event, print_json, print_table, printable, report, say
+from .options import AsJson, Correlation, Limit, Metadata, Pattern, Since, Stream, UpTo, read_pairs
+from .output import clock, print_event, print_json, print_table, printable, say
 
 if TYPE_CHECKING:
     from ..history.inspection import Delivered
@@ -30,6 +33,7 @@ EventId = Annotated[str, typer.Argument(metavar="ID", help="An event's id.")]
         "pipeline events --since 2h",
         "pipeline events --type 'order.#' --since 2026-03-01T09:00 --up-to 2026-03-01T10:00",
         "pipeline events --agent-id billing --all --json > billing.jsonl",
+        "pipeline events --metadata session_id=s1",
     )
 )
 def events(
@@ -37,6 +41,7 @@ def events(
     agent_id: Stream = None,
     type: Pattern = None,
     correlation: Correlation = None,
+    metadata: Metadata = None,
     since: Since = None,
     up_to: UpTo = None,
     replayed: Annotated[bool, typer.Option("--replayed", help="Also what replays emitted, sent to nobody.")] = False,
@@ -47,8 +52,13 @@ def events(
     """List events of the log, the oldest first: number, time, type, id, whose history, source."""
     from ..history.events import EventQuery, get_events
 
-    query = EventQuery(agent_id, type, correlation, since, up_to, replayed)
-    records = get_events(app_of(ctx).ledger, query)
+    app = app_of(ctx)
+    if agent_id and not is_did(agent_id):
+        with suppress(ConfigError):  # who only reads may lack what the agents' modules need
+            import_agents(app.celery)
+        agent_id = app.agents.history_of(agent_id)
+    query = EventQuery(agent_id, type, correlation, since, up_to, replayed, metadata=read_pairs(metadata))
+    records = get_events(app.ledger, query)
     number = 0
     try:
         for record in records if all else islice(records, limit):
@@ -141,11 +151,3 @@ def timers(ctx: typer.Context, limit: Limit = 100, as_json: AsJson = False) -> N
         say("nothing is due later")
     if len(due) > limit:
         say(f"there are more than {limit:,}; see them with --limit")
-
-
-@commands.command(epilog=examples("pipeline cancel 01980c5e-7d1c-7a52-9f0e-6a4e8f7f0d11"))
-def cancel(ctx: typer.Context, id: EventId, as_json: AsJson = False) -> None:
-    """Take back an event that is published later."""
-    if not app_of(ctx).cancel(id):
-        raise UnknownEvent(f"no event {id!r} is due later: it was published or cancelled, or never there")
-    report({"id": id, "cancelled": True}, f"cancelled {id}", as_json=as_json)

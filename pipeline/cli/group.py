@@ -50,27 +50,40 @@ class Commands(TyperGroup):
             raise typer.Exit(INTERRUPTED) from None
 
 
-class Command(TyperCommand):
-    """A command whose usage is written as everybody writes it, and that knows the options of all commands."""
-
-    def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        """Return what follows the command's name, in capitals, and what is needed without braces around it."""
-        return [piece.removeprefix("{").removesuffix("}").upper() for piece in super().collect_usage_pieces(ctx)]
+class Placed:
+    """Mixed into commands and groups: an option that stands in the wrong place is not one that does not exist."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Read the arguments; an option that stands in the wrong place is not one that does not exist."""
+        """Read the arguments, and say where the options of all commands stand."""
         try:
-            return super().parse_args(ctx, args)
+            found: list[str] = super().parse_args(ctx, args)  # type: ignore[misc]  # a mixin: the class beside it has the method
         except typer.TyperException as exc:
             option = getattr(exc, "option_name", "")
             if option in BEFORE:
                 command, _, rest = ctx.command_path.partition(" ")
                 exc.message = f"{option} stands before the command: {command} {option} ... {rest}"
             raise
+        return found
+
+
+class Command(Placed, TyperCommand):
+    """A command whose usage is written as everybody writes it, and that knows the options of all commands."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Return what follows the command's name, in capitals, and what is needed without braces around it."""
+        return [piece.removeprefix("{").removesuffix("}").upper() for piece in super().collect_usage_pieces(ctx)]
+
+
+class Group(Placed, TyperGroup):
+    """Commands that belong together, as they are shown."""
 
 
 class CommandSet(typer.Typer):
     """Commands that belong together."""
+
+    def __init__(self, **options: Any) -> None:
+        """Take Typer's options."""
+        super().__init__(**{"cls": Group, **options})
 
     def command(self, *arguments: Any, **options: Any) -> Callable[[Any], Any]:
         """Declare the decorated function as one of them."""

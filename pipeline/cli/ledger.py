@@ -112,6 +112,8 @@ def prune(
     said = f"{pruned.events:,} events and {pruned.deliveries:,} deliveries have left the ledger"
     if pruned.archive:
         said += f" for {pruned.archive}"
+    if pruned.blobs:
+        said += f", and {pruned.blobs:,} blobs their store"
     if pruned.dead:
         said += f"; {pruned.dead:,} stay with dead letters"
     if pruned.unreadable:

@@ -110,6 +110,7 @@ def count(ctx: typer.Context, as_json: AsJson = False) -> None:
         "pipeline dead requeue 01980c5e 01980c61",
         "pipeline dead requeue --agent billing --error timeout --yes",
         "pipeline dead requeue 01980c5e --data @mended.json",
+        "pipeline dead requeue 01980c5e --from-step draft",
     )
 )
 def requeue(
@@ -123,11 +124,14 @@ def requeue(
     data: Annotated[
         str | None, typer.Option(help="Other data for exactly one: JSON; @FILE reads a file, - standard input.")
     ] = None,
+    from_step: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Do this step again, and all that were begun after it.")
+    ] = None,
     by: By = None,
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """Give dead letters back to their agents, and to nobody else."""
+    """Give dead letters back to their agents, and to nobody else; what their steps have come to stays."""
     from ..operations.letters import LetterQuery
 
     chosen = read_choice(LetterQuery(agent, error, type, older_than), ids, all=all, of="dead letters", says=WHICH)
@@ -138,6 +142,8 @@ def requeue(
             raise typer.BadParameter("it is for exactly one dead letter; give one id", param_hint="--data")
         options["data"] = read_data(data)
         import_agents(app.celery)  # the agent says what data it takes
+    if from_step is not None:
+        options["from_step"] = from_step
     _ask(app, chosen, "Requeue", yes=yes)
     with (
         without_warnings("pipeline.publishing.outbox", "pipeline.operations.dead_letters"),

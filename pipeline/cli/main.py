@@ -9,8 +9,11 @@ from typing import Annotated
 
 import typer
 
-from . import agents, demo, doctor, events, ledger, letters, publish, replay
+from . import agents, doctor, events, ledger, letters, publish, replay
+from .contracts import asyncapi, explain, schemas
+from .demo import commands as demo
 from .group import INTERRUPTED, Commands, examples
+from .waiting import approvals, budget, cancel, limits, pauses
 
 cli = typer.Typer(
     cls=Commands,
@@ -66,13 +69,21 @@ def common(
 
 
 cli.add_typer(publish.commands)
-cli.add_typer(agents.commands)
+cli.add_typer(agents.commands, name="agents")
+cli.add_typer(asyncapi.commands)
+cli.add_typer(explain.commands)
 cli.add_typer(doctor.commands)
-cli.add_typer(demo.commands)
+cli.add_typer(demo.commands, name="demo")
 cli.add_typer(events.commands)
+cli.add_typer(cancel.commands)
 cli.add_typer(replay.commands)
+cli.add_typer(budget.commands, name="budget")
 cli.add_typer(letters.commands, name="dead")
+cli.add_typer(approvals.commands, name="approvals")
 cli.add_typer(ledger.commands, name="ledger")
+cli.add_typer(schemas.commands, name="schemas")
+cli.add_typer(limits.commands, name="limits")
+cli.add_typer(pauses.commands, name="pauses")
 
 
 def main() -> None:

@@ -12,7 +12,8 @@ from typing import Annotated, Any
 import orjson
 import typer
 
-from ..core.errors import InvalidSelection
+from ..core.errors import InvalidEvent, InvalidSelection
+from ..core.times import UNITS, seconds_of
 from ..operations.selection import Query, Selection, choose
 
 HOW_TO_WRITE_A_TIME = (
@@ -21,8 +22,6 @@ HOW_TO_WRITE_A_TIME = (
 )
 
 
-_AGE = re.compile(r"(\d{1,12}(?:\.\d{1,6})?) ?([smhdw])", re.ASCII)
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _SEQUENCE_NUMBER = re.compile(r"\d{1,18}", re.ASCII)
 
 
@@ -42,15 +41,23 @@ def read_data(text: str) -> Any:
         raise typer.BadParameter(f"not JSON: {exc}", param_hint="--data") from None
 
 
+def read_pairs(texts: list[str] | None) -> dict[str, str] | None:
+    """Return what options say as NAME=VALUE; raise a usage error for what is said in another way."""
+    if not texts:
+        return None
+    pairs = [text.partition("=") for text in texts]
+    for text, (name, equals, _) in zip(texts, pairs, strict=True):
+        if not (name and equals):
+            raise typer.BadParameter(f"{text!r} is no NAME=VALUE, such as session_id=s1", param_hint="--metadata")
+    return {name: value for name, _, value in pairs}
+
+
 def read_age(text: str) -> timedelta:
     """Return the length of time that an option gives, such as 30m; raise a usage error otherwise."""
-    age = _AGE.fullmatch(text.strip())
     try:
-        if age:
-            return timedelta(**{_UNITS[age[2]]: float(age[1])})
-    except OverflowError:
-        pass
-    raise typer.BadParameter(f"{text!r} is no age; write one such as 90s, 30m, 2h, 7d or 4w")
+        return timedelta(seconds=seconds_of(text.strip(), "age"))
+    except InvalidEvent:
+        raise typer.BadParameter(f"{text!r} is no age; write one such as 90s, 30m, 2h, 7d or 4w") from None
 
 
 def read_time(text: str) -> datetime:
@@ -69,7 +76,7 @@ def read_moment(text: str) -> datetime | int:
     if _SEQUENCE_NUMBER.fullmatch(wanted):
         return int(wanted)
     try:
-        return datetime.now(UTC) - read_age(wanted) if _AGE.fullmatch(wanted) else _time(wanted)
+        return datetime.now(UTC) - read_age(wanted) if wanted[-1:] in UNITS else _time(wanted)
     except (ValueError, OverflowError, typer.BadParameter):
         raise typer.BadParameter(f"{text!r} is no time; write {HOW_TO_WRITE_A_TIME}") from None
 
@@ -108,6 +115,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 Pattern = Annotated[str | None, typer.Option("--type", metavar="PATTERN", help="An event type or topic pattern.")]
 Correlation = Annotated[str | None, typer.Option(metavar="ID", help="Only what has this correlation id.")]
+Metadata = Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="In the event's metadata; repeatable.")]
 Stream = Annotated[str | None, typer.Option(metavar="NAME", help="Whose history: an agent's name, or a subject.")]
 # Any, because typer knows no unions; the parser says what it is.
 Since = Annotated[

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ..core.door.dids import emitter_of
 from ..core.errors import visible, without_passwords
 
 if TYPE_CHECKING:
@@ -45,7 +46,12 @@ def clock(when: datetime | None) -> str:
 
 def print_json(data: Any) -> None:
     """Print data as JSON for people and programs."""
-    typer.echo(escaped(orjson.dumps(data, option=orjson.OPT_INDENT_2)))
+    typer.echo(indented(data))
+
+
+def indented(data: Any) -> str:
+    """Return data as JSON for people and programs, which no terminal obeys."""
+    return escaped(orjson.dumps(data, option=orjson.OPT_INDENT_2))
 
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -72,7 +78,7 @@ def print_event(record: Recorded, *, as_json: bool) -> None:
         typer.echo(escaped(orjson.dumps(record.as_data(), option=orjson.OPT_UTC_Z)))
         return
     event = record.event
-    whose = event.source.partition("/agent/")[2] or event.subject or "-"
+    whose = emitter_of(event.source) or event.subject or "-"
     cells = (f"{record.seq:>6}", clock(event.time), f"{event.type:<24}", event.key, whose, event.source)
     line = [printable(cell) for cell in cells]
     if out.is_terminal:

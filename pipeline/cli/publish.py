@@ -6,8 +6,10 @@ from typing import Annotated, Any
 
 import typer
 
+from ..agents.loading import import_agents
+from ..core.door.dids import is_did
 from .group import CommandSet, app_of, examples, saying_warnings
-from .options import AsJson, read_data, read_time
+from .options import AsJson, Metadata, read_data, read_pairs, read_time
 from .output import escaped, printable
 
 commands = CommandSet()
@@ -28,8 +30,10 @@ def publish(
     correlation_id: Annotated[str | None, typer.Option(help="Joins the event to others; default its own id.")] = None,
     subject: Annotated[str | None, typer.Option(help="What the event is about.")] = None,
     target: Annotated[
-        list[str] | None, typer.Option(metavar="AGENT", help="The only agent that may receive it; repeatable.")
+        list[str] | None,
+        typer.Option(metavar="AGENT", help="Name or did of the only agent that may receive it; repeatable."),
     ] = None,
+    metadata: Metadata = None,
     delay: Annotated[
         float | None, typer.Option(metavar="SECONDS", min=0, help="Publish it later; `pipeline cancel` takes it back.")
     ] = None,
@@ -42,6 +46,8 @@ def publish(
     if delay is not None and at is not None:
         raise typer.BadParameter("not both of them", param_hint="--delay and --at")
     app = app_of(ctx)
+    if any(map(is_did, target or ())):
+        import_agents(app.celery)  # which know the names
     with saying_warnings():
         event = app.publish(
             type,
@@ -50,6 +56,7 @@ def publish(
             correlation_id=correlation_id,
             subject=subject,
             targets=tuple(target or ()),
+            metadata=read_pairs(metadata),
             delay=delay,
             at=at,
         )

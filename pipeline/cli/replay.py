@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Annotated, Any
 
+import orjson
 import typer
 
 from ..agents.loading import import_agents
+from ..core.errors import ConfigError
 from .group import CommandSet, app_of, examples, working
 from .options import AsJson, Correlation, Limit, Pattern, Since, Stream, UpTo, read_choice
-from .output import print_event, report, say
+from .output import escaped, print_event, report, say
 
 commands = CommandSet()
+#: Different reasons why nobody gets an event that are told at once.
+MOST_TOLD = 10
 
 WHICH = "say which: --event, or filters (--type, --since, --up-to, --correlation, --agent-id), or --all"
 
@@ -44,10 +49,11 @@ def replay(
     from ..history.events import EventQuery
     from ..operations.replay import replay
 
-    query = EventQuery(agent_id, type, correlation, since, up_to)
-    chosen = read_choice(query, event, all=all, of="events", says=WHICH)
     app = app_of(ctx)
     import_agents(app.celery)
+    agent_id = agent_id and app.agents.history_of(agent_id)
+    query = EventQuery(agent_id, type, correlation, since, up_to)
+    chosen = read_choice(query, event, all=all, of="events", says=WHICH)
     options: dict[str, Any] = {"rate": rate, "broadcast": broadcast, "dry_run": dry_run, "id": id}
     with working("replaying", "events") as show:
         replayed = replay(app.bus, to, chosen, **options, progress=show)
@@ -69,18 +75,31 @@ def unrouted(
     limit: Limit = 100,
     as_json: AsJson = False,
 ) -> None:
-    """List events that no agent listened to, the newest first."""
-    from ..operations.unrouted import replay_unrouted, unrouted
+    """List events that no agent listened to, then those that no agent's filter let through; the newest first."""
+    from ..operations.explain import nearest_to
+    from ..operations.unrouted import replay_unrouted, unrouted, unwanted
 
-    ledger = app_of(ctx).ledger
+    app = app_of(ctx)
+    ledger = app.ledger
     if replay:
         with working("routing", "events", "do it again for the others") as show:
             number = replay_unrouted(ledger, type=type, progress=show)
         report({"replayed": number}, f"{number:,} events have an agent now; the workers send them", as_json=as_json)
         return
-    records = unrouted(ledger, type=type, limit=limit + 1)
+    records = [*unrouted(ledger, type=type, limit=limit + 1), *unwanted(ledger, type=type, limit=limit)]
+    with suppress(ConfigError):  # who only reads may lack what the agents' modules need
+        import_agents(app.celery)
+    told: set[str] = set()
     for record in records[:limit]:
-        print_event(record, as_json=as_json)
+        nearest = nearest_to(app.bus, record.event)
+        if as_json:
+            data = {**record.as_data(), "nearest": nearest}
+            typer.echo(escaped(orjson.dumps(data, option=orjson.OPT_UTC_Z)))
+            continue
+        print_event(record, as_json=False)
+        if nearest not in told and len(told) < MOST_TOLD:
+            told.add(nearest)
+            say(f"{record.event.type}: {nearest}")
     if not records and not as_json:
         say("no unrouted events")
     if len(records) > limit:

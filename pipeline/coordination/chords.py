@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import orjson
 from celery import Task
 from celery.canvas import Signature
 
@@ -45,9 +46,10 @@ class EmitTask(Task):  # type: ignore[misc]  # celery's classes are untyped
             event_type,
             data,
             source=self.bus.source,
-            cause=Event.model_validate(cause) if cause else None,
+            cause=Event.decode(orjson.dumps(cause)) if cause else None,
             correlation_id=None if cause else self.request.root_id,
             id=caused_id(task_id, 0, self.bus.ledger.secret if self.bus.has_ledger else b""),
+            version=self.bus.types.newest(event_type),
         )
         self.bus.outbox.publish([event], rows=ended(join, event))
 

@@ -34,7 +34,7 @@ def starter(
     """
     members = _members(name, agents)
     done = check_type(emits if isinstance(emits, str) else emits.event_type)
-    failed = check_type(fails or ".".join([*done.split(".")[:-1], "failed"]))
+    failed = check_type(fails or failed_type(done))
     names = [agent.name for agent in members]
 
     def start(event: Event, ctx: Context) -> None:
@@ -53,6 +53,11 @@ def starter(
         chord(header, body, app=celery).apply_async(task_id=caused_id(ctx.delivery_id, 0))
 
     return start
+
+
+def failed_type(emits: str) -> str:
+    """Return the type of the event that follows when a member is dead, where nobody says another."""
+    return ".".join([*emits.split(".")[:-1], "failed"])
 
 
 def _members(name: str, agents: Iterable[Agent]) -> list[Agent]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from copy import copy
 from datetime import UTC, date, datetime, time, timedelta
 from itertools import product
@@ -60,7 +60,17 @@ class PublishScheduled(Task):  # type: ignore[misc]  # celery's classes are unty
         now = when.maybe_make_aware(when.now()) if when else self.app.now()
         if when is None and self.request.called_directly:
             when = ByHand()
-        event = due_event(schedules, self.bus.source, name, now, when=when, namespace=self.bus.settings.namespace)
+        bus = self.bus
+        event = due_event(
+            schedules,
+            bus.source,
+            name,
+            now,
+            when=when,
+            namespace=bus.settings.namespace,
+            newest=bus.types.newest,
+            context=bus.blobs.context,
+        )
         self.bus.outbox.publish([event])
         return event.id
 
@@ -97,6 +107,8 @@ def due_event(
     *,
     when: BaseSchedule | None = None,
     namespace: str = "",
+    newest: Callable[[str], str] = lambda type: Payload.schema_version,
+    context: dict[str, Any] | None = None,
 ) -> Event:
     """Return the event that schedule `name` is due to publish at `now`; two beats of one app get the same one.
 
@@ -104,6 +116,8 @@ def due_event(
         source: the CloudEvents source of the app.
         when: the schedule of the entry that fires; default the one that was declared.
         namespace: the app's, which tells it from others of its name.
+        newest: says which version data without a class is of.
+        context: what the payload's serializers are handed (see new_event).
 
     """
     if name not in schedules:
@@ -114,7 +128,9 @@ def due_event(
     declared, what, data = schedules[name]
     due = due_time(when or declared, now)
     source = f"{source}/schedule/{name}"
-    event = new_event(what, data, source=source, id=scheduled_id(source, due, namespace=namespace))
+    id = scheduled_id(source, due, namespace=namespace)
+    version = newest(what) if isinstance(what, str) else what.schema_version
+    event = new_event(what, data, source=source, id=id, version=version, context=context)
     return event.evolve(time=due)
 
 

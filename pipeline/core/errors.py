@@ -5,7 +5,12 @@ from __future__ import annotations
 import re
 import traceback
 from collections.abc import Iterable
+from datetime import timedelta
 from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 #: Characters of an error that are kept beside its traceback, and of a text in a log line.
 LONGEST_LINE = 2000
@@ -23,6 +28,9 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-
 
 class PipelineError(Exception):
     """The root of all errors raised by `pipeline`."""
+
+    #: The value in a payload that it is about, so that whoever has the payload can say which field that is.
+    about: object = None
 
 
 class ConfigError(PipelineError):
@@ -43,6 +51,22 @@ class EventTooLarge(InvalidEvent):
     """An encoded event is larger than `max_event_bytes`."""
 
 
+class BlobTooLarge(InvalidEvent):
+    """The content of a blob is larger than `max_blob_bytes`."""
+
+
+class BlobMissing(PipelineError, LookupError):
+    """The store does not have the content of a blob; a delivery that failed for it can be requeued when it is back."""
+
+
+class BlobAltered(PipelineError, ValueError):
+    """The store has other content than was published; a delivery that failed for it can be requeued when it is back."""
+
+
+class BlobUnavailable(PipelineError, OSError):
+    """The store of blobs cannot be used (away, full, no permission); trying again may help."""
+
+
 class IdTaken(InvalidEvent):
     """The log has another event with that id; what an event says never changes."""
 
@@ -57,6 +81,13 @@ class NobodyListens(InvalidEvent):
 
 class InvalidPattern(PipelineError, ValueError):
     """A topic pattern is not one that AMQP understands."""
+
+
+class InvalidFilter(PipelineError, ValueError):
+    """A filter cannot be understood, or could never match; the message names the place in it and what to write."""
+
+    #: Where in the filter: `character 12` of a text (from 1), or the way into a mapping.
+    place = ""
 
 
 class InvalidAgent(PipelineError, ValueError):
@@ -124,6 +155,84 @@ class UnknownEvent(PipelineError, LookupError):
     """The ledger has no event, delivery or timer with that id."""
 
 
+class InvalidStep(InvalidEvent):
+    """A step or a wait was written wrongly, or returned what cannot be kept; another attempt would not mend it."""
+
+
+class StepFull(InvalidStep):
+    """A delivery has too many steps."""
+
+
+class TooManyHops(InvalidEvent):
+    """An event has gone further than `max_hops`: agents seem to call each other; the message shows those on its way."""
+
+
+class InvalidBudget(InvalidEvent):
+    """A budget, or what is to be taken from one, was written wrongly; the message says how to mend it."""
+
+
+class UnknownBudget(PipelineError, LookupError):
+    """No budget has that name; the message says how to find those that there are."""
+
+
+class OverBudget(PipelineError):
+    """A budget has no room for what a handler wanted to spend; the message says which, and how to raise it."""
+
+
+class TreeWasCancelled(PipelineError):
+    """What was asked for belongs to a tree of work that somebody has stopped; the message says who, and what to do."""
+
+
+class CannotPark(PipelineError):
+    """A delivery cannot wait where it is: in a canvas, which waits for its result."""
+
+
+class WaitTimeout(PipelineError, TimeoutError):
+    """What `ctx.wait_for` waits for has not come in time."""
+
+
+class Vetoed(PipelineError):
+    """What `ctx.ask` has asked for must not be done: somebody has vetoed it, or nobody has decided in time."""
+
+
+class AlreadyDecided(PipelineError):
+    """An approval was decided before, or has expired; the message says by whom and when."""
+
+
+class NotAllowed(PipelineError):
+    """Whoever wants to decide an approval may not, or has to say who they are."""
+
+
+class RateLimited(PipelineError):
+    """A provider takes no more for now: to be raised by handlers, whose deliveries then wait without failing."""
+
+    def __init__(self, retry_after: float | timedelta | str | None = None, scope: str | None = None) -> None:
+        """Take what the provider says.
+
+        Arguments:
+            retry_after: seconds that it asks to wait, a timedelta, or a text such as "5m"; None when it does not say.
+            scope: what is paused, such as "openai:gpt-5"; None for the agent's own scope.
+
+        """
+        super().__init__(retry_after, scope)
+        self.retry_after = retry_after
+        self.scope = scope
+
+    def __str__(self) -> str:
+        """Say who asks to wait, and how long."""
+        unit = " s" if isinstance(self.retry_after, (int, float)) else ""
+        wait = "" if self.retry_after is None else f" for {self.retry_after}{unit}"
+        return f"{self.scope or 'the provider'} asks to wait{wait}"
+
+
+class Shed(PipelineError):
+    """A delivery was given up because too much waits for its agent, or it is too old; the message says which."""
+
+
+class Overloaded(PipelineError):
+    """An agent has more waiting than it may, and lets publishers know: nothing was published; try again later."""
+
+
 class ProjectionFailed(PipelineError):
     """A projection's handler failed; nothing of its batch was kept, and it stays where it was."""
 
@@ -188,3 +297,15 @@ def traceback_of(error: BaseException) -> str:
     except BaseException:  # notes, causes or groups that Python itself cannot format
         return line_of(error)
     return visible(without_passwords(text), keep="\n\t")[-LONGEST_TRACEBACK:]
+
+
+def explain(error: ValidationError, what: str) -> str:
+    """Return one line that names the first wrong fields of `what`."""
+    problems = []
+    for e in error.errors(include_url=False):
+        field = ".".join(map(str, e["loc"]))
+        # Our own checks name the field themselves, and pydantic puts its words before theirs.
+        message = e["msg"].removeprefix("Value error, ").removeprefix(f"{field}: ")
+        problems.append(f"{field}: {message}" if field else message)
+    others = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
+    return f"{what} does not validate: {'; '.join(problems[:3])}{others}"

@@ -5,22 +5,24 @@ from __future__ import annotations
 import inspect
 import json
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, Self
 
 import orjson
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from .door.classes import Way, check_arrival, names_of, unknown_names, way_of
-from .door.data import MAX_DEPTH, MAX_INTEGER, control_in, flaw, is_shallow, other_class
-from .errors import EventTooLarge, InvalidEvent
+from .door.attributes import checked, metadata_of, metadata_text, named
+from .door.classes import Way, check_arrival, names_of, place_of, unknown_names, way_of
+from .door.data import MAX_DEPTH, MAX_INTEGER, control_in, flaw, is_shallow, largest, other_class
+from .errors import EventTooLarge, InvalidEvent, PipelineError, explain
 from .ids import Seal, foreign_id, new_id
 from .topics import check_type
 
 CONTENT_TYPE = "application/cloudevents+json"
 DEFAULT_PRIORITY = 5
 
-_SEMVER = re.compile(r"\d+\.\d+\.\d+")
+_SEMVER = re.compile(r"\d{1,9}\.\d{1,9}\.\d{1,9}", re.ASCII)
 
 #: As long as the ledger's columns are, and AMQP's short strings (in ASCII), on every broker and database.
 MAX_LENGTH = 255
@@ -36,6 +38,8 @@ _DIGITS = bytes(0x30 if 0x30 <= byte <= 0x39 else 0x20 for byte in range(256))
 _LONG = b"0" * len(str(MAX_INTEGER))
 
 _Text = Annotated[str, Field(min_length=1, max_length=MAX_LENGTH)]
+#: Says that an event was read: what other programs call their attributes is left to them.
+_READ = "read"
 
 
 class Payload(BaseModel):
@@ -85,20 +89,22 @@ class Event(BaseModel):
     """Something that happened: a CloudEvents 1.0 envelope with this bus's extension attributes.
 
     Its attributes are texts of 1 to MAX_LENGTH characters, none of them a control character. What its data may be is
-    checked when it is encoded or decoded.
+    checked when it is encoded or decoded. Further attributes are kept as they are (`event.model_extra`).
 
     Attributes:
         priority: 1 (most urgent) to 10.
         correlation_id: shared by everything that one first event caused.
         causation_id: the event that directly caused this one.
         targets: names of the only agents that may receive the event; empty means all.
+        metadata: whatever belongs to the work as a whole (a user, a session), at most 4 KiB of JSON; what the event
+            causes inherits it.
         hops: how many events lie between this one and the first of its correlation.
         sent: False when publish() has accepted the event but the broker is away: it is sent as soon as that is back.
         key: what the ledger knows it by: its id, and for another program's event one that follows from source and id.
 
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+    model_config = ConfigDict(frozen=True, extra="allow", populate_by_name=True)
 
     specversion: str = Field(default="1.0", pattern=r"^1\.0$")
     id: _Text
@@ -118,6 +124,7 @@ class Event(BaseModel):
     hops: int = Field(default=0, ge=0, lt=2**31)
     traceparent: _Text | None = None
     tracestate: str | None = Field(default=None, max_length=MAX_TRACESTATE)
+    metadata: dict[str, Any] = Field(default_factory=dict)
 
     sent: ClassVar[bool] = True
     key: ClassVar[str] = ""
@@ -135,8 +142,15 @@ class Event(BaseModel):
         # CloudEvents attributes are scalars: on the wire the names are joined by commas.
         return tuple(filter(None, value.split(","))) if isinstance(value, str) else value
 
+    @field_validator("metadata", mode="before")
+    @classmethod
+    def _metadata_from_text(cls, value: Any, info: ValidationInfo) -> Any:
+        return metadata_of(value, lenient=info.context is _READ)
+
     def model_post_init(self, context: Any) -> None:
         """Let a first event be the start of its own correlation; refuse control characters in texts."""
+        if self.__pydantic_extra__ and context is not _READ:
+            object.__setattr__(self, "__pydantic_extra__", checked(self.__pydantic_extra__))
         if not self.correlation_id:
             object.__setattr__(self, "correlation_id", self.id)
         object.__setattr__(self, "key", self.id)
@@ -156,7 +170,10 @@ class Event(BaseModel):
 
     def evolve(self, **changes: Any) -> Self:
         """Return a validated copy with `changes`."""
-        return type(self).model_validate({**self.model_dump(), **changes})
+        further = checked({name: value for name, value in changes.items() if name not in type(self).model_fields})
+        metadata = metadata_of(changes.get("metadata", self.metadata))
+        changed = {**self.model_dump(), **changes, **further, "metadata": metadata}
+        return type(self).model_validate(changed, context=_READ)
 
     def marked(self, *, sent: bool) -> Self:
         """Return the event with a note whether the broker has it; what the event says stays as it is."""
@@ -197,6 +214,8 @@ class Event(BaseModel):
             "hops": self.hops,
             "traceparent": self.traceparent,
             "tracestate": self.tracestate,
+            "metadata": metadata_text(self.metadata) if self.metadata else None,
+            **(self.__pydantic_extra__ or {}),
         }
         present = {name: value for name, value in attributes.items() if value is not None}
         present["data"] = self.data
@@ -219,9 +238,10 @@ class Event(BaseModel):
         """Return the event ready for the wire; raise InvalidEvent, or EventTooLarge above so many bytes."""
         body = self.encode()
         if len(body) > limit:
+            place, size = largest(self.data)
             raise EventTooLarge(
-                f"data: event {self.type!r} takes {len(body):,} bytes, the limit is {limit:,}; "
-                "put large content elsewhere and publish its address, or raise PIPELINE_MAX_EVENT_BYTES"
+                f"{place}: event {self.type!r} takes {len(body):,} bytes, {size:,} of them here, the limit is "
+                f"{limit:,}; put large content into a field of the type Blob, or raise PIPELINE_MAX_EVENT_BYTES"
             )
         return Encoded(self, body, bus=bus, seal=seal)
 
@@ -235,7 +255,7 @@ class Event(BaseModel):
         """
         try:
             attributes = orjson.loads(raw)
-            event = cls.model_validate(attributes)
+            event = cls.model_validate(attributes, context=_READ)
         except orjson.JSONDecodeError as exc:
             raise InvalidEvent(f"event does not validate: it is no JSON that everybody can read: {exc}") from exc
         except ValidationError as exc:
@@ -287,20 +307,16 @@ def _is_plain(body: bytes) -> bool:
     return body.count(b"{") + body.count(b"[") <= MAX_DEPTH or is_shallow(body)
 
 
-def explain(error: ValidationError, what: str) -> str:
-    """Return one line that names the first wrong fields of `what`."""
-    problems = []
-    for e in error.errors(include_url=False):
-        field = ".".join(map(str, e["loc"]))
-        # Our own checks name the field themselves, and pydantic puts its words before theirs.
-        message = e["msg"].removeprefix("Value error, ").removeprefix(f"{field}: ")
-        problems.append(f"{field}: {message}" if field else message)
-    others = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
-    return f"{what} does not validate: {'; '.join(problems[:3])}{others}"
+class Content(NamedTuple):
+    """What an event says: its type, the version of its schema, and JSON data."""
+
+    type: str
+    version: str
+    data: Any
 
 
 def new_event(
-    what: Payload | str,
+    what: Payload | str | Content,
     data: Any = None,
     *,
     source: str,
@@ -310,13 +326,21 @@ def new_event(
     correlation_id: str | None = None,
     subject: str | None = None,
     targets: tuple[str, ...] = (),
+    metadata: Mapping[str, Any] | None = None,
+    version: str = Payload.schema_version,
+    context: dict[str, Any] | None = None,
 ) -> Event:
-    """Return a new event from a typed payload, or from an event type and JSON data.
+    """Return a new event from a typed payload, or from an event type and JSON data, which is of the `version` given.
 
-    Correlation, priority and trace context are inherited from `cause`; what is given explicitly wins.
+    Correlation, priority, metadata and trace context are inherited from `cause`; what is given explicitly wins.
+
+    Arguments:
+        context: what the payload's own serializers are handed, such as where blobs are kept.
+
     Raises InvalidEvent that names the wrong field.
+
     """
-    event_type, version, data = _content(what, data)
+    event_type, version, data = content_of(what, data, context, version)
     attributes: dict[str, Any] = {"id": id or new_id(), "type": event_type, "source": source, "data": data}
     if cause is not None:
         attributes.update(
@@ -327,6 +351,8 @@ def new_event(
             traceparent=cause.traceparent,
             tracestate=cause.tracestate,
         )
+    if metadata is not None or (cause is not None and cause.metadata):
+        attributes["metadata"] = {**(cause.metadata if cause is not None else {}), **named(metadata)}
     given = {"priority": priority, "correlation_id": correlation_id, "subject": subject}
     attributes.update({name: value for name, value in given.items() if value is not None})
     try:
@@ -335,10 +361,17 @@ def new_event(
         raise InvalidEvent(explain(exc, "event")) from exc
 
 
-def _content(what: Payload | str, data: Any) -> tuple[str, str, Any]:
-    """Return event type, schema version and JSON data of what the caller wants to publish."""
+def content_of(
+    what: Payload | str | Content,
+    data: Any = None,
+    context: dict[str, Any] | None = None,
+    version: str = Payload.schema_version,
+) -> Content:
+    """Return what an event says that the caller wants to publish."""
+    if isinstance(what, Content):
+        return what
     if isinstance(what, str):
-        return what, "1.0.0", data
+        return Content(what, version, data)
     if not isinstance(what, Payload):
         raise InvalidEvent(
             f"payload: a {type(what).__name__} cannot be published; pass a Payload instance, or an event type and data"
@@ -347,15 +380,19 @@ def _content(what: Payload | str, data: Any) -> tuple[str, str, Any]:
         raise InvalidEvent(f"payload: {type(what).__name__} has no event type; declare it with type='...'")
     if data is not None:
         raise InvalidEvent("data: a typed payload already is the data; pass one of the two")
-    return what.event_type, what.schema_version, dump(what)
+    return Content(what.event_type, what.schema_version, dump(what, context))
 
 
-def dump(payload: Payload) -> Any:
+def dump(payload: Payload, context: dict[str, Any] | None = None) -> Any:
     """Return a payload's data; raise InvalidEvent when an agent would not get what is sent."""
     way = way_of(type(payload))
     try:
-        data = payload.model_dump(mode="json", by_alias=True, round_trip=True)
+        data = payload.model_dump(mode="json", by_alias=True, round_trip=True, context=context)
     except Exception as exc:  # pydantic's own, or whatever a user's serializer raises
+        ours = exc.__cause__
+        if isinstance(ours, PipelineError):  # it says what to do
+            place = None if ours.about is None else place_of(ours.about, payload)
+            raise ours if place is None else type(ours)(f"{payload.event_type}: {place}: {ours}") from None
         raise InvalidEvent(f"payload {type(payload).__name__} cannot be sent: {exc}") from exc
     if way is Way.BY_VALUE:
         check_arrival(payload, data)

@@ -84,6 +84,15 @@ def make_directory(path: Path) -> None:
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
+def sync_directory(directory: Path) -> None:
+    """Let what was created or renamed in a directory survive a power cut; raises OSError."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def file_id(path: Path) -> tuple[int, int] | None:
     """Return what tells a file from another one of the same name; None when there is none."""
     try:

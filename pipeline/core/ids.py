@@ -58,6 +58,17 @@ def caused_id(delivery: str, position: int, secret: bytes = b"") -> str:
     return _format(digest, 0x80)
 
 
+def is_sampled(event_id: str, share: float) -> bool:
+    """Say whether an event is among a share (0 to 1) of all, by its id alone: everybody says the same of it, always.
+
+    Its place is the first 8 bytes of BLAKE2b of the id, as a fraction; with a larger share the events of a smaller one
+    are sampled, too.
+    """
+    if share >= 1:
+        return True
+    return int.from_bytes(blake2b(event_id.encode(), digest_size=8).digest(), "big") < share * 2**64
+
+
 def _namespace(id: str) -> bytes:
     if len(id) == _UUID_LENGTH:
         try:

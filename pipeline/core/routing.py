@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 
-from .announcements import ANNOUNCEMENTS
+from .announcements import ANNOUNCEMENTS, APPROVALS
 from .errors import InvalidSelection
 from .event import Payload
 from .topics import check_pattern, matches
@@ -31,8 +31,8 @@ def receivers(agents: Mapping[str, Iterable[str]], event_type: str, targets: Col
 
 
 def needs_receiver(event_type: str) -> bool:
-    """Say whether an event that nobody gets is worth a note; the bus's own announcements are for whoever wants them."""
-    return not event_type.startswith(ANNOUNCEMENTS)
+    """Say whether an event that nobody gets is worth a note; what the bus says and hears itself is not."""
+    return not event_type.startswith(ANNOUNCEMENTS) and event_type not in APPROVALS
 
 
 def targets_of(text: str | None) -> tuple[str, ...]:

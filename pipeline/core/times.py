@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
@@ -13,6 +14,8 @@ from .errors import InvalidEvent
 SECOND = 1_000_000
 #: Seconds; a delay or an interval that is longer is a mistake, and so is infinity.
 CENTURY = 100 * 366 * 86400
+#: Seconds in the units of a duration that is written as text.
+UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
 #: Seconds that something quick takes, and how much its latest run counts in the mean.
 QUICK, WEIGHT = 0.001, 0.2
 #: Seconds on the clock that deadlines are measured with. Libraries that freeze the time in tests stop `time.monotonic`
@@ -83,3 +86,28 @@ def due_time(delay: float | timedelta | None, at: datetime | None) -> datetime |
 def as_json_time(when: datetime | None) -> str | None:
     """Return a time as JSON has it."""
     return None if when is None else when.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def seconds_of(duration: float | timedelta | str, what: str) -> float:
+    """Return a duration in seconds: of a number, a timedelta, or a text as "90s", "30m", "24h" and "7d" are.
+
+    Arguments:
+        what: the argument's name, for the error.
+
+    Raises InvalidEvent when it is none, or not between now and a hundred years from now.
+
+    """
+    seconds: float | None = None
+    if isinstance(duration, timedelta):
+        seconds = duration.total_seconds()
+    elif isinstance(duration, str):
+        number, unit = duration[:-1], UNITS.get(duration[-1:])
+        with suppress(ValueError):
+            seconds = float(number) * unit if unit else None
+    elif not isinstance(duration, bool) and isinstance(duration, (int, float)):
+        seconds = float(duration)
+    if seconds is None:
+        raise InvalidEvent(f'{what}: {duration!r} is no duration: give seconds, a timedelta, or a text such as "24h"')
+    if not 0 <= seconds < CENTURY:
+        raise InvalidEvent(f"{what}: {seconds:g} seconds are not between now and a hundred years from now")
+    return seconds

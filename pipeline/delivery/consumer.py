@@ -12,6 +12,7 @@ from typing import Any
 
 from celery.utils.log import get_logger
 from celery.worker.consumer import Consumer
+from vine import promise
 
 from ..agents.agent import Agent
 from ..core.errors import EventTooLarge, InvalidEvent, LedgerError
@@ -20,12 +21,14 @@ from ..core.observe import Log, ended
 from ..core.routing import reaches
 from ..ledger.aside import Bad
 from ..limits.gate import Gate
+from .filtered import FilteredOut
 from .lane.lane import Lane
 from .poison import check_event, check_task, said_by_bus
 from .process.connected import Connected
 from .process.guarded import guard
 from .process.pool import keeping_what_was_given
 from .process.returns import Returns
+from .process.stops import stop_running
 from .short import ShortWay, short_way
 from .strays import Told
 
@@ -41,6 +44,7 @@ class AgentConsumer(Connected):
 
     #: A consumer of the user's own derives from this one; Celery's knows task messages alone.
     reads_events = True
+    _filtered: FilteredOut | None = None
 
     class Blueprint(Consumer.Blueprint):  # type: ignore[misc]  # celery's classes are untyped
         """Celery's steps but native delayed delivery, which would widen every agent's bindings."""
@@ -68,6 +72,7 @@ class AgentConsumer(Connected):
         self.run_in_pool: Callable[[Any], None] = vars(self)["on_task_request"]
         self.on_task_request = self._admit
         self.returns = Returns(lambda seconds, do: self.call_soon_ack(self.timer.call_after, seconds, do))
+        self.bus.stop_running = lambda stops: self.call_soon_ack(stop_running, self.pool, stops)
         self._told = Told()
         self._acks: deque[Callable[[], Any]] = deque()
         self._gates: dict[str, Gate] = {}
@@ -144,6 +149,8 @@ class AgentConsumer(Connected):
         """Forget what waits when the connection is lost; what still runs leaves its old gate."""
         if self._short is not None:
             self._short.close()
+        if self._filtered is not None:
+            self._filtered.close()
         with keeping_what_was_given(self.pool):
             super().on_close()
         self.returns.forget_waiting()
@@ -185,6 +192,12 @@ class AgentConsumer(Connected):
         logger.error("set aside a message from %s: %s", self.queue_of(message) or "an unknown queue", reason)
         message.reject_log_error(logger, self.connection_errors)
 
+    def _ack_soon(self, message: Any) -> None:
+        self.call_soon_ack(promise(message.ack_log_error, (logger, self.connection_errors)))
+
+    def _set_aside_soon(self, message: Any, reason: object) -> None:
+        self.call_soon_ack(promise(self.set_aside, (message, reason)))
+
     def _give_up(self, message: Any, agent: Agent, reason: EventTooLarge) -> None:
         """Let the ledger know that a delivery ends here: it would send the event again and again."""
         try:
@@ -216,8 +229,12 @@ class AgentConsumer(Connected):
         if tag is None:  # our Redis and embedded transports address every copy to its queue
             return info.get("routing_key")
         if tag not in self._queues_by_tag and self.task_consumer:
-            self._queues_by_tag = {active: queue for queue, active in self.task_consumer._active_tags.items()}
+            self.remember_tags()
         return self._queues_by_tag.get(tag)
+
+    def remember_tags(self) -> None:
+        """Note which queue each consumer takes from; no two of a process have the same tag."""
+        self._queues_by_tag |= {active: queue for queue, active in self.task_consumer._active_tags.items()}
 
     def update_strategies(self) -> None:
         """Let each task's requests be guarded before Celery makes use of their class."""
@@ -234,6 +251,8 @@ class AgentConsumer(Connected):
             self._by_celery(run, message, event, agents[queue], queue)
 
         self._short = short = short_way(self, by_celery)
+        filtered = self._filtered or FilteredOut(self.bus, self._ack_soon, self._set_aside_soon)
+        self._filtered = filtered  # its thread outlives a lost connection
 
         def on_message(message: Any) -> None:
             queue = self.queue_of(message) or ""
@@ -252,6 +271,8 @@ class AgentConsumer(Connected):
                 self.returns.since.pop(queue, None)
             if event is None:
                 self._guarded(run, message)
+            elif agent is not None and agent.filter is not None and filtered.takes(message, event, agent):
+                pass
             elif not short.takes(message, event, queue):
                 by_celery(message, event, queue)
 

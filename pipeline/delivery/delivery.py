@@ -7,23 +7,25 @@ Celery's edge, turns them into Celery's exceptions.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from celery.utils.log import get_task_logger
 
 from ..agents.effects import Effects
+from ..core.announcements import DeliveryDead, announces
 from ..core.errors import line_of
+from ..core.event import Event, new_event
 from ..core.observe import Log
 from ..core.retry import Again, Dead, decide
-from .steps import Filtered, Paused, Result
+from .steps import Filtered, Parks, Paused, Result
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from ..core.event import Encoded
-    from ..ledger.deliveries import Claim, Delivery
+    from ..ledger.facts import Claim, Delivery
     from ..ledger.ledger import Ledger
     from .strays import Told
 
@@ -33,16 +35,27 @@ Found = TypeVar("Found")
 
 @dataclass(frozen=True, slots=True)
 class Scheduled:
-    """The next attempt is recorded, and is sent in `delay` seconds by whichever worker lives then."""
+    """The next attempt is recorded, and is sent in `delay` seconds by whichever worker lives then.
 
-    delay: float
+    Attributes:
+        delay: None where something else than time says when.
+
+    """
+
+    delay: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class Postponed:
-    """Celery is to call the task again in `delay` seconds, and this attempt does not count."""
+    """Celery is to call the task again in `delay` seconds, and this attempt does not count.
+
+    Attributes:
+        waits: since when the event waits for a worker that reads it, where only its message says so (microseconds).
+
+    """
 
     delay: float
+    waits: int | None = None
 
 
 #: What follows an attempt: Celery tries again, as often as before or once more, a timer does, or it is over.
@@ -119,14 +132,41 @@ class Bookkeeping(Protocol):
         Raises NobodyListens when it has been offered to others often enough.
         """
 
+    def refused(self, delivery: Delivery, filtered: Filtered) -> Paused | Filtered:
+        """Say what becomes of an event that the filter of this version keeps back: another one may want it."""
+
+    def take(self, delivery: Delivery) -> Result | None:
+        """Take the turns that the delivery needs, and wait for a moment if need be; or say what it has to wait for."""
+
+    def turn(self, delivery: Delivery) -> tuple[float, Result | None]:
+        """Do what take() does, but for the wait: return the seconds that it takes, too."""
+
     def filtered(self, delivery: Delivery, attempt: int, reason: str) -> None:
         """Record that the agent does not want the event after all."""
 
     def paused(self, delivery: Delivery, attempt: int, pause: Paused) -> Verdict:
-        """Record that the handler is to be called in some seconds, and that this attempt does not count."""
+        """Record that the handler is to be called in some seconds, and that this attempt does not count.
+
+        Raises InvalidEvent when the event has waited too long for a worker that reads it.
+        """
+
+    def parked(self, delivery: Delivery, attempt: int, parks: Parks) -> Verdict:
+        """Record that the delivery waits, send what it has emitted, and say that this attempt does not count."""
 
     def fail(self, delivery: Delivery, attempt: int, error: BaseException) -> Verdict:
         """Record a failed attempt and say what follows it."""
+
+
+def message_number(bus: Mapping[str, Any], retries: int) -> int:
+    """Return which of a delivery's messages one is: 0 for the event's own one, and another number for each later one.
+
+    Arguments:
+        bus: what the bus says in its headers.
+        retries: what Celery says there.
+
+    """
+    number: int = bus.get("message", retries + bus.get("handed", 0))
+    return number
 
 
 def outcome_of(call: Callable[..., Found], *arguments: Any) -> Found | BaseException:
@@ -151,3 +191,19 @@ def decided(delivery: Delivery, attempt: int, error: BaseException) -> Again | D
             told = line_of(error)
             logger.error("agent %s: %s %s is dead (%s): %s", delivery.agent, event.type, event.key, reason, told)
     return decision
+
+
+def death_of(delivery: Delivery, attempt: int | None, error: BaseException) -> list[Event]:
+    """Return the event that announces that a delivery is dead; none for one that nobody is told of."""
+    event = delivery.event
+    if not announces(event.type, delivery.replay):
+        return []
+    payload = DeliveryDead(
+        delivery_id=delivery.id,
+        event_id=event.key,
+        original_type=event.type,
+        agent=delivery.agent,
+        error=line_of(error),
+        attempts=attempt or delivery.retry.max + 1,
+    )
+    return [new_event(payload, source=delivery.source, cause=event)]

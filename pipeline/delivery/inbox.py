@@ -6,7 +6,7 @@ Attempts are counted durably, and the outcome is written in one transaction with
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -14,27 +14,48 @@ from celery.exceptions import Ignore
 from celery.utils.log import get_task_logger
 
 from ..agents.effects import Effects
-from ..core.announcements import DeliveryDead, announces
-from ..core.errors import LedgerError, LedgerRefused, NotAnEventError, Revoked, WorkerDied, line_of, traceback_of
-from ..core.event import Encoded, Event, new_event
+from ..agents.wanting import wants_read
+from ..contracts import newer
+from ..core.errors import (
+    CannotPark,
+    LedgerError,
+    LedgerRefused,
+    NotAnEventError,
+    Revoked,
+    WorkerDied,
+    line_of,
+    traceback_of,
+)
+from ..core.event import Encoded, Event
 from ..core.ids import caused_id
+from ..core.limits.limit import SLOT, is_order
+from ..core.limits.single import QUIET
 from ..core.observe import Log
 from ..core.outcome import Outcome
 from ..core.retry import Again, Dead
-from ..ledger.deliveries import AlreadyRecordedError, Claim, Delivery, Success
-from ..ledger.groups import CONTENT
+from ..core.routing import wants
+from ..core.times import SECOND, now
+from ..ledger.database.fast import CONTENT
+from ..ledger.facts import AlreadyRecordedError, Claim, Delivery, Success
+from ..ledger.limits.lines import Ending
+from ..ledger.waiting.wait import GATHERS, VERSION, Parking, Wait
+from ..ledger.workers import versions_of
 from ..publishing.outbox import GRACE, timer_of
 from . import strays
-from .delivery import Ended, NotRecordedError, Postponed, Scheduled, Verdict, decided, outcome_of
-from .steps import Filtered, Paused
+from .delivery import Ended, NotRecordedError, Postponed, Scheduled, Verdict, death_of, decided, outcome_of
+from .steps import Filtered, Parks, Paused, Result
+from .turns.quiet import hold
+from .turns.turns import ASK_AGAIN, rest, take
 
 if TYPE_CHECKING:
+    from sqlalchemy import Connection
     from sqlalchemy.orm import Session
 
     from ..bus import Bus
     from ..ledger.ledger import Ledger
 
 logger = Log(get_task_logger(__name__))
+NO_EFFECT = "delivery %s is over: another run was recorded first, or its tree was cancelled; this run takes no effect"
 
 
 class Recording:
@@ -100,6 +121,10 @@ class Inbox:
 
     def done_before(self, delivery: Delivery, claim: Claim) -> Any:
         """Finish a delivery that is in the inbox: send what may not have been sent; return a chord member's result."""
+        if delivery.turns and claim.outcome is Outcome.CANCELLED:
+            lines, message = self._bus.ledger.limits.lines, delivery.message if delivery.redelivered else None
+            with RECORDING:
+                lines.come_back(delivery.id, delivery.turns, message)
         if delivery.in_canvas and claim.outcome in (Outcome.RUNNING, Outcome.RETRYING):
             raise Ignore(f"this delivery is {claim.outcome}")  # whoever runs it tells the chord
         if delivery.in_canvas and claim.outcome not in (Outcome.SUCCEEDED, Outcome.FILTERED):
@@ -124,15 +149,36 @@ class Inbox:
         error = None
         try:
             with RECORDING:
-                if session is None:
-                    self._bus.ledger.succeed(success)
-                else:
+                if session is not None:
                     session.flush()
-                    self._bus.ledger.succeed(success, session.connection())
+                    self._succeed_in(session.connection(), delivery, attempt, success)
                     session.commit()
+                elif delivery.turns or delivery.leads:
+                    self._bus.ledger.database.run(lambda own: self._succeed_in(own, delivery, attempt, success))
+                else:
+                    self._bus.ledger.succeed(success)
         except AlreadyRecordedError as exc:
             error = exc
+            if session is not None and delivery.turns:
+                session.rollback()  # it holds SQLite's write lock
+            self._give_back(delivery)
         return self._recorded(success, error)
+
+    def _give_back(self, delivery: Delivery) -> None:
+        """Hand on what a delivery has had in vain: somebody has stopped it, and now it has ended."""
+        if delivery.turns:
+            with RECORDING:
+                self._bus.ledger.limits.lines.give_back(delivery.id, delivery.turns)
+
+    def _succeed_in(self, connection: Connection, delivery: Delivery, attempt: int, success: Success) -> None:
+        ledger, ending = self._bus.ledger, Ending(delivery.id, delivery.turns, over=True)
+        opened = ledger.limits.lines.locked(connection, ending.turns) if delivery.turns else ()
+        members = ledger.waiting.batches.lock(connection, delivery.id) if delivery.leads else ()
+        ledger.succeed(success, connection)
+        if members:
+            ledger.waiting.batches.succeed(connection, members, attempt)
+        if delivery.turns:
+            ledger.limits.lines.hand_on(connection, ending, opened)
 
     def succeed_all(self, ended: Sequence[Ended]) -> list[Sequence[Encoded] | BaseException]:
         """Record a group of successes in one transaction; return for each what succeed() would return or raise."""
@@ -160,12 +206,13 @@ class Inbox:
             due_in=None if silent else GRACE,
             result=orjson.dumps(answer).decode() if delivery.in_canvas else None,
             first=attempt == 1,
+            before=delivery.emitted,
         )
 
     def _recorded(self, success: Success, error: Exception | None) -> Sequence[Encoded]:
         """Return what is to be sent of a success, or raise what its error means."""
         if isinstance(error, AlreadyRecordedError):
-            logger.warning("another run of delivery %s was recorded first; this one takes no effect", success.delivery)
+            logger.warning(NO_EFFECT, success.delivery)
             return []
         if error is not None:
             with RECORDING:
@@ -189,21 +236,98 @@ class Inbox:
         with RECORDING:
             if self._bus.ledger.subscribers.is_wanted(delivery.agent, delivery.event.type):
                 return strays.kept(delivery)
-        return None if delivery.asked else strays.ended(delivery)
+        return None if delivery.asked or delivery.resumed else strays.ended(delivery)
+
+    def refused(self, delivery: Delivery, filtered: Filtered) -> Paused | Filtered:
+        """Keep the event for a version that runs and wants it by its own filter; what none wants ends."""
+        event, bus = delivery.event, self._bus
+        own = bus.agents[delivery.agent].reads.get(event.type)
+        with RECORDING:
+            running = bus.ledger.subscribers.versions()
+        for version in versions_of(delivery.agent, running):
+            if wants(version.patterns, event.type) and wants_read(version.filters, event, bus.types, own):
+                return strays.kept(delivery, strays.ELSEWHERE)
+        return filtered
+
+    def take(self, delivery: Delivery) -> Result | None:
+        """Take the turns that the delivery needs, and wait for a moment if need be; or say what it has to wait for.
+
+        Raises InvalidEvent for an event without a key that its limit needs.
+        """
+        seconds, parks = self.turn(delivery)
+        rest(seconds)
+        return parks
+
+    def turn(self, delivery: Delivery) -> tuple[float, Result | None]:
+        """Do what take() does, but for the wait: return the seconds that it takes, too."""
+        with RECORDING:
+            seconds, wait, instead = take(self._bus, delivery)
+        if instead is not None:
+            return 0.0, Filtered(instead, by_filter=False)
+        if wait is None:
+            return seconds, None
+        if not delivery.in_canvas:
+            return 0.0, Parks(wait)
+        # A member of a canvas is none that a ledger can release: Celery asks again, and it stands in line meanwhile.
+        return 0.0, Paused(ASK_AGAIN, wait.reason, line=None if is_order(wait.key) else wait.key or None)
+
+    def _run(self, delivery: Delivery, **how: Any) -> Any:
+        """Return what runs the transaction that records how an attempt has ended: its turns are handed on in it."""
+        ledger = self._bus.ledger
+        if not delivery.turns:
+            return ledger.database.run
+        return partial(ledger.limits.lines.ending, Ending(delivery.id, delivery.turns, **how))
 
     def filtered(self, delivery: Delivery, attempt: int, reason: str) -> None:
         """Record that the agent does not want the event after all, and why."""
         with RECORDING:
-            self._bus.ledger.filter(delivery.id, attempt, reason)
+            filter = self._bus.ledger.deliveries.filter
+            self._run(delivery, over=True)(lambda own: filter(own, delivery.id, attempt, reason))
 
     def paused(self, delivery: Delivery, attempt: int, pause: Paused) -> Verdict:
-        """Record that the handler is to be called later, and that this attempt does not count."""
-        by_timer, delay = not delivery.in_canvas, pause.delay
+        """Record that the handler is to be called later, and that this attempt does not count.
+
+        Raises InvalidEvent when no worker has read the event within a day.
+        """
+        by_timer = not delivery.in_canvas
         with RECORDING:
-            self._bus.ledger.pause(
-                delivery.id, delivery.event, attempt, delay=delay, timer=by_timer, reason=pause.reason
-            )
+            delay = pause.delay if pause.newer is None else self._patience(delivery, pause.newer)
+            if by_timer and pause.newer is not None:
+                wait = Wait(VERSION, pause.newer.reason, due=now() + round(delay * SECOND), key=delivery.event.type)
+                return self.parked(delivery, attempt, Parks(wait, emitted=delivery.emitted))
+            run, about = self._run(delivery, line=pause.line), (delivery.id, delivery.event, attempt)
+            self._bus.ledger.pause(*about, delay=delay, timer=by_timer, reason=pause.reason, run=run)
         return Scheduled(delay) if by_timer else Postponed(delay)
+
+    def _patience(self, delivery: Delivery, of: newer.NewerMajor) -> float:
+        """Return how many seconds to wait for a worker that reads the event; raise InvalidEvent after a day of it."""
+        ledger = self._bus.ledger
+        waited = ledger.deliveries.waited(delivery.id)
+        is_new = ledger.waiting.newcomers.is_new
+        return newer.pause(of, waited, lambda agent, type: is_new(agent, type, newer.OVER))
+
+    def parked(self, delivery: Delivery, attempt: int, parks: Parks) -> Verdict:
+        """Record that the delivery waits, send what it has emitted, and say that this attempt does not count."""
+        wait = parks.wait
+        if delivery.in_canvas:
+            raise CannotPark(
+                f"agent {delivery.agent} {wait.reason}, and is a member of a chord or chain, which waits for its "
+                "result: let it return, and wait in an agent that gets the canvas' event"
+            )
+        if wait.kind == QUIET:
+            with RECORDING:
+                return _scheduled(hold(self._bus, Parking(delivery, attempt, wait), self._run(delivery)))
+        success = self._success(delivery, attempt, parks.effects, None)
+        parking = Parking(
+            delivery, attempt, wait, success.emitted, success.later, total=parks.emitted, due_in=success.due_in
+        )
+        with RECORDING:
+            line = wait.key if wait.kind == SLOT else None
+            run = None if wait.kind == GATHERS else self._run(delivery, line=line)  # before a batch nothing has turns
+            recorded = self._bus.ledger.waiting.waits.park(parking, run)
+        if recorded and success.due_in is not None and success.emitted:
+            self.send(success.emitted)
+        return _scheduled(wait.due)
 
     def fail(self, delivery: Delivery, attempt: int, error: BaseException) -> Verdict:
         """Record a failed attempt and say what follows: a timer is set, Celery tries a canvas again, or it is over."""
@@ -216,14 +340,33 @@ class Inbox:
                     self._die(delivery, attempt, error)
         return decision
 
-    def died(self, delivery: Delivery, error: BaseException) -> Verdict:
+    def is_recorded(self, delivery: Delivery, pid: int | None) -> bool:
+        """Say whether it is known how an attempt has ended; what another process runs by now is no longer that one.
+
+        Arguments:
+            pid: the process of this worker that has made it.
+
+        """
+        row = self._bus.ledger.database.fast.one(self._bus.ledger.deliveries.known(delivery.id))
+        if row is None:
+            return False
+        outcome, _, _, runner, process = row
+        is_ours = runner == self._bus.worker_id and pid in (None, (process or 0) & 0xFFFFFFFF)
+        return not (outcome == Outcome.RUNNING.value and is_ours)
+
+    def died(self, delivery: Delivery, error: BaseException, pid: int | None) -> Verdict:
         """Record an attempt whose process died before it could; what it had recorded already stands.
 
         Raises NotRecordedError when it died before the attempt was counted, or after it was recorded: whoever gets the
-        message next goes on.
+        message next goes on. What was parked may run elsewhere by now.
+
+        Arguments:
+            pid: the process of this worker that has died.
+
         """
         outcome, attempts = self._bus.ledger.deliveries.state(delivery.id)
-        if outcome is not Outcome.RUNNING:
+        if outcome is not Outcome.RUNNING or self.is_recorded(delivery, pid):
+            self._give_back(delivery)
             raise NotRecordedError(f"this delivery is {outcome}") from error
         return self.fail(delivery, attempts, error)
 
@@ -234,24 +377,20 @@ class Inbox:
 
     def _retry(self, delivery: Delivery, attempt: int, delay: float, error: BaseException) -> Verdict:
         by_timer = not delivery.in_canvas
-        told = line_of(error)
-        self._bus.ledger.again(delivery.id, delivery.event, attempt, delay=delay, error=told, timer=by_timer)
+        told, run = line_of(error), self._run(delivery)
+        self._bus.ledger.again(delivery.id, delivery.event, attempt, delay=delay, error=told, timer=by_timer, run=run)
         return Scheduled(delay) if by_timer else Again(delay)
 
     def _die(self, delivery: Delivery, attempt: int | None, error: BaseException) -> None:
-        event = delivery.event
-        announced = []
-        if announces(event.type, delivery.replay):
-            payload = DeliveryDead(
-                delivery_id=delivery.id,
-                event_id=event.key,
-                original_type=event.type,
-                agent=delivery.agent,
-                error=line_of(error),
-                attempts=attempt or delivery.retry.max + 1,
-            )
-            announced = [new_event(payload, source=delivery.source, cause=event)]
-        encoded = self._emitted(delivery, announced, None)
+        encoded = self._emitted(delivery, death_of(delivery, attempt, error), None)
         told, traceback = line_of(error), traceback_of(error)
-        if self._bus.ledger.die(delivery.id, attempt, encoded, error=told, traceback=traceback, due_in=GRACE):
+        run, die = self._run(delivery, dead=True), self._bus.ledger.die
+        if delivery.leads:
+            made = attempt or delivery.retry.max + 1
+            run = partial(self._bus.ledger.waiting.batches.dying, run, delivery.id, made, told, traceback)
+        if die(delivery.id, attempt, encoded, error=told, traceback=traceback, due_in=GRACE, run=run):
             self.send(encoded)
+
+
+def _scheduled(due: int | None) -> Scheduled:
+    return Scheduled(None if due is None else max(0.0, (due - now()) / SECOND))

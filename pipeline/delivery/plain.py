@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..agents.effects import Effects
-from ..core.errors import BrokerUnavailable, NobodyListens, QueueConflict
+from ..contracts import newer
+from ..core.errors import BrokerUnavailable, LedgerOff, NobodyListens, QueueConflict
 from ..core.event import Encoded
 from ..core.outcome import Outcome
-from ..ledger.deliveries import Claim, Delivery
+from ..core.times import SECOND, now
+from ..ledger.facts import Claim, Delivery
 from . import strays
 from .delivery import Ended, NotRecordedError, Postponed, Verdict, decided, outcome_of
-from .steps import Filtered, Paused
+from .steps import Filtered, Parks, Paused, Result
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -26,6 +28,7 @@ class Plain:
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
         self.told = strays.Told()
+        self._waits = newer.Told()
 
     #: The broker keeps what there is to keep.
     ledger = None
@@ -67,12 +70,31 @@ class Plain:
             raise NobodyListens(f"{nobody}, as far as can be known without a ledger ({delivery.handed} times asked)")
         return pause
 
+    def refused(self, delivery: Delivery, filtered: Filtered) -> Filtered:
+        """Leave it at that: nobody knows who else runs."""
+        return filtered
+
+    def take(self, delivery: Delivery) -> Result | None:
+        """Refuse it: nobody counts over all workers."""
+        raise LedgerOff(f"agent {delivery.agent} has a limit over all workers, which needs a ledger: set ledger_url")
+
+    def turn(self, delivery: Delivery) -> tuple[float, Result | None]:
+        """Refuse it, as take() does."""
+        return 0.0, self.take(delivery)
+
     def filtered(self, delivery: Delivery, attempt: int, reason: str) -> None:
         """Leave it at that: nobody keeps outcomes."""
 
     def paused(self, delivery: Delivery, attempt: int, pause: Paused) -> Verdict:
-        """Let Celery call the task again."""
-        return Postponed(pause.delay)
+        """Let Celery call the task again; raise InvalidEvent when no worker has read the event within a day."""
+        if pause.newer is None:
+            return Postponed(pause.delay)
+        since = delivery.waits or now()
+        return Postponed(newer.pause(pause.newer, (now() - since) / SECOND, self._waits.is_new), since)
+
+    def parked(self, delivery: Delivery, attempt: int, parks: Parks) -> Verdict:
+        """Refuse it: nobody would know of it."""
+        raise LedgerOff(f"agent {delivery.agent} {parks.wait.reason}, which needs a ledger: set ledger_url")
 
     def fail(self, delivery: Delivery, attempt: int, error: BaseException) -> Verdict:
         """Let Celery send the event to this queue again, or the broker keep it as a dead letter."""

@@ -20,8 +20,8 @@ _TEXT_FIELDS = ("id", "task", "root_id", "parent_id", "group")
 #: Headers of an event that the bus has signed; what others add on the way is none of them.
 _SIGNED = ("id", "type", "correlationid", "causationid", "targets")
 #: What the bus says about a delivery that it asks for as a task: its event's key, the routing key that the event came
-#: with where that is what the agent listens to, and how often it was handed on.
-_OF_TASKS = {"key": str, "routed": str, "handed": int}
+#: with where that is what the agent listens to, how often it was handed on, and since when it waits.
+_OF_TASKS = {"key": str, "routed": str, "handed": int, "waits": int}
 _ROUTING = (*_SIGNED, "source")
 #: How headers begin that carry a CloudEvent's attributes in binary mode.
 _BINARY = ("cloudevents:", "cloudevents_", "ce-", "ce_")

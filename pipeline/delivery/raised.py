@@ -57,3 +57,22 @@ def info_of(exc: BaseException) -> Any:
 
 def _is_plain(text: str) -> bool:
     return len(text) <= LONGEST_TRACEBACK and visible(without_passwords(text), keep="\n\t") == text
+
+
+#: Says of an error that its delivery has been recorded as dead.
+_MARK = "__recorded__"
+
+
+def marked(error: BaseException) -> BaseException:
+    """Note on an error that the ledger has it; it may be of a class that takes no notes."""
+    with suppress(Exception):
+        setattr(error, _MARK, True)
+    return error
+
+
+def is_marked(error: BaseException) -> bool:
+    """Say whether an error is known to be in the ledger."""
+    try:
+        return vars(error).get(_MARK) is True
+    except Exception:  # whatever its class makes of being looked at
+        return False

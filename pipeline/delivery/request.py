@@ -20,7 +20,7 @@ from ..core.retry import Again, Dead
 from ..limits.gate import Gate
 from .delivery import NotRecordedError
 from .process.returns import Returns
-from .raised import info_of
+from .raised import info_of, is_marked
 
 if TYPE_CHECKING:
     from .lane.lane import Lane
@@ -36,7 +36,7 @@ class Death(Enum):
     CELERYS = auto()
     #: The process died before the attempt could be recorded.
     UNRECORDED = auto()
-    #: The process that ran the handler has recorded it: the message can go.
+    #: The process that ran the handler should have recorded it: then the message can go.
     RECORDED = auto()
     #: The same, and Celery must not see it: it ends a worker that is out of memory.
     RECORDED_QUIETLY = auto()
@@ -140,18 +140,32 @@ class RecordedRequest(DeliveryRequest):
         """Record what has not been recorded, acknowledge what has, and leave the rest to Celery."""
         error = getattr(exc_info.exception, "exc", exc_info.exception)  # billiard wraps what it has pickled
         death = after_death(error, cancelled=self._already_cancelled or self._already_revoked)
-        if death is Death.UNRECORDED and self._is_recorded_as_another(error):
+        if self._is_unrecorded(death, error) and self._is_recorded_as_another(error):
             return
         if death is not Death.CELERYS:
             self.acknowledge()  # the ledger keeps the dead letter
         if death is not Death.RECORDED_QUIETLY:
             super().on_failure(exc_info, send_failed_event, return_ok)
 
+    def _is_unrecorded(self, death: Death, error: BaseException) -> bool:
+        """Say whether the ledger does not know how the attempt has ended, or cannot say so.
+
+        What a signal's handler raises, a time limit's or Celery's own, may come between any two lines of the task.
+        """
+        if death in (Death.CELERYS, Death.UNRECORDED):
+            return death is Death.UNRECORDED
+        if is_marked(error):
+            return False
+        try:
+            return not self.task.books.is_recorded(self._delivery, self.worker_pid)
+        except Exception:
+            return True
+
     def _is_recorded_as_another(self, error: BaseException) -> bool:
         """Record an attempt whose process died; say whether it goes on: tried again, or back in its queue."""
         task_ready(self)
         try:
-            verdict = self.task.books.died(self._delivery, error)
+            verdict = self.task.books.died(self._delivery, error, self.worker_pid)
             if isinstance(verdict, Again):
                 self._send_again(verdict.delay)
         except Exception as exc:  # the ledger is away, or the event unreadable: the broker keeps the message

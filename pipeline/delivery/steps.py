@@ -5,18 +5,43 @@ A step calls on, or answers by itself; errors are raised. A new one is a functio
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..agents.payloads import arguments
+from ..agents.effects import NOTHING, Effects
+from ..agents.filters import Failed
+from ..agents.payloads import arguments, attributes_read, reads_as_published
 from ..agents.runner import call
+from ..agents.strand import aside
+from ..agents.waiting import Parked
+from ..contracts.newer import SHORTEST, NewerMajor
+from ..core.errors import InvalidStep, LedgerError, Shed, TooManyHops, line_of
+from ..core.outcome import NO_MATCH
+from ..core.retry import PERMANENT, pause_for
+from ..core.routing import needs_receiver
+from ..ledger.database.rows import attempt_made
+from ..ledger.waiting.wait import Wait
+from ..limits.pauses import wait_for
+from ..limits.providers import asked_by, limited_by
+from .turns.batches import others_in_batch
+from .turns.quiet import quiet_for
 
 if TYPE_CHECKING:
     from ..agents.agent import Agent
     from ..agents.context import Context
     from ..bus import Bus
+    from ..ledger.waiting.pauses import Pause
+
+
+#: Seconds that Celery may keep what cannot be parked in its memory: RabbitMQ ends a worker after 30 minutes.
+LONGEST_IN_MEMORY = 1200.0
+#: The step that has ended when what a provider has refused goes on: of agents with a bound, for
+#: which it counts that the delivery has begun.
+REFUSED = "(refused by a provider)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,20 +53,49 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Filtered:
-    """The agent does not want the event after all: its handler is not called."""
+    """The agent does not want the event after all: its handler is not called.
+
+    Attributes:
+        by_filter: whether its filter says so, and that of another version may say something else.
+
+    """
 
     reason: str
+    by_filter: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Paused:
-    """The handler is to be called in `delay` seconds; this attempt does not count."""
+    """The handler is to be called in `delay` seconds; this attempt does not count.
+
+    Attributes:
+        newer: why, when the event waits for a worker that reads it: then how long follows from what it has waited.
+        line: the line of a limit that it stands in until then, and is called out of.
+
+    """
 
     delay: float
     reason: str | None = None
+    newer: NewerMajor | None = None
+    line: str | None = None
 
 
-Result = Done | Filtered | Paused
+@dataclass(frozen=True, slots=True)
+class Parks:
+    """The delivery waits for something: its handler is called again when that has come; this attempt does not count.
+
+    Attributes:
+        effects: what it has emitted until then, which goes out now.
+        emitted: how many events that are, those before an earlier wait included.
+
+    """
+
+    wait: Wait
+    effects: Effects = NOTHING
+    emitted: int = 0
+
+
+Result = Done | Filtered | Paused | Parks
 
 
 @dataclass(slots=True)
@@ -49,14 +103,23 @@ class Attempt:
     """One attempt of a delivery on its way through the steps.
 
     Attributes:
+        filtering: whether the agent's filter is asked here. None for what the worker's loop has decided, as it does
+            where the filter can see what the handler will see.
+        in_canvas: whether a chord or chain waits for what comes of it, and it cannot be parked.
+        asked: whether somebody has asked for this very delivery.
         arguments: what the handler is called with, once the contract was checked.
+        take: takes the turns that the delivery needs of limits over all workers, or says what it waits for.
 
     """
 
     bus: Bus
     agent: Agent
     context: Context
+    filtering: bool | None = None
+    in_canvas: bool = False
+    asked: bool = False
     arguments: tuple[Any, ...] = ()
+    take: Callable[[], Result | None] | None = None
 
 
 class Step(Protocol):
@@ -76,22 +139,187 @@ def observe(attempt: Attempt, call_next: Callable[[], Result]) -> Result:
         return call_next()
 
 
+def bounded(attempt: Attempt, call_next: Callable[[], Result]) -> Result:
+    """Raise TooManyHops for an event that has gone too far; what the bus itself says about such a one may go on."""
+    event, bus = attempt.context.event, attempt.bus
+    if event.hops <= bus.settings.max_hops or not needs_receiver(event.type):
+        return call_next()
+    way = aside(partial(bus.ledger.waiting.trees.way, event)) if bus.has_ledger else []
+    shown = f"; on its way were {' -> '.join([*way, attempt.agent.name])}" if way else ""
+    raise TooManyHops(
+        f"hops: the event has gone {event.hops:,}, and max_hops is {bus.settings.max_hops:,}{shown}. If that is no "
+        "circle, set PIPELINE_MAX_HOPS higher and requeue it"
+    )
+
+
+def unpaused(attempt: Attempt, call_next: Callable[[], Result]) -> Result:
+    """Hold back what an agent gets while one of its scopes is paused; pause that when its provider asks for it."""
+    agent, bus, context = attempt.agent, attempt.bus, attempt.context
+    # What may be paused: the scopes that it declares, and its own name where its breaker or this process has done so.
+    if bus.has_ledger and (agent.scopes or agent.breaker or agent.name in bus.pauses.own):
+        pause = aside(partial(bus.pauses.holding, agent, context.delivery_id))
+        if pause is not None and (pause.is_on or not attempt.in_canvas):
+            return _held_back(attempt, pause)
+    try:
+        return call_next()
+    except Exception as exc:
+        limited = None if isinstance(exc, agent.retry.give_up_on) else limited_by(exc)
+        if limited is None:
+            raise
+        context.close()  # its session holds SQLite's write lock
+        if not bus.has_ledger:
+            seconds = pause_for(asked_by(limited), 0, random.random())
+            return Paused(min(seconds, LONGEST_IN_MEMORY), line_of(exc))
+        scope = limited.scope or (*agent.scopes, agent.name)[0]
+        try:
+            pause = aside(partial(bus.pauses.limit, agent, scope, line_of(exc), asked_by(limited)))
+        except LedgerError:
+            raise exc from None
+        return _held_back(attempt, pause, REFUSED if agent.bound is not None else None)
+
+
+def _held_back(attempt: Attempt, pause: Pause, step: str | None = None) -> Result:
+    """Let a delivery wait for the end of a pause, which is kept as the end of a step where somebody asks for that."""
+    wait = wait_for(pause)._replace(name=step)
+    if attempt.in_canvas:
+        return Paused(min(pause.left, LONGEST_IN_MEMORY), wait.reason)
+    return Parks(wait, emitted=attempt.context.emitted_before)
+
+
+def within_bounds(attempt: Attempt, call_next: Callable[[], Result]) -> Result:
+    """Give up what is too old or too much, before its handler is called for the first time; raise Shed for it."""
+    bound, context, bus = attempt.agent.bound, attempt.context, attempt.bus
+    if bound is None or attempt.asked or context.replay or context.attempt > 1:
+        return call_next()
+
+    def has_begun() -> bool:
+        return bus.has_ledger and bool(bus.ledger.waiting.steps.of(context.delivery_id))  # and waited for something
+
+    too_much = aside(partial(bus.bounds.too_much, attempt.agent.name, bound, context.event, has_begun))
+    if too_much is None:
+        return call_next()
+    raise Shed(too_much)
+
+
+def unbroken(attempt: Attempt, call_next: Callable[[], Result]) -> Result:
+    """Count how the attempts of an agent with a breaker end, which pauses it when too many fail."""
+    breaker, context, bus = attempt.agent.breaker, attempt.context, attempt.bus
+    if breaker is None or not bus.has_ledger:
+        return call_next()
+    try:
+        result = call_next()
+    except Exception as exc:
+        # Those errors say nothing about what the agent needs: somebody has decided, or nothing is left to spend.
+        if limited_by(exc) is None and not isinstance(exc, PERMANENT):
+            context.close()
+            with suppress(LedgerError):  # that it has failed cannot be recorded either
+                aside(partial(bus.pauses.failed, attempt.agent, breaker, line_of(exc)))
+        raise
+    if isinstance(result, Done):
+        context.write(attempt_made(attempt.agent.name))
+    return result
+
+
 def contract(attempt: Attempt, call_next: Callable[[], Result]) -> Result:
-    """Validate the event's data into what the handler takes; raise InvalidEvent that names the wrong field."""
-    attempt.arguments = arguments(attempt.agent, attempt.context.event, attempt.context)
+    """Validate the event's data into what the handler takes; raise InvalidEvent that names the wrong field.
+
+    A newer major version than the handler's waits for a worker that reads it.
+    """
+    context, bus = attempt.context, attempt.bus
+    try:
+        attempt.arguments = arguments(attempt.agent, context.event, context, bus.types, bus.blobs.context)
+    except NewerMajor as newer:
+        return Paused(SHORTEST, newer.reason, newer)
     return call_next()
 
 
-STEPS: tuple[Step, ...] = (observe, contract)
+def wanted(attempt: Attempt, call_next: Callable[[], Result]) -> Result:
+    """Ask the agent's filter about the data as the handler gets it: upcast, of a stray, or of another routing key."""
+    agent, event = attempt.agent, attempt.context.event
+    filter, asks = agent.filter, attempt.filtering
+    if filter is None or asks is False:
+        return call_next()
+    if asks is None and (reads_as_published(agent, event) or filter.envelope_only or event.targets):
+        return call_next()
+    result = filter.test(attributes_read(agent, event, attempt.bus.types))
+    return call_next() if result is True else Filtered(str(result) if isinstance(result, Failed) else NO_MATCH)
 
 
-def run(attempt: Attempt, steps: tuple[Step, ...] = STEPS) -> Result:
+def gathered(attempt: Attempt, call_next: Callable[[], Result]) -> Result:
+    """Let the events of an agent that takes many at once wait for each other, and call on with all of them.
+
+    What somebody has asked for, and what a canvas waits for, comes alone.
+    """
+    agent, context = attempt.agent, attempt.context
+    if agent.batch is None:
+        return call_next()
+    is_alone = attempt.asked or attempt.in_canvas
+    others = () if is_alone else aside(partial(others_in_batch, attempt.bus, agent, context))
+    if isinstance(others, Wait):
+        return Parks(others, emitted=context.emitted_before)
+    context.batch = (context.event, *(member.event for member in others))
+    first, *more = attempt.arguments
+    attempt.arguments = ([first, *(member.payload for member in others)], *more)
+    return call_next()
+
+
+def debounced(attempt: Attempt, call_next: Callable[[], Result]) -> Result:
+    """Let an event wait until no other one of its key has come for a while; what somebody has asked for need not."""
+    debounce, context, bus = attempt.agent.debounce, attempt.context, attempt.bus
+    if debounce is None or attempt.asked or attempt.in_canvas or not bus.has_ledger:
+        return call_next()
+    if aside(partial(bus.ledger.waiting.series.is_over, context.delivery_id)):
+        return call_next()
+    return Parks(quiet_for(attempt.agent, debounce, context.event))
+
+
+def limited(attempt: Attempt, call_next: Callable[[], Result]) -> Result:
+    """Let only those go on that have their turns: what limits over all workers keep back, holds no worker."""
+    parks = None if attempt.take is None else attempt.take()
+    return call_next() if parks is None else parks
+
+
+STEPS: tuple[Step, ...] = (
+    observe,
+    bounded,
+    within_bounds,
+    unpaused,
+    contract,
+    wanted,
+    debounced,
+    gathered,
+    limited,
+    unbroken,
+)
+#: Those of an agent that declares nothing which the others are for: each costs half a microsecond.
+FEW: tuple[Step, ...] = (observe, bounded, unpaused, contract, wanted)
+
+
+def run(attempt: Attempt, steps: tuple[Step, ...] | None = None) -> Result:
     """Take an attempt through the steps, and at their end call the handler."""
+    agent = attempt.agent
+    if steps is None:
+        steps = STEPS if any((agent.breaker, agent.bound, agent.is_limited, agent.batch, agent.debounce)) else FEW
     call_next: Callable[[], Result] = partial(_handle, attempt)
     for step in reversed(steps):
         call_next = partial(step, attempt, call_next)
     return call_next()
 
 
-def _handle(attempt: Attempt) -> Done:
-    return Done(call(attempt.agent, attempt.arguments, attempt.bus.loop))
+def _handle(attempt: Attempt) -> Result:
+    context = attempt.context
+    try:
+        value = call(attempt.agent, attempt.arguments, attempt.bus.loop)
+    except (Parked, BaseExceptionGroup) as exc:
+        if not isinstance(exc, Parked) and exc.split(Parked)[1] is not None:
+            raise  # of several tasks of an async handler one has failed
+        assert context.begun_wait is not None
+        effects = context.end()
+        context.close()
+        return Parks(context.begun_wait, effects, context.emitted)
+    if context.waiting is not None and context.begun_wait is not None:
+        raise InvalidStep(
+            f"agent {attempt.agent.name!r} has caught what ends its handler while it {context.begun_wait.reason}: let "
+            "BaseException pass, or catch Exception"
+        )
+    return Done(value)

@@ -2,6 +2,7 @@
 
 Old and new workers share a queue while a new version is rolled out, and bindings stay for a while when a pattern goes.
 So a stray is kept for a version that wants it, with growing pauses; what nobody wants ends, and somebody says so.
+The same is done with what this version's filter keeps back, and the filter of another one that runs does not.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import random
 from collections.abc import Hashable
 
 from ..core.times import micros, monotonic, now
-from ..ledger.deliveries import Delivery
+from ..ledger.facts import Delivery
 from .steps import Filtered, Paused
 
 #: Seconds that a stray waits before a worker takes it again: a quarter of its age, but no more and no less than these.
@@ -21,13 +22,19 @@ MOST, LONGEST_UNKNOWN = 20, 2.0
 QUIET, REMEMBERED = 60.0, 500
 
 WAITS = "waits for a worker whose version of the agent listens to {}"
+ELSEWHERE = "waits for a worker whose version of the agent wants it by its filter"
 NOBODY = "no version of the agent that runs listens to {}"
 
 
-def kept(delivery: Delivery) -> Paused:
+def kept(delivery: Delivery, reason: str = WAITS) -> Paused:
     """Return how long a stray waits for a worker that wants it, when there is one."""
     age = (now() - micros(delivery.event.time)) / 1e6
-    return Paused(_about(min(max(age / 4, SHORTEST), LONGEST)), WAITS.format(delivery.event.type))
+    return Paused(_about(min(max(age / 4, SHORTEST), LONGEST)), reason.format(delivery.event.type))
+
+
+def at_first() -> Paused:
+    """Return how long an event waits that this version's filter keeps back and another one's does not."""
+    return Paused(_about(SHORTEST), ELSEWHERE)
 
 
 def handed_on(delivery: Delivery) -> Paused | None:

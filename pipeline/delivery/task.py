@@ -24,10 +24,11 @@ from ..core.event import Event
 from ..core.ids import delivery_id
 from ..core.observe import Log
 from ..core.retry import Again, Dead
-from ..ledger.deliveries import Claim, Delivery
-from .delivery import Begun, NotRecordedError, Postponed, Scheduled, Verdict
-from .raised import is_order, presentable
-from .steps import Attempt, Done, Filtered, Paused, Result, run
+from ..ledger.facts import Claim, Delivery
+from .delivery import Begun, NotRecordedError, Postponed, Scheduled, Verdict, message_number
+from .raised import is_order, marked, presentable
+from .steps import Attempt, Done, Filtered, Parks, Paused, Result, run
+from .turns.turns import turns_of
 
 if TYPE_CHECKING:
     from ..agents.agent import Agent
@@ -41,6 +42,10 @@ HARD_LIMIT_GRACE = 10.0
 #: Seconds in which other workers may take what one has handed on: on the embedded broker who acknowledges looks at the
 #: queues at once, before the others do, and would have it back each time.
 AFTER_YOU = 0.03
+
+
+class Later(Exception):
+    """What Celery shows of a delivery that has not failed, and goes on later."""
 
 
 class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
@@ -86,7 +91,9 @@ class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
             raise
         except BaseException as exc:
             raise self._not_recorded(exc, f"agent {self.agent.name}: an event could not be claimed") from exc
-        return self._attempt(delivery, claim.attempt, failed) if claim.attempt else self._done_before(delivery, claim)
+        if not claim.attempt:
+            return self._done_before(delivery, claim)
+        return self._attempt(delivery.goes_on(claim), claim.attempt, failed)
 
     def _done_before(self, delivery: Delivery, claim: Claim) -> Any:
         try:
@@ -103,17 +110,21 @@ class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
         try:
             if isinstance(outcome, BaseException):
                 raise outcome
-            stray = None if delivery.wanted else self.books.stray(delivery)
-            match outcome or stray or run(Attempt(self.bus, self.agent, context)):
+            match self._outcome(context, delivery, attempt, outcome):
                 case Done(value):
                     return self._succeed(context, delivery, attempt, value)
-                case Filtered(reason):
-                    self._tell("does not want", delivery, reason)
+                case Filtered(reason) as filtered:
+                    self._tell("does not want" if filtered.by_filter else "leaves out", delivery, reason)
                     return self.books.filtered(delivery, attempt, reason)
-                case Paused(delay, reason) as pause:
-                    if reason:
-                        self._tell("puts off", delivery, reason)
+                case Paused() as pause:
+                    if pause.reason:
+                        self._tell("puts off", delivery, pause.reason)
                     verdict = self.books.paused(delivery, attempt, pause)
+                    told = "goes on later"
+                case Parks(wait) as parks:
+                    self._tell("parks", delivery, wait.reason)
+                    verdict = self.books.parked(delivery, attempt, parks)
+                    told = wait.reason
         except NotRecordedError:
             raise
         except BaseException as exc:
@@ -129,7 +140,40 @@ class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
             raise outcome from None  # Celery would log what it was raised from, whatever that holds
         finally:
             context.close()
-        raise self._verdict(verdict, TimeoutError(f"agent {delivery.agent} goes on in {delay:g} s"))
+        raise self._verdict(verdict, Later(f"agent {delivery.agent} {told}"))
+
+    def _outcome(self, context: Context, delivery: Delivery, attempt: int, made: Result | None) -> Result:
+        """Return what comes of an attempt: it may be for another version of the agent, by its patterns or its filter.
+
+        Arguments:
+            made: what came of it where it was made before.
+
+        """
+        if not (made or delivery.wanted) and (stray := self.books.stray(delivery)) is not None:
+            return stray
+        take = partial(self.books.take, delivery) if delivery.turns else None
+        found = made or run(
+            Attempt(
+                self.bus,
+                self.agent,
+                context,
+                self._filtering(delivery, attempt),
+                in_canvas=delivery.in_canvas,
+                asked=delivery.asked,
+                take=take,
+            )
+        )
+        return self.books.refused(delivery, found) if isinstance(found, Filtered) and found.by_filter else found
+
+    def _filtering(self, delivery: Delivery, attempt: int) -> bool | None:
+        """Say whether the agent's filter is still to be asked; None where the worker's loop may have decided."""
+        if self.agent.filter is None:
+            return None
+        is_asked_for = delivery.resumed or (delivery.asked and delivery.replay is None)
+        if delivery.in_canvas or delivery.event.targets or is_asked_for or attempt > 1:
+            return False
+        again = delivery.redelivered or delivery.expected is not None or delivery.handed > 0
+        return True if again or not self.agent.matches(delivery.event.type) else None
 
     def _succeed(self, context: Context, delivery: Delivery, attempt: int, value: Any) -> Any:
         """Record what the handler leaves behind, send that, and return its answer."""
@@ -154,6 +198,8 @@ class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
         """Record a failed attempt, and return what to raise, with the error as Celery is shown it."""
         try:
             context.close()  # rolls back, so that the failure can be recorded
+            if delivery.leads and not context.batch:  # what has failed before it had its batch has failed alone
+                delivery = delivery._replace(leads=False)
             return self._verdict(self.books.fail(delivery, attempt, error), shown)
         except NotRecordedError:
             raise
@@ -172,7 +218,7 @@ class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
     def _collect(self, context: Context, value: Any, *, in_canvas: bool) -> Any:
         """Take what the handler returned: the next events, or for a canvas the result that its chord waits for."""
         if in_canvas:
-            return answer_of(self.agent.name, value)
+            return answer_of(self.agent.name, value, self.bus.blobs.context)
         for payload in returned_payloads(self.agent.name, value):
             context.publish(payload)
         return None
@@ -184,21 +230,23 @@ class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
                 return CeleryRetry(line_of(error), error, delay)  # type: ignore[no-any-return]  # celery's classes are untyped
             case Again(delay):
                 return self._again(delay, error)
-            case Postponed(delay):
-                return self._postponed(delay, error)
+            case Postponed(delay, waits):
+                return self._postponed(delay, error, waits)
             case Dead():
-                return error
+                return marked(error)
 
     def _again(self, delay: float, error: BaseException) -> BaseException:
         """Let Celery send the task again, and return what to raise then."""
         again = self.signature_from_request(self.request, countdown=delay, retries=self.request.retries + 1)
         return self._sent_again(again, delay, error)
 
-    def _postponed(self, delay: float, error: BaseException) -> BaseException:
+    def _postponed(self, delay: float, error: BaseException, waits: int | None) -> BaseException:
         """Let Celery send the task again without counting that, and return what to raise then."""
         bus = getattr(self.request, "bus", None) or {}
         marks = {name: bus[name] for name in ("key", "routed") if name in bus}
         marks["handed"] = max(bus.get("handed", 0), 0) + 1
+        if waits is not None:
+            marks["waits"] = waits
         headers = {**(self.request.headers or {}), "bus": self._signed(self.request.args[0], marks)}
         handed_on = self.signature_from_request(self.request, countdown=delay, headers=headers)
         outcome = self._sent_again(handed_on, delay, error)
@@ -226,6 +274,7 @@ class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
         if bus.get("type", event.type) != event.type:
             raise NotAnEventError(f"its header says that it is {bus['type']!r}, and its body {event.type!r}")
         is_own = "ledger" in bus
+        asked, in_canvas = "replay" in bus or "requeued" in bus, not request.ignore_result
         return Delivery(
             # The consumer has derived it, but for tasks, whose id canvases and other programs may choose.
             id=bus.get("delivery") or (request.id if is_own else delivery_id(event.key, self.agent.name)),
@@ -239,18 +288,21 @@ class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
             broadcast=bus.get("broadcast", "replay" not in bus),
             logged=is_own,
             redelivered=bool((request.delivery_info or {}).get("redelivered")),
-            in_canvas=not request.ignore_result,
+            message=message_number(bus, request.retries),
+            in_canvas=in_canvas,
             retries=request.retries,
             # What a consumer has sent here is looked at once more: Celery may have sent it to another version since.
-            wanted=not (request.retries or "stray" in bus or "handed" in bus)
-            or not request.ignore_result
-            or self._wants(event, bus),
-            asked="replay" in bus or "requeued" in bus,
+            wanted=not (request.retries or "stray" in bus or "handed" in bus) or in_canvas or self._wants(event, bus),
+            asked=asked,
+            resumed="goes_on" in bus,
             handed=bus.get("handed", 0),
+            waits=bus.get("waits"),
+            leads=self.agent.batch is not None and not (asked or in_canvas),
+            turns=turns_of(self.agent, event, is_replayed="replay" in bus) if self.agent.is_limited else (),
         )
 
     def _wants(self, event: Event, bus: dict[str, Any]) -> bool:
-        if self.agent.name in event.targets or self.agent.matches(event.type):
+        if self.agent.name in event.targets or self.agent.matches(event.type) or "goes_on" in bus:
             return True
         # Another program's event may be wanted for the routing key that it came with, which the ledger does not keep:
         # but what is not wanted counts no attempt.
@@ -266,6 +318,9 @@ class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
             priority=self.agent.priority,
             replay=delivery.replay is not None,
             ledger=self.books.ledger,
+            types=self.bus.types,
+            blobs=self.bus.blobs.context,
+            emitted=delivery.emitted,
         )
 
     def member(self, event: Event) -> Signature:

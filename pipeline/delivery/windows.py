@@ -39,7 +39,8 @@ class WindowsStep(StartStopStep):  # type: ignore[misc]  # celery's classes are 
     requires = ("celery.worker.consumer.tasks:Tasks",)
 
     def start(self, consumer: Any) -> None:
-        """Give them; all other queues share the window that Celery has set."""
+        """Give them; all other queues share the window that Celery has set. Paused agents' queues are left alone."""
+        consumer.hold()
         bus, kind = consumer.bus, kind_of(consumer.connection.transport)
         if consumer.app.conf.worker_disable_prefetch:  # what is held then is for Celery to count
             return

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import builtins
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Row, select
 
+from ..core.door.attributes import MAX_TAG, tag_of
 from ..core.errors import InvalidEvent, InvalidSelection, UnknownEvent
 from ..core.event import Event, Payload
 from ..core.observe import Log
@@ -72,6 +73,7 @@ class EventQuery:
         since, up_to: aware datetimes, compared with the events' own time, or sequence numbers; both are included.
         replayed: also events that a replay emitted.
         batch: rows that are read at once.
+        metadata: names in the events' metadata, each with its value; values are compared as texts.
         pattern: the type as a topic pattern.
         bounds: since and up_to as the ledger has them.
 
@@ -86,6 +88,7 @@ class EventQuery:
     up_to: Moment = None
     replayed: bool = False
     batch: int = 1000
+    metadata: Mapping[str, Any] | None = None
     pattern: str | None = field(init=False, repr=False, compare=False)
     bounds: Bounds = field(init=False, repr=False, compare=False)
 
@@ -93,16 +96,27 @@ class EventQuery:
         check_number("batch", self.batch)
         object.__setattr__(self, "pattern", None if self.type is None else pattern_of(self.type))
         object.__setattr__(self, "bounds", bounds_of(self.since, self.up_to))
+        for name, value in (self.metadata or {}).items():
+            if len(name) > MAX_TAG or tag_of(value) is None:
+                raise InvalidSelection(
+                    f"metadata: events are found by texts of at most {MAX_TAG} characters, numbers and truth values, "
+                    f"not by {name}={value!r}"
+                )
 
     @property
     def narrows(self) -> bool:
         """Whether it says which events at all."""
-        said = (self.agent_id, self.type, self.correlation, self.since, self.up_to)
+        said = (self.agent_id, self.type, self.correlation, self.since, self.up_to, self.metadata or None)
         return any(value is not None for value in said)
 
     def accepts(self, row: Row[Any]) -> bool:
         """Say whether an event is of that type and history; the rest is for the database."""
         return (self.pattern is None or matches(self.pattern, row.type)) and self.agent_id in (None, row.stream)
+
+    def is_about(self, record: Recorded) -> bool:
+        """Say whether an event's metadata has all that is wanted in it."""
+        metadata = record.event.metadata
+        return all(tag_of(metadata.get(name)) == tag_of(value) for name, value in (self.metadata or {}).items())
 
 
 def get_events(ledger: Ledger, query: EventQuery, bad: Callable[[Bad], None] | None = None) -> Iterator[Recorded]:
@@ -116,11 +130,12 @@ def get_events(ledger: Ledger, query: EventQuery, bad: Callable[[Bad], None] | N
     """
     with ledger.database.reading() as connection:
         paths = _paths(connection, query)
-        narrow = query.agent_id is query.correlation is None
+        narrow = query.agent_id is query.correlation is None and not query.metadata
         window = log.window_of(ledger.database, connection, query.bounds, narrow=narrow)
     size = max(query.batch // max(len(paths), 1), min(query.batch, log.SMALLEST_PAGE))
     pages = [rows(ledger.database, path, window, query.bounds, replayed=query.replayed, batch=size) for path in paths]
-    yield from readable(filter(query.accepts, merged(pages)), bad)
+    found = readable(filter(query.accepts, merged(pages)), bad)
+    yield from found if query.metadata is None else filter(query.is_about, found)
 
 
 def get_event(ledger: Ledger, id: str) -> Recorded:
@@ -183,6 +198,9 @@ def _paths(connection: Connection, query: EventQuery) -> list[Index]:
         return [Index(events.c.correlation, query.correlation)]
     if query.agent_id is not None:
         return [Index(events.c.stream, query.agent_id)]
+    if query.metadata:
+        name, value = next(iter(query.metadata.items()))  # of the others the events found are asked
+        return [Index(value=tag_of(value), tag=name)]
     return [Index()] if query.pattern is None else log.type_paths(connection, query.pattern)
 
 

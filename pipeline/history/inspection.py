@@ -20,7 +20,7 @@ class Delivered(NamedTuple):
     Attributes:
         agent: empty where no agent listens to the event.
         emitted: how many events it emitted.
-        due: when a waiting or retrying delivery is to be in its queue.
+        due: when a queued or retrying delivery is to be in its queue, and a parked one goes on at the latest.
         replay: the replay that it belongs to.
 
     """

@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, select
 
 from ..core.errors import InvalidSelection, SettleTimeout
-from ..core.outcome import OPEN
-from ..core.routing import reaches
+from ..core.outcome import OPEN, Outcome
 from ..core.times import monotonic
 from ..ledger.aside import read_all
 from ..ledger.database.rows import chunks
-from ..ledger.database.tables import agents, events, outbox, timers
+from ..ledger.database.tables import events, outbox, timers
 from ..ledger.ledger import Ledger
-from ..ledger.subscribers import patterns_of
+from ..ledger.subscribers import Asked
 from .events import unknown_event
 from .trace import at_one_time, trace, tree_of
 from .tree import DeliveryNode, EventNode, JoinNode, Trace
@@ -54,12 +53,20 @@ class Settled:
             *(f"{event.type} {event.id} is not sent yet" for event in self.unsent),
             *(f"the delayed event {id} is not due yet" for id in self.timers),
             *(
-                f"agent {delivery.agent!r} has {event.type} {event.id}: {delivery.outcome.value}"
+                f"agent {delivery.agent!r} has {event.type} {event.id}: {_state(delivery)}"
                 for event, delivery in self.deliveries
             ),
             *(f"agent {name!r} has not begun with {event.type} {event.id}" for event, name in self.undelivered),
             *(f"join {join.name!r} of {join.event} is not complete" for join in self.joins),
         ]
+
+
+def _state(delivery: DeliveryNode) -> str:
+    """Return what a delivery is, and of one that waits until when and for what."""
+    if delivery.outcome is not Outcome.PARKED:
+        return delivery.outcome.value
+    until = f" until {delivery.due.isoformat(sep=' ', timespec='seconds')}" if delivery.due else ""
+    return f"{delivery.outcome.value}{until}, {delivery.error}"
 
 
 def settled(ledger: Ledger, event_id: str) -> Settled:
@@ -81,7 +88,7 @@ def settled(ledger: Ledger, event_id: str) -> Settled:
             deliveries=tuple(
                 (event, delivery) for event in caused for delivery in event.deliveries if delivery.outcome in OPEN
             ),
-            undelivered=_undelivered(connection, caused),
+            undelivered=_undelivered(ledger, connection, caused),
             joins=tuple(join for join in tree.joins if not join.ended),
         )
 
@@ -136,18 +143,26 @@ def _delayed(connection: Connection, correlation: str, caused: Sequence[EventNod
     return tuple(one.event.key for one in read_all(rows)[0] if one.event.causation_id in causes)
 
 
-def _undelivered(connection: Connection, caused: Sequence[EventNode]) -> tuple[tuple[EventNode, str], ...]:
+def _undelivered(
+    ledger: Ledger, connection: Connection, caused: Sequence[EventNode]
+) -> tuple[tuple[EventNode, str], ...]:
     """Return which agents are still to get which events.
 
-    What lies before an agent's cursor in the log was never meant for it, or has a delivery already.
+    What lies before an agent's cursor in the log was never meant for it, or has a delivery already; what its filter
+    keeps back and nobody records never has one.
     """
-    listeners = [(row, patterns_of(row.patterns) or ()) for row in connection.execute(select(agents))]
+    have = {(event.id, one.agent) for event in caused for one in event.deliveries if one.replay is None}
     missing = []
-    for event in caused:
-        have = {delivery.agent for delivery in event.deliveries if delivery.replay is None}
-        for row, patterns in listeners:
-            if event.replay is not None or event.position <= (row.tx, row.seq) or row.name in have:
-                continue
-            if reaches(row.name, patterns, event.type, event.targets):
-                missing.append((event, row.name))
+    for listener in ledger.subscribers.listeners(connection):
+        awaited = [
+            event
+            for event in caused
+            if event.replay is None
+            and event.position > listener.position
+            and (event.id, listener.name) not in have
+            and listener.hears(event.type, event.targets)
+        ]
+        asked = (Asked(event.id, event.type, event.targets) for event in awaited)
+        kept_back = ledger.subscribers.kept_back(connection, listener, asked)
+        missing += [(event, listener.name) for event in awaited if event.id not in kept_back]
     return tuple(missing)

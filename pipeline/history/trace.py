@@ -15,10 +15,11 @@ from ..core.outcome import Outcome
 from ..core.times import moment
 from ..ledger.aside import read
 from ..ledger.database.tables import deliveries, events, joins
+from ..ledger.database.waiting import steps
 from ..ledger.ledger import Ledger
 from ..ledger.log import in_order
 from .events import unknown_event
-from .tree import DeliveryNode, EventNode, JoinNode, Trace
+from .tree import DeliveryNode, EventNode, JoinNode, StepNode, Trace
 
 _OUTCOMES = {outcome.value: outcome for outcome in Outcome}
 
@@ -70,6 +71,8 @@ def tree_of(connection: Connection, correlation: str, top: str | None) -> Trace:
     for event_id, *columns in connection.execute(_DELIVERIES, mine):
         delivery = _delivery(*columns)
         emitters[delivery.id] = nodes[event_id], delivery
+    for id, name, number, started, ended in connection.execute(_STEPS, mine):
+        emitters[id][1].steps.append(StepNode(name, number, moment(started), moment(ended)))
     _hang_deliveries(emitters)
     roots = _hang_events(nodes, emitters, {**given, **nodes})
     tree = Trace(correlation, roots if top is None else [nodes[top]], [])
@@ -135,6 +138,13 @@ _DELIVERIES = (
     .join(events, events.c.id == deliveries.c.event_id)
     .where(_MINE)
     .order_by(deliveries.c.started, deliveries.c.agent, deliveries.c.id)
+)
+_STEPS = (
+    select(*(steps.c[name] for name in ("delivery", "name", "number", "started", "ended")))
+    .join(deliveries, deliveries.c.id == steps.c.delivery)
+    .join(events, events.c.id == deliveries.c.event_id)
+    .where(_MINE)
+    .order_by(steps.c.started, steps.c.name, steps.c.number)
 )
 _JOINS = select(joins).where(joins.c.correlation == bindparam("correlation")).order_by(joins.c.started, joins.c.id)
 

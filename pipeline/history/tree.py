@@ -17,6 +17,20 @@ _SHOWN = 200
 
 
 @dataclass(slots=True, eq=False)
+class StepNode:
+    """A step or a wait of a delivery that has ended."""
+
+    name: str
+    number: int
+    started: datetime
+    ended: datetime
+
+    def as_data(self) -> dict[str, Any]:
+        """Return the step as JSON."""
+        return {name: _plain(getattr(self, name)) for name in self.__slots__}
+
+
+@dataclass(slots=True, eq=False)
 class DeliveryNode:
     """One delivery in a trace, and the events that it emitted."""
 
@@ -31,11 +45,13 @@ class DeliveryNode:
     error: str | None
     replay: str | None
     children: list[EventNode] = field(default_factory=list, repr=False)
+    steps: list[StepNode] = field(default_factory=list, repr=False)
 
     def as_data(self) -> dict[str, Any]:
         """Return what is known about the delivery, as JSON."""
-        data = {name: _plain(getattr(self, name)) for name in self.__slots__ if name != "children"}
-        return {**data, "events": [event.id for event in self.children]}
+        data = {name: _plain(getattr(self, name)) for name in self.__slots__ if name not in ("children", "steps")}
+        steps = {"steps": [step.as_data() for step in self.steps]} if self.steps else {}
+        return {**data, **steps, "events": [event.id for event in self.children]}
 
 
 @dataclass(slots=True, eq=False)
@@ -130,7 +146,10 @@ class Trace:
             return f"correlation {self.correlation}: no events"
         start = min(root.recorded for root in self.roots)
         lines = [f"correlation {self.correlation}, from {start.isoformat(sep=' ', timespec='milliseconds')} on"]
-        lines += [f"{'  ' * depth}{_line(node, start)}" for depth, node in self.walk()]
+        for depth, node in self.walk():
+            lines.append(f"{'  ' * depth}{_line(node, start)}")
+            if isinstance(node, DeliveryNode):
+                lines += [f"{'  ' * depth}   {_step_line(step, start)}" for step in node.steps]
         pending = (join for join in self.joins if not join.ended)
         lines += [f"join {join.name} is not complete, {_since(start, join.started)}" for join in pending]
         return "\n".join(lines)
@@ -173,13 +192,20 @@ def _delivery_line(delivery: DeliveryNode, start: datetime) -> str:
             parts.append(f"took {(delivery.ended - delivery.started).total_seconds():.3f} s")
     if delivery.attempts != 1:
         parts.append(f"{delivery.attempts} attempts")
-    if delivery.outcome in (Outcome.WAITING, Outcome.RETRYING) and delivery.due:
+    if delivery.outcome in (Outcome.QUEUED, Outcome.RETRYING, Outcome.PARKED) and delivery.due:
         parts.append(f"due {_since(start, delivery.due)}")
     if delivery.replay:
         parts.append(f"by replay {delivery.replay}")
     if delivery.error and delivery.outcome != Outcome.SUCCEEDED:
         parts.append(_one_line(delivery.error))
     return ", ".join(parts)
+
+
+def _step_line(step: StepNode, start: datetime) -> str:
+    name = f"{step.name} ({step.number + 1})" if step.number > 0 else step.name
+    if not step.name:
+        return f"steps forgotten, so done again, {_since(start, step.started)}"
+    return f"step {name}, {_since(start, step.started)}, took {(step.ended - step.started).total_seconds():.3f} s"
 
 
 def _since(start: datetime, when: datetime) -> str:

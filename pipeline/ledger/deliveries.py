@@ -1,12 +1,13 @@
 """What may become of a delivery: every transition, each one statement. Nothing else writes the deliveries' table.
 
-    waiting ---claim---> running ---+--> succeeded     filtered
-       ^                            +--> retrying --(its timer)--> claim
-       |                            +--> dead ---> dropped
-       +---- requeue ---------------------'
-    unrouted: no agent listens to the event
+    queued ---claim---> running ---+--> succeeded     filtered (or before any claim)
+       ^                           +--> retrying --(its timer)--> claim
+       |                           +--> parked --release--> queued      no attempt spent, no slot and no worker held
+       |                           +--> dead ---> dropped
+       +---- requeue --------------------'
+    cancelled: its tree was stopped     late: what it is a member of has ended     unrouted: no agent listens
 
-What else is written together with a transition, `Ledger` says; what is claimed and how, the statement below.
+What else is written together with a transition, `Ledger` says; what is claimed and how, claim_with().
 """
 
 from __future__ import annotations
@@ -15,114 +16,33 @@ import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any
 
-from sqlalchemy import Boolean, Connection, and_, bindparam, case, delete, literal_column, or_, select, update
+from sqlalchemy import Connection, and_, bindparam, case, delete, func, literal_column, select, update
 
 from ..core.errors import LedgerError
-from ..core.event import Encoded, Event
 from ..core.ids import delivery_id
 from ..core.observe import Log
 from ..core.outcome import Outcome
-from ..core.retry import Retry
 from ..core.times import SECOND, now
 from .aside import Bad, printable
 from .database.database import Database
 from .database.fast import Single, Statement
-from .database.rows import DEAD_AFTER, Write, chunks, unrouted_id, unrouted_row
-from .database.statements import relaxed
-from .database.tables import OPEN, deliveries, workers
+from .database.rows import DEAD_AFTER, chunks, unrouted_id, unrouted_row
+from .database.statements import RUNNER, blank_steps, claim_with, drop_reservations, drop_steps, relaxed
+from .database.tables import OPEN, deliveries
+from .facts import Delivery, Success
 from .workers import process_number
 
 logger = Log(logging.getLogger(__name__))
 
-#: Who runs a delivery.
-RUNNER = ("worker", "process")
-DEFAULT_RETRY = Retry()
-_WAITING, _RUNNING, _RETRYING = Outcome.WAITING.value, Outcome.RUNNING.value, Outcome.RETRYING.value
+_QUEUED, _RUNNING, _RETRYING = Outcome.QUEUED.value, Outcome.RUNNING.value, Outcome.RETRYING.value
+_PARKED = Outcome.PARKED.value
+#: What no success is recorded over: it has ended, or waits since a later run than the one that has succeeded.
+_OVER = tuple(outcome.value for outcome in (Outcome.SUCCEEDED, Outcome.PARKED, Outcome.LATE, Outcome.CANCELLED))
 #: As literals: SQLite takes a partial index only for the index's own condition.
 DEAD = and_(deliveries.c.outcome == Outcome.DEAD.value, OPEN)
 UNROUTED = deliveries.c.outcome == literal_column(f"'{Outcome.UNROUTED.value}'")
-
-
-class Claim(NamedTuple):
-    """The answer to a claim: the attempt to make now, or what the inbox knows about the delivery.
-
-    Attributes:
-        attempt: 1 for the first; 0 when the handler is not to be run.
-        outcome: RUNNING with an attempt, else what the delivery is already.
-        result: what a chord's member returned, as JSON.
-        emitted: the number of events that a finished delivery emitted.
-
-    """
-
-    attempt: int
-    outcome: Outcome
-    result: str | None = None
-    emitted: int = 0
-
-
-class Delivery(NamedTuple):
-    """One delivery as its message describes it, and its agent.
-
-    Attributes:
-        agent: the agent's name.
-        source: the CloudEvents source of the events that the agent emits.
-        retry: the agent's policy.
-        expected: the attempt that a retry's message was sent for; None for the event's own message.
-        broadcast: whether a replayed delivery sends what it emits.
-        logged: whether the ledger has the event; else it was published by another program.
-        redelivered: whether the broker had given the message to a worker before.
-        in_canvas: whether a chord or chain waits for what the handler returns.
-        retries: how often Celery has tried it before.
-        wanted: whether this version of the agent listens to the event's type, or is named by its targets.
-        asked: whether somebody has asked for this very delivery (a replay, a requeued dead letter).
-        handed: how often workers whose version does not want it have handed it on, without a ledger.
-
-    """
-
-    id: str
-    event: Event
-    agent: str
-    source: str = ""
-    retry: Retry = DEFAULT_RETRY
-    expected: int | None = None
-    replay: str | None = None
-    broadcast: bool = True
-    logged: bool = True
-    redelivered: bool = False
-    in_canvas: bool = False
-    retries: int = 0
-    wanted: bool = True
-    asked: bool = False
-    handed: int = 0
-
-
-class Success(NamedTuple):
-    """A delivery that has succeeded, and everything that it leaves behind.
-
-    Attributes:
-        delivery: its id.
-        emitted: events that are sent now.
-        later: timers of the events that are due later.
-        rows: what else is written with them.
-        due_in: seconds after which the relay sends what nobody has sent; None for what is only recorded.
-        result: what a chord's member returned, as JSON.
-        first: whether this is the first attempt, which has no timer to clear away.
-
-    """
-
-    delivery: str
-    emitted: Sequence[Encoded] = ()
-    later: Sequence[dict[str, Any]] = ()
-    rows: Sequence[Write] = ()
-    due_in: float | None = None
-    result: str | None = None
-    first: bool = False
-
-
-class AlreadyRecordedError(Exception):
-    """Another run of the same delivery was recorded first; this one takes no effect."""
 
 
 class Deliveries:
@@ -132,20 +52,28 @@ class Deliveries:
         self._database = database
         make = database.insert
         self._insert = make(deliveries).on_conflict_do_nothing()
-        self._claim = _claim(make(deliveries)).returning(deliveries.c.attempts, *relaxed(database))
+        made = (deliveries.c[name] for name in ("attempts", "emitted", "outcome"))
+        self._claim = claim_with(make(deliveries)).returning(*made, *relaxed(database))
         self._known = select(*(deliveries.c[name] for name in ("outcome", "result", "emitted", *RUNNER))).where(
             deliveries.c.id == bindparam("id")
         )
         mine = deliveries.c.id == bindparam("key")
         running = and_(mine, deliveries.c.outcome == _RUNNING)
         this_attempt = and_(running, deliveries.c.attempts == bindparam("attempt"))
-        not_yet = and_(mine, deliveries.c.outcome != Outcome.SUCCEEDED.value)
+        not_yet = and_(mine, deliveries.c.outcome.not_in([literal_column(f"'{outcome}'") for outcome in _OVER]))
         unspent = {"attempts": deliveries.c.attempts - 1}
         succeed = _to(Outcome.SUCCEEDED, "ended", "emitted", "result", error=None, traceback=None).where(not_yet)
         self._succeed = succeed.returning(deliveries.c.id)
-        self._again = _to(Outcome.RETRYING, "due", "error").where(this_attempt)
+        self._again = _to(Outcome.RETRYING, "due", "error", waits=None).where(this_attempt)
         self._pause = _to(Outcome.RETRYING, "due", "error", **unspent).where(this_attempt)
+        self._park = _to(Outcome.PARKED, "due", "error", "emitted", **unspent).where(this_attempt)
         self._filter = _to(Outcome.FILTERED, "ended", "error", **unspent).where(this_attempt)
+        row, waits = make(deliveries), deliveries.c.outcome == _QUEUED
+        new = {name: row.excluded[name] for name in ("outcome", "started", "ended", "error")}
+        self._pass_by = row.on_conflict_do_update(index_elements=["id"], set_=new, where=waits)
+        new = {name: row.excluded[name] for name in ("outcome", "started", "due", "error")}
+        hand_over = row.on_conflict_do_update(index_elements=["id"], set_=new, where=waits)
+        self._hand_over = hand_over.returning(deliveries.c.id)
         self._die = _to(Outcome.DEAD, "ended", "error", "traceback").where(running)
 
     # -- one delivery, by who has it in hand
@@ -153,22 +81,29 @@ class Deliveries:
     def claiming(self, delivery: Delivery, worker: str, at: int, gone: int | None = None) -> Single:
         """Return what counts an attempt: it answers with its number, and with nothing where there is none to make.
 
+        Of a tree that was stopped it answers that the delivery is cancelled, unless somebody has asked for a replay.
+
         Arguments:
             worker: who runs it.
             at: the time of the claim (microseconds): repeated after a lost answer, it is the same claim.
             gone: the process of that worker that is known to have died in an attempt.
 
         """
+        event = delivery.event
+        tree = (event.correlation_id, event.causation_id, event.key) if delivery.replay is None else (None, None, None)
         return self._claim, {
             "id": delivery.id,
-            "event_id": delivery.event.key,
+            "event_id": event.key,
             "agent": delivery.agent,
-            "outcome": _RUNNING,
+            "tree": tree[0],
+            "cause": tree[1],
+            "own": tree[2],
             "attempts": 1,
             "started": at,
             "worker": worker,
             "process": process_number(os.getpid()),
             "gone": gone,
+            "message": delivery.message,
             "replay": delivery.replay,
             "broadcast": delivery.broadcast,
             "expected": -1 if delivery.expected is None else delivery.expected - 1,
@@ -182,25 +117,71 @@ class Deliveries:
 
     def success(self, one: Success, at: int) -> Single:
         """Return what records a success at a time (microseconds): it answers unless another run was recorded first."""
-        return self._succeed, {"key": one.delivery, "ended": at, "emitted": len(one.emitted), "result": one.result}
+        emitted = one.before + len(one.emitted)
+        return self._succeed, {"key": one.delivery, "ended": at, "emitted": emitted, "result": one.result}
 
     def again(self, connection: Connection, id: str, attempt: int, *, due: int, error: str) -> bool:
-        """Record a failed attempt that is followed by another one; say whether it was the delivery's last one.
-
-        Arguments:
-            due: when the next attempt is to be in the queue (microseconds).
-
-        """
+        """Record a failed attempt, and when the next is to be queued (microseconds); say if it was the last one."""
         return self._recorded(connection, self._again, {"key": id, "attempt": attempt, "due": due, "error": error})
 
     def pause(self, connection: Connection, id: str, attempt: int, *, due: int, reason: str | None = None) -> bool:
         """Record that the handler is to be called later, and that this attempt does not count."""
         return self._recorded(connection, self._pause, {"key": id, "attempt": attempt, "due": due, "error": reason})
 
+    def park(
+        self, connection: Connection, id: str, attempt: int, *, due: int | None, reason: str, emitted: int
+    ) -> bool:
+        """Record that the delivery waits for something, and that this attempt does not count.
+
+        Arguments:
+            due: when it is released in any case (microseconds).
+            emitted: how many events it has emitted so far.
+
+        """
+        row = {"key": id, "attempt": attempt, "due": due, "error": reason, "emitted": emitted}
+        return self._recorded(connection, self._park, row)
+
+    def unpark(self, connection: Connection, ids: Sequence[str]) -> list[str]:
+        """Let parked deliveries be sent to their queues with the next sweep; return those that were parked."""
+        found: list[str] = []
+        for some in chunks(ids):
+            parked = and_(deliveries.c.id.in_(some), deliveries.c.outcome == _PARKED)
+            free = update(deliveries).where(parked).values(outcome=_QUEUED, due=0, error=None)
+            found += connection.execute(free.returning(deliveries.c.id)).scalars()
+        return found
+
+    def waited(self, id: str) -> float:
+        """Return for how many seconds a delivery has waited for a worker that reads it; from now on it does."""
+        row, at = deliveries.c, now()
+        since = update(deliveries).where(row.id == id).values(waits=func.coalesce(row.waits, at)).returning(row.waits)
+        return (at - (self._database.run(lambda connection: connection.execute(since).scalar()) or at)) / SECOND
+
     def filter(self, connection: Connection, id: str, attempt: int, reason: str | None = None) -> bool:
         """Record that the agent does not want the event after all; the handler was not called."""
         row = {"key": id, "attempt": attempt, "ended": now(), "error": reason}
         return self._recorded(connection, self._filter, row)
+
+    def pass_by(self, connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
+        """Record that agents do not want events (id, event_id, agent, replay, broadcast, error), before any claim."""
+        passed = {"outcome": Outcome.FILTERED.value, "started": now(), "ended": now()}
+        connection.execute(self._pass_by, [{**row, **passed} for row in sorted(rows, key=itemgetter("id"))])
+
+    def pass_queued(self, connection: Connection, ids: Sequence[str], reason: str) -> None:
+        """Record that agents do not want events, of deliveries that wait; of others there is nothing to record."""
+        passed = {"outcome": Outcome.FILTERED.value, "started": now(), "ended": now(), "error": reason}
+        for some in chunks(ids):
+            self._set(connection, and_(deliveries.c.id.in_(some), deliveries.c.outcome == _QUEUED), passed)
+
+    def hand_over(self, connection: Connection, rows: Sequence[dict[str, Any]], due: int) -> set[str]:
+        """Let events (as for pass_by()) wait for another version of their agents; return those that nobody has yet.
+
+        Arguments:
+            due: when they are to be in the queue again (microseconds).
+
+        """
+        handed = {"outcome": _RETRYING, "started": now(), "due": due}
+        rows = [{**row, **handed} for row in sorted(rows, key=itemgetter("id"))]
+        return {id for row in rows for id in connection.execute(self._hand_over, row).scalars()}
 
     def die(self, connection: Connection, id: str, attempt: int | None, *, error: str, traceback: str) -> bool:
         """Record that a delivery is dead; say whether it was not so before.
@@ -233,16 +214,16 @@ class Deliveries:
 
     # -- those that nobody has in hand
 
-    def add_waiting(self, connection: Connection, waiting: Iterable[tuple[str, str, int]]) -> None:
+    def add_queued(self, connection: Connection, queued: Iterable[tuple[str, str, int]]) -> None:
         """Add deliveries that should be in their queues; one that a worker claims at this moment is not missing.
 
         Arguments:
-            waiting: for each the event's id, the agent, and since when (microseconds; with 0 the next sweep sends it).
+            queued: for each the event's id, the agent, and since when (microseconds; with 0 the next sweep sends it).
 
         """
         rows = [
-            {"id": delivery_id(event, agent), "event_id": event, "agent": agent, "outcome": _WAITING, "due": due}
-            for event, agent, due in waiting
+            {"id": delivery_id(event, agent), "event_id": event, "agent": agent, "outcome": _QUEUED, "due": due}
+            for event, agent, due in queued
         ]
         if rows:
             # In the order of groups' claims: else each could wait for the other.
@@ -263,42 +244,102 @@ class Deliveries:
         return list(connection.execute(marked.returning(deliveries.c.event_id)).scalars())
 
     def requeue(self, connection: Connection, ids: Sequence[str], body: bytes | None = None) -> None:
-        """Let dead deliveries wait again, with all their attempts before them.
-
-        Arguments:
-            body: the event as somebody has edited it for them.
-
-        """
-        values: dict[str, Any] = {"outcome": _WAITING, "due": now(), "attempts": 0}
+        """Let dead deliveries wait again, with all their attempts; `body` is the event as it was edited for them."""
+        values: dict[str, Any] = {"outcome": _QUEUED, "due": now(), "attempts": 0}
         values["requeued"] = deliveries.c.requeued + 1
-        values |= dict.fromkeys(("ended", "worker", "error", "traceback"))
+        values |= dict.fromkeys(("ended", "worker", "error", "traceback", "waits"))
         if body is not None:
             values["body"] = body.decode()
         self._set(connection, deliveries.c.id.in_(ids), values)
+        drop_reservations(connection, ids)
 
     def drop(self, connection: Connection, ids: Sequence[str]) -> None:
         """Decide that dead deliveries are not to be handled."""
         self._set(connection, deliveries.c.id.in_(ids), {"outcome": Outcome.DROPPED.value})
+
+    # -- of batches
+
+    def wait_on(self, connection: Connection, ids: Sequence[str], reason: str) -> None:
+        """Note what parked deliveries wait for from now on, without a time at which that ends."""
+        for some in chunks(ids):
+            parked = and_(deliveries.c.id.in_(some), deliveries.c.outcome == _PARKED)
+            self._set(connection, parked, {"error": reason, "due": None})
+
+    def end_members(
+        self, connection: Connection, ids: Sequence[str], outcome: Outcome, attempt: int, **why: str | None
+    ) -> list[str]:
+        """Record that parked deliveries have ended as the one that was made for them, too; return which were parked."""
+        values = {"outcome": outcome.value, "ended": now(), "due": None, "attempts": attempt, "error": None, **why}
+        found: list[str] = []
+        for some in chunks(ids):
+            parked = and_(deliveries.c.id.in_(some), deliveries.c.outcome == _PARKED)
+            ended = update(deliveries).where(parked).values(values).returning(deliveries.c.id)
+            found += connection.execute(ended).scalars()
+        return found
+
+    def supersede(self, connection: Connection, ids: Sequence[str], reason: str) -> None:
+        """Record that another event took the place of some, whose handlers were not called."""
+        begun = case((deliveries.c.outcome == _RUNNING, deliveries.c.attempts - 1), else_=deliveries.c.attempts)
+        values = {"outcome": Outcome.FILTERED.value, "ended": now(), "due": None, "error": reason, "attempts": begun}
+        self._set(connection, and_(deliveries.c.id.in_(sorted(ids)), OPEN, ~DEAD), values)
+
+    # -- of trees that are stopped
+
+    def cancel(self, connection: Connection, ids: Sequence[str], reason: str) -> list[Any]:
+        """Stop deliveries that have not ended; return them as they were: id, outcome and worker.
+
+        Only those whose handler still runs have a process then.
+        """
+        columns = (deliveries.c.id, deliveries.c.outcome, deliveries.c.worker)
+        found: list[Any] = []
+        for some in chunks(sorted(ids)):
+            mine = and_(deliveries.c.id.in_(some), OPEN, ~DEAD)
+            found += connection.execute(select(*columns).where(mine).order_by(deliveries.c.id).with_for_update()).all()
+        values = {"outcome": Outcome.CANCELLED.value, "ended": now(), "due": None, "error": reason, "traceback": None}
+        values["process"] = case((deliveries.c.outcome == _RUNNING, deliveries.c.process), else_=None)
+        for some in chunks([row.id for row in found]):
+            self._set(connection, deliveries.c.id.in_(some), values)
+        return found
+
+    def add_cancelled(self, connection: Connection, missing: Iterable[tuple[str, str]], reason: str) -> None:
+        """Stop what is still on its way to its agents.
+
+        Arguments:
+            missing: for each the event's id, and the agent.
+
+        """
+        stopped = {"outcome": Outcome.CANCELLED.value, "started": now(), "ended": now(), "error": reason}
+        rows = [{"id": delivery_id(id, agent), "event_id": id, "agent": agent, **stopped} for id, agent in missing]
+        if rows:
+            connection.execute(self._insert, sorted(rows, key=itemgetter("id")))
+
+    def refuse(self, connection: Connection, id: str, reason: str) -> None:
+        """Note why a claim was refused, which has counted an attempt."""
+        mine = and_(
+            deliveries.c.id == id, deliveries.c.outcome == Outcome.CANCELLED.value, deliveries.c.ended.is_(None)
+        )
+        values = {"attempts": deliveries.c.attempts - 1, "ended": now(), **dict.fromkeys(("due", "process"))}
+        self._set(connection, mine, {**values, "error": reason})
+
+    # -- of what is to be forgotten
 
     def erase(self, connection: Connection, event_ids: Sequence[str]) -> int:
         """Blank what the deliveries of some events say about their data; return how many deliveries those events have.
 
         Their outcomes and times stay. A dead letter is dropped: its agent could not do anything with it any more.
         """
-        known = deliveries.c
-        values = {
-            "outcome": case((known.outcome == Outcome.DEAD.value, Outcome.DROPPED.value), else_=known.outcome),
-            "error": case((known.error.is_(None), None), else_="erased"),
-            **dict.fromkeys(("traceback", "result", "body")),
-        }
-        erased = update(deliveries).values(values)
-        return sum(connection.execute(erased.where(known.event_id.in_(some))).rowcount for some in chunks(event_ids))
+        row = deliveries.c
+        outcome = case((row.outcome == Outcome.DEAD.value, Outcome.DROPPED.value), else_=row.outcome)
+        error, blank = case((row.error.is_(None), None), else_="erased"), dict.fromkeys(("traceback", "result", "body"))
+        erased = update(deliveries).values(outcome=outcome, error=error, **blank)
+        blank_steps(connection, event_ids)
+        return sum(connection.execute(erased.where(row.event_id.in_(some))).rowcount for some in chunks(event_ids))
 
     def prune(self, connection: Connection, ids: Sequence[str]) -> int:
-        """Delete deliveries, and return how many there were."""
-        return sum(
-            connection.execute(delete(deliveries).where(deliveries.c.id.in_(some))).rowcount for some in chunks(ids)
-        )
+        """Delete deliveries with their steps, and return how many there were."""
+        drop_steps(connection, ids)
+        gone = delete(deliveries)
+        return sum(connection.execute(gone.where(deliveries.c.id.in_(some))).rowcount for some in chunks(ids))
 
     def restore(self, connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
         """Add deliveries as an archive has them."""
@@ -315,20 +356,24 @@ class Deliveries:
         """Note that deliveries are sent to their queues now; of one that ran, the worker is dead."""
         for some in chunks(ids):
             running = and_(deliveries.c.id.in_(some), deliveries.c.outcome == _RUNNING)
-            self._set(connection, running, {"outcome": _WAITING})  # whoever gets the message may run it
+            self._set(connection, running, {"outcome": _QUEUED})  # whoever gets the message may run it
             self._set(connection, deliveries.c.id.in_(some), {"due": now()})
 
     def release(self, worker: str, pid: int) -> None:
         """Let attempts not count that ran in a process of a worker which has died: they are made again."""
         known = deliveries.c
         there = and_(known.outcome == _RUNNING, known.worker == worker, known.process.bitwise_and(0xFFFFFFFF) == pid)
-        free = update(deliveries).where(there).values(outcome=_WAITING, attempts=known.attempts - 1, due=now())
-        self._database.run(lambda connection: connection.execute(free))
+        free = update(deliveries).where(there).values(outcome=_QUEUED, attempts=known.attempts - 1, due=now())
+
+        def work(connection: Connection) -> None:
+            drop_reservations(connection, connection.execute(free.returning(known.id)).scalars().all())
+
+        self._database.run(work)
 
     def ask_again(self, connection: Connection, ids: Sequence[str]) -> None:
         """Let deliveries that could not be sent be sent with the next sweep."""
         for some in chunks(ids):
-            self._set(connection, and_(deliveries.c.id.in_(some), deliveries.c.outcome == _WAITING), {"due": 0})
+            self._set(connection, and_(deliveries.c.id.in_(some), deliveries.c.outcome == _QUEUED), {"due": 0})
 
     def bury(self, connection: Connection, bad: Iterable[Bad]) -> list[str]:
         """Let deliveries be dead that cannot be sent to their agents; return those that were not so before."""
@@ -348,44 +393,6 @@ class Deliveries:
             self._set(connection, and_(deliveries.c.id.in_(some), deliveries.c.outcome != Outcome.DEAD.value), gone)
 
 
-#: Waits, and is to be sent with the next sweep.
-AT_ONCE = and_(deliveries.c.outcome == _WAITING, deliveries.c.due == 0)
-
-
 def _to(outcome: Outcome, *names: str, **fixed: Any) -> Any:
     """Return the update that gives a delivery an outcome, and the named columns what is given when it is run."""
     return update(deliveries).values(outcome=outcome.value, **fixed, **{name: bindparam(name) for name in names})
-
-
-def _claim(statement: Any) -> Any:
-    names = ("id", "event_id", "agent", "outcome", "attempts", "started", *RUNNER, "replay", "broadcast")
-    claim = statement.values({name: bindparam(name) for name in names})
-    row = deliveries.c
-    # The database has taken this very claim, and its answer was lost: nobody runs it yet.
-    unanswered = and_(
-        row.outcome == _RUNNING, row.started == claim.excluded.started, row.worker == claim.excluded.worker
-    )
-    # Not EXISTS: inside ON CONFLICT nothing ties its subquery to the row in question.
-    alive = select(workers.c.id).where(workers.c.seen > bindparam("alive"))
-    return claim.on_conflict_do_update(
-        index_elements=["id"],
-        set_={
-            "attempts": case((unanswered, row.attempts), else_=row.attempts + 1),
-            **{name: claim.excluded[name] for name in ("outcome", "started", *RUNNER)},
-        },
-        where=or_(
-            unanswered,
-            row.outcome == _WAITING,
-            # Its worker or process has died; a second copy of a message whose handler still runs is none of ours.
-            and_(
-                row.outcome == _RUNNING,
-                or_(
-                    bindparam("redelivered", type_=Boolean),
-                    row.worker.not_in(alive),
-                    and_(row.worker == claim.excluded.worker, row.process == bindparam("gone")),
-                ),
-            ),
-            # A retry's message is good for that one attempt only.
-            and_(row.outcome == _RETRYING, row.attempts == bindparam("expected")),
-        ),
-    )

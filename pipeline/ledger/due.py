@@ -11,23 +11,42 @@ from ..core.announcements import DeliveryDead, announces
 from ..core.errors import InvalidEvent
 from ..core.event import Encoded, new_event
 from ..core.ids import Seal
+from ..core.outcome import NO_MATCH, Outcome
 from ..core.outcome import OPEN as OPEN_OUTCOMES
-from ..core.outcome import Outcome
 from ..core.times import now
 from .aside import Bad, read
 from .database.database import Database
 from .database.leases import BATCH, in_seconds, locked
 from .database.rows import DEAD_AFTER, chunks
-from .database.tables import OPEN, deliveries, events, outbox, timers, workers
-from .deliveries import AT_ONCE, Deliveries
+from .database.tables import AT_ONCE, OPEN, agents, deliveries, events, outbox, timers, workers
+from .database.waiting import approvals, batches, lines, pauses, steps, stops, waits
+from .deliveries import Deliveries
+from .subscribers import Wants
+from .workers import ALL
 
 
 class Look(NamedTuple):
-    """Whether there is anything to take: see Events.take(), Timers.take() and Due.at_once()."""
+    """Whether there is anything to take: see Events, Timers, Waits, Approvals, and Due.at_once().
+
+    Attributes:
+        arrivals: whether anybody waits for an event.
+        stops: whether a worker has not heard yet that what it runs was stopped.
+        pauses: whether anybody waits for a scope that is, or was, paused, or a pause has ended.
+        turns: whether somebody is to be called out of a line.
+        batches: whether a batch may be complete.
+
+    """
 
     outbox: bool
     timers: bool
+    waits: bool
+    arrivals: bool
+    pauses: bool
+    turns: bool
     at_once: bool
+    stops: bool = False
+    approvals: bool = False
+    batches: bool = False
 
 
 class Message(NamedTuple):
@@ -40,19 +59,38 @@ class Message(NamedTuple):
 _LOOK = select(
     exists().where(outbox.c.due <= bindparam("at")),
     exists().where(timers.c.due <= bindparam("at")),
-    exists().where(OPEN, AT_ONCE),
+    exists().where(waits.c.due <= bindparam("at")),
+    exists().where(waits.c.kind == "event"),
+    or_(exists().where(waits.c.kind == "pause"), exists().where(pauses.c.until <= bindparam("at"))),
+    exists().where(lines.c.due <= bindparam("at")),
+    exists(deliveries.c.id).where(AT_ONCE),
+    exists(stops.c.delivery),
+    exists().where(approvals.c.due <= bindparam("at")),
+    exists().where(batches.c.due <= bindparam("at")),
 )
+#: Steps of the handler: not those before it, such as a quiet time that is over.
+STEPS_DONE = and_(steps.c.delivery == deliveries.c.id, steps.c.number >= 0)
 _MESSAGES = select(
     *(
         deliveries.c[name]
-        for name in ("id", "event_id", "agent", "outcome", "attempts", "replay", "broadcast", "requeued")
+        for name in ("id", "event_id", "agent", "outcome", "attempts", "replay", "broadcast", "requeued", "started")
     ),
     func.coalesce(deliveries.c.body, events.c.body).label("body"),
+    or_(deliveries.c.emitted > 0, exists().where(STEPS_DONE)).label("goes_on"),
 ).join(events, events.c.id == deliveries.c.event_id)
+#: Deliveries to agents with filters, that nobody has begun with, or asked for.
+_FILTERED = (
+    select(deliveries.c.id, events.c.type, events.c.body, agents.c.filters)
+    .join(events, events.c.id == deliveries.c.event_id)
+    .join(agents, agents.c.name == deliveries.c.agent)
+    .where(agents.c.filters != ALL, deliveries.c.outcome == Outcome.QUEUED.value, events.c.targets.is_(None))
+    .where(deliveries.c.started.is_(None), deliveries.c.requeued == 0, deliveries.c.replay.is_(None))
+)
 _DEAD = select(
     deliveries.c.replay,
     events.c.correlation,
     events.c.type,
+    events.c.body,
     *(deliveries.c[name] for name in ("id", "event_id", "agent", "error", "attempts")),
 ).join(events, events.c.id == deliveries.c.event_id)
 
@@ -61,9 +99,15 @@ class Due:
     """What is due, or should have been; several workers may ask at once."""
 
     def __init__(
-        self, database: Database, deliveries: Deliveries, seal: Callable[[], Seal], append: Callable[..., object]
+        self,
+        database: Database,
+        deliveries: Deliveries,
+        seal: Callable[[], Seal],
+        append: Callable[..., object],
+        wants: Wants,
     ) -> None:
         self._database = database
+        self._wants = wants
         self._append = append
         self._deliveries = deliveries
         self._seal = seal
@@ -71,11 +115,11 @@ class Due:
     def look(self) -> Look:
         """Say what is due: one short query, as an idle worker asks it several times a second."""
         with self._database.reading() as connection:
-            return Look(*connection.execute(_LOOK, {"at": now()}).one())
+            return Look._make(connection.execute(_LOOK, {"at": now()}).one())
 
     def at_once(self, limit: int = BATCH) -> list[Message]:
         """Take deliveries that somebody asked for (requeued, caught up): they wait with due 0."""
-        return self._take(select(deliveries.c.id).where(OPEN, AT_ONCE), limit)
+        return self._take(select(deliveries.c.id).where(AT_ONCE), limit)
 
     def lost(self, agent: str, after: float, limit: int = BATCH) -> list[Message]:
         """Take an agent's deliveries that should be in its queue, or whose worker is dead, for `after` seconds."""
@@ -93,7 +137,7 @@ class Due:
 
     def _take(self, query: Select[Any], limit: int) -> list[Message]:
         def work(connection: Connection) -> list[Message]:
-            ids = list(connection.execute(locked(query.limit(limit))).scalars())
+            ids = self._wanted(connection, connection.execute(locked(query.limit(limit))).scalars().all())
             self._deliveries.send_again(connection, ids)
             messages = self.messages(connection, ids, OPEN_OUTCOMES)
             logged = {message.id for message in messages}
@@ -101,6 +145,15 @@ class Due:
             return messages
 
         return self._database.run(work)
+
+    def _wanted(self, connection: Connection, ids: Sequence[str]) -> list[str]:
+        """Return those of some deliveries that a version of their agent may want; the others end here, as filtered."""
+        unwanted: set[str] = set()
+        for some in chunks(ids):
+            rows = connection.execute(_FILTERED.where(deliveries.c.id.in_(some)))
+            unwanted.update(id for id, type, body, filters in rows if not self._wants(filters, type, body))
+        self._deliveries.pass_queued(connection, list(unwanted), NO_MATCH)
+        return [id for id in ids if id not in unwanted]
 
     def messages(self, connection: Connection, ids: Sequence[str], outcomes: Sequence[Outcome]) -> list[Message]:
         """Return those of some deliveries that have one of the outcomes, with the messages that send them.
@@ -121,11 +174,14 @@ class Due:
 
     def _bury(self, connection: Connection, bad: Sequence[Bad]) -> None:
         """Let deliveries be dead, and announce it."""
-        ids = self._deliveries.bury(connection, bad)
+        self.announce(connection, self._deliveries.bury(connection, bad))
+
+    def announce(self, connection: Connection, ids: Sequence[str]) -> None:
+        """Announce that deliveries are dead, in the transaction in which they have become so."""
         announced: list[Encoded] = []
         for some in chunks(ids):
             rows = connection.execute(_DEAD.where(deliveries.c.id.in_(some)))
-            announced += [_announcement(*row) for replay, *row in rows if announces(row[1], replay)]
+            announced += [_announcement(row) for row in rows if announces(row.type, row.replay)]
         if announced:
             self._append(announced, due_in=0, connection=connection)
 
@@ -134,22 +190,31 @@ class Due:
         if isinstance(record, Bad):
             return record._replace(id=row.id)
         seal = self._seal()
-        bus: dict[str, Any] = {"ledger": seal.ledger, "direct": True}
+        bus: dict[str, Any] = {"ledger": seal.ledger, "direct": True, "message": now()}
         if row.outcome == Outcome.RETRYING.value:
             bus["attempt"] = row.attempts + 1
         if row.attempts:
             bus["begun"] = True
+        if row.goes_on:  # whatever a newer version of its agent wants: half of it is done
+            bus["goes_on"] = True
         if row.requeued:
             bus["requeued"] = row.requeued
         if row.replay:
             bus |= {"replay": row.replay, "broadcast": bool(row.broadcast)}
+        if row.outcome == Outcome.QUEUED.value and row.started and not row.requeued:
+            # It has waited outside of its queue, and goes before those that have not come up there yet.
+            record = record._replace(event=record.event.model_copy(update={"priority": 1}))
         return Message(row.id, record._replace(agent=row.agent, bus=bus, seal=seal))
 
 
-def _announcement(correlation: str, type: str, id: str, event: str, agent: str, error: str, attempts: int) -> Encoded:
-    dead = DeliveryDead(delivery_id=id, event_id=event, original_type=type, agent=agent, error=error, attempts=attempts)
+def _announcement(row: Any) -> Encoded:
+    same = {name: getattr(row, name) for name in ("event_id", "agent", "error", "attempts")}
+    dead = DeliveryDead(delivery_id=row.id, original_type=row.type, **same)
+    cause = read(row.event_id, row.body)
     try:
-        announced = new_event(dead, source="/ledger", correlation_id=correlation)
+        # What an event that cannot be read says of itself is unknown, but for what the log has beside it.
+        known = {"correlation_id": row.correlation} if isinstance(cause, Bad) else {"cause": cause.event}
+        announced = new_event(dead, source="/ledger", **known)
     except InvalidEvent:  # its correlation came before the limits that there are now
         announced = new_event(dead, source="/ledger")
     return Encoded(announced, announced.encode())
@@ -162,8 +227,9 @@ def _lost(after: float) -> Select[Any]:
     alive = exists().where(workers.c.id == row.worker, workers.c.seen > in_seconds(-DEAD_AFTER))
     return select(row.id).where(
         OPEN,
+        row.outcome.in_([outcome.value for outcome in (Outcome.QUEUED, Outcome.RETRYING, Outcome.RUNNING)]),
         or_(
-            and_(row.outcome == Outcome.WAITING.value, row.due < horizon),
+            and_(row.outcome == Outcome.QUEUED.value, row.due < horizon),
             and_(row.outcome == Outcome.RETRYING.value, row.due < horizon, ~pending),
             and_(row.outcome == Outcome.RUNNING.value, row.started < horizon, ~alive),
         ),

@@ -8,6 +8,8 @@ from typing import Any
 import orjson
 from sqlalchemy import Connection, delete, select, update
 
+from ..core.door.attributes import tags_of
+from ..core.door.dids import SCHEME
 from ..core.errors import IdTaken
 from ..core.event import Encoded, Event
 from ..core.times import SECOND, now
@@ -17,7 +19,7 @@ from .database.fast import Statement
 from .database.leases import BATCH, in_seconds, lease_from, locked
 from .database.rows import chunks
 from .database.statements import Statements
-from .database.tables import events, outbox
+from .database.tables import events, outbox, tags
 
 #: Where events are set aside that cannot be sent.
 OUTBOX = "outbox"
@@ -42,7 +44,27 @@ class Events:
         statements: list[Statement] = [(self._statements.event, [_row(record, at) for record in records])]
         if due is not None:
             statements.append((self._statements.outbox, [{"event_id": r.event.key, "due": due} for r in records]))
-        return statements
+        return [*statements, *self.tagged([record.event for record in records if record.event.metadata])]
+
+    def tagged(self, some: Sequence[Event]) -> list[Statement]:
+        """Return what has to be run for events, which are in the log then, to be found by their metadata."""
+        rows = [
+            {"name": name, "value": value, "event_id": event.key}
+            for event in some
+            for name, value in tags_of(event.metadata)
+        ]
+        return [(self._statements.tag, rows)] if rows else []
+
+    @staticmethod
+    def untag(connection: Connection, numbers: Sequence[int]) -> None:
+        """Let events no longer be found by their metadata.
+
+        Arguments:
+            numbers: their sequence numbers.
+
+        """
+        for some in chunks(numbers):
+            connection.execute(delete(tags).where(tags.c.seq.in_(some)))
 
     def check_same(self, records: Sequence[Encoded], connection: Any) -> None:
         """Raise IdTaken when the log has another event with the id of one of the records.
@@ -78,8 +100,8 @@ class Events:
     def forget(self, ids: Sequence[str]) -> None:
         """Take several events out of the outbox: the broker has them."""
         if self._database.is_sqlite:
-            if ids:
-                self._database.fast.all([(self._statements.sent, [{"event_id": id} for id in ids])])
+            if ids:  # and without RETURNING, which Python's sqlite3 does not take for many rows in 3.12 and 3.13
+                self._database.fast.all([self.gone(ids)])
         else:
             self._database.fast.one((self._statements.sent_all, {"ids": list(ids)}))
 
@@ -149,7 +171,8 @@ def _content(body: bytes) -> dict[str, Any]:
 def _row(record: Encoded, at: int) -> dict[str, Any]:
     """Return the row of an event that is appended at a time (microseconds)."""
     event = record.event
-    emitter = event.source.partition("/agent/")[2]
+    source = event.source  # as in emitter_of(), without a call for each event
+    emitter = source if source.startswith(SCHEME) else source.partition("/agent/")[2]
     return {
         "id": event.key,
         "type": event.type,

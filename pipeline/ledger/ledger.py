@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, Unpack
 
 from sqlalchemy import Connection, select
 
@@ -14,19 +14,22 @@ from ..core.ids import Seal
 from ..core.outcome import Outcome
 from ..core.times import SECOND, now
 from .aside import SetAside
+from .bounding.waiting import Waiting
 from .database.database import Database
-from .database.fast import Hot, Statement, run_all
+from .database.fast import Hot, Statement, completed, run_all, together
 from .database.migrate import prepare, prepare_in
 from .database.rows import Write, timer_row
 from .database.statements import Statements
 from .database.tables import meta
-from .deliveries import AlreadyRecordedError, Claim, Deliveries, Delivery, Success
+from .deliveries import Deliveries
 from .due import Due
 from .events import Events
-from .groups import completed, together
+from .facts import AlreadyRecordedError, Claim, Delivery, How, Run, Success
+from .limits.limits import Limits
 from .reconcile import Reconciliation
-from .subscribers import Subscribers
+from .subscribers import Subscribers, Wants
 from .timers import RETRY, Timers
+from .waiting.approvals import PROPOSED
 from .workers import Workers, is_gone
 
 __all__ = ["AlreadyRecordedError", "Claim", "Delivery", "Ledger"]
@@ -44,22 +47,27 @@ class Ledger:
         workers: those that live.
         aside: what could not be used.
         reconciliation: what should have reached an agent and did not.
+        waiting: parked deliveries, and what they wait for.
+        limits: what is counted over all workers.
 
     """
 
-    def __init__(self, url: str, *, timeout: float = 5.0) -> None:
-        """Take the address (see Database); nothing is opened before it is used."""
+    def __init__(self, url: str, *, timeout: float = 5.0, wants: Wants = lambda *_: True) -> None:
+        """Take the address (see Database), and what asks agents' filters; nothing is opened before it is used."""
         self.database = Database(url, timeout=timeout, prepare=prepare)
         self._statements = statements = Statements(self.database)
         self._sealed: tuple[int, Seal | None] = (0, None)
         self.workers = Workers(self.database)
-        self.subscribers = Subscribers(self.database, self.workers)
+        self.subscribers = Subscribers(self.database, self.workers, wants)
         self.deliveries = Deliveries(self.database)
-        self.due = Due(self.database, self.deliveries, lambda: self.seal, self.append)
+        self.due = Due(self.database, self.deliveries, lambda: self.seal, self.append, wants)
         self.aside = SetAside(self.database)
         self.events = Events(self.database, statements, self.aside)
         self.timers = Timers(self.database, statements, self.append, self.due, self.aside)
-        self.reconciliation = Reconciliation(self.database, self.deliveries, self.aside)
+        self.limits = Limits(self.database, self.deliveries)
+        parts = (self.deliveries, self.timers, self.due, self.subscribers, self.append, lambda: self.secret)
+        self.waiting = Waiting(self.database, statements, *parts)
+        self.reconciliation = Reconciliation(self.database, self.deliveries, self.aside, self.subscribers)
 
     def __str__(self) -> str:
         """Return the address without its password."""
@@ -161,6 +169,8 @@ class Ledger:
         if records:
             due = None if due_in is None else at + round(due_in * SECOND)
             statements += self.events.appended(records, at, due)
+            if proposals := [record for record in records if record.event.type == PROPOSED]:
+                statements += self.waiting.approvals.proposed(proposals, at)
             if missed:
                 statements.append(self.deliveries.unrouted([event.key for event in missed], at))
         return [*statements, *((getattr(self._statements, name), [row]) for name, row in rows)]
@@ -183,10 +193,7 @@ class Ledger:
                 self.events.check_delayed(record, own)
                 self.timers.add([timer], own)
 
-        if connection is None:
-            self.database.run(work)
-        else:
-            work(connection)
+        self.database.run(work) if connection is None else work(connection)
 
     def mark_sent(self, ids: Sequence[str]) -> None:
         """Take events out of the outbox: the broker has them."""
@@ -212,11 +219,9 @@ class Ledger:
             claimed = self.database.fast.one(claiming)
         else:  # another program has published the event
             records = [Encoded(delivery.event, delivery.event.encode())]
-            taken = partial(self.events.check_same, records)
-            claimed = self.database.fast.last(
-                self._appending(records, at, None, (), self._missed(records)), claiming, taken
-            )
-        return Claim(claimed[0], Outcome.RUNNING) if claimed is not None else self._known(delivery, worker, at)
+            logging = self._appending(records, at, None, (), self._missed(records))
+            claimed = self.database.fast.last(logging, claiming, partial(self.events.check_same, records))
+        return self._made(delivery, claimed) if claimed is not None else self._known(delivery, worker, at)
 
     def claim_all(self, deliveries: Sequence[Delivery], *, worker: str) -> list[Claim | Exception]:
         """Claim deliveries in one transaction; return for each what claim() would return or raise.
@@ -224,10 +229,6 @@ class Ledger:
         Outside of it, alone, is claimed what the broker had given to a worker before, another program's event, and a
         second copy; so is each delivery where the database refuses one of them. Raises LedgerUnavailable when the
         transaction was in vain.
-
-        Arguments:
-            worker: who runs them.
-
         """
         at = now()
         first: dict[str, int] = {}
@@ -245,8 +246,14 @@ class Ledger:
                 return self._known(deliveries[place], worker, at)
             return self.claim(deliveries[place], worker=worker)
 
-        found = {place: Claim(row[0], Outcome.RUNNING) for place, row in answers.items() if row is not None}
+        found = {place: self._made(deliveries[place], row) for place, row in answers.items() if row is not None}
         return completed(found, len(deliveries), alone)
+
+    def _made(self, delivery: Delivery, row: Sequence[Any]) -> Claim:
+        """Return the claim that the database has answered with; of a tree that was stopped, note why it is none."""
+        if row[2] == Outcome.RUNNING.value:
+            return Claim(row[0], Outcome.RUNNING, emitted=row[1])
+        return self.waiting.trees.made(delivery, row)
 
     def _known(self, delivery: Delivery, worker: str, at: int) -> Claim:
         """Return what the inbox knows, or the attempt that is to be made because a process of this worker has died."""
@@ -254,11 +261,13 @@ class Ledger:
         if row is None:
             raise LedgerUnavailable(f"delivery {delivery.id} was pruned from {self} while it was claimed")
         outcome, result, emitted, runner, process = row
+        # Celery gives to another process what one has died of before it could say that it had begun.
         if outcome == Outcome.RUNNING.value and runner == worker and is_gone(process):
-            # Celery gives to another process what one has died of before it could say that it had begun.
-            claimed = self.database.fast.one(self.deliveries.claiming(delivery, worker, at, gone=process))
-            if claimed is not None:
-                return Claim(claimed[0], Outcome.RUNNING)
+            claiming = self.deliveries.claiming(delivery, worker, at, gone=process)
+            if (claimed := self.database.fast.one(claiming)) is not None:
+                return self._made(delivery, claimed)
+        if outcome == Outcome.CANCELLED.value:  # whoever was refused may have died before it could note why
+            self.waiting.trees.refused(delivery)
         return Claim(0, Outcome(outcome), result, emitted)
 
     def succeed(self, success: Success, connection: Connection | None = None) -> None:
@@ -336,47 +345,36 @@ class Ledger:
         self.database.read(lambda own: self.deliveries.expect_claim(own, success.delivery))
         raise AlreadyRecordedError
 
-    def again(self, delivery: str, event: Event, attempt: int, *, delay: float, error: str, timer: bool) -> bool:
-        """Record a failed attempt that is followed by another one; say whether it was the delivery's last one.
-
-        Arguments:
-            delay: seconds until the next attempt.
-            timer: whether the next attempt is to be sent from here.
-
-        """
-        due = now() + round(delay * SECOND)
-
-        def work(connection: Connection) -> bool:
-            recorded = self.deliveries.again(connection, delivery, attempt, due=due, error=error)
-            if recorded and timer:
-                self.timers.add([timer_row(delivery, RETRY, due, event.correlation_id)], connection)
-            return recorded
-
-        return self.database.run(work)
+    def again(self, delivery: str, event: Event, attempt: int, *, error: str, **how: Unpack[How]) -> bool:
+        """Record a failed attempt that is followed by another one; say whether it was the delivery's last one."""
+        return self._later(partial(self.deliveries.again, error=error), delivery, event, attempt, **how)
 
     def pause(
-        self, delivery: str, event: Event, attempt: int, *, delay: float, timer: bool, reason: str | None = None
+        self, delivery: str, event: Event, attempt: int, *, reason: str | None = None, **how: Unpack[How]
     ) -> bool:
-        """Record that the handler is to be called in some seconds; say whether the attempt was the last one.
+        """Record that the handler is to be called in some seconds, and why; say whether it was the last attempt."""
+        return self._later(partial(self.deliveries.pause, reason=reason), delivery, event, attempt, **how)
 
-        Arguments:
-            timer: whether it is to be sent from here.
-            reason: what it waits for.
-
-        """
+    def _later(
+        self,
+        record: Callable[..., bool],
+        delivery: str,
+        event: Event,
+        attempt: int,
+        *,
+        delay: float,
+        timer: bool,
+        run: Run | None = None,
+    ) -> bool:
         due = now() + round(delay * SECOND)
 
         def work(connection: Connection) -> bool:
-            recorded = self.deliveries.pause(connection, delivery, attempt, due=due, reason=reason)
+            recorded = record(connection, delivery, attempt, due=due)
             if recorded and timer:
                 self.timers.add([timer_row(delivery, RETRY, due, event.correlation_id)], connection)
             return recorded
 
-        return self.database.run(work)
-
-    def filter(self, delivery: str, attempt: int, reason: str | None = None) -> bool:
-        """Record that the agent does not want the event after all; say whether the attempt was the last one."""
-        return self.database.run(lambda connection: self.deliveries.filter(connection, delivery, attempt, reason))
+        return (run or self.database.run)(work)
 
     def die(
         self,
@@ -387,6 +385,7 @@ class Ledger:
         error: str,
         traceback: str,
         due_in: float,
+        run: Run | None = None,
     ) -> bool:
         """Record that a delivery is dead, with the events that announce it; say whether it was not so before."""
 
@@ -396,4 +395,4 @@ class Ledger:
                 self.append(announced, due_in=due_in, connection=connection)
             return recorded
 
-        return self.database.run(work)
+        return (run or self.database.run)(work)

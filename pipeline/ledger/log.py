@@ -23,7 +23,7 @@ from sqlalchemy import (
 
 from ..core.topics import matches
 from .database.database import Database
-from .database.tables import events
+from .database.tables import events, tags
 
 #: Types that are read side by side for one pattern; for more of them the whole log is read.
 MANY_TYPES = 50
@@ -82,10 +82,16 @@ class Bounds(NamedTuple):
 
 
 class Index(NamedTuple):
-    """The index that is followed: all events, or those with one value in one column."""
+    """The index that is followed: all events, or those with one value in one column, or of one name in their metadata.
+
+    Attributes:
+        tag: the name.
+
+    """
 
     column: Column[Any] | None = None
     value: str | None = None
+    tag: str | None = None
 
 
 def position_of(row: Row[Any]) -> Position:
@@ -169,6 +175,8 @@ def _follow_the_index(database: Database, connection: Connection) -> None:
 
 def _page(database: Database, path: Index, until: Position) -> Select[Any]:
     """Return the query for the rows after the parameters `after_tx` and `after_seq`, up to a position."""
+    if path.tag is not None:
+        return _tagged(database, path, until)
     order: tuple[Any, ...] = _ORDER
     last: tuple[Any, ...] = (
         bindparam("after_tx", type_=events.c.tx.type),
@@ -186,6 +194,17 @@ def _page(database: Database, path: Index, until: Position) -> Select[Any]:
         query = query.where(path.column <= path.value)
         order, last = (path.column, *order), (bindparam("value", path.value, type_=path.column.type), *last)
     return query.where(tuple_(*order) > tuple_(*last)).order_by(*order)
+
+
+def _tagged(database: Database, path: Index, until: Position) -> Select[Any]:
+    """Return the same for what is found by its metadata, along the index of that."""
+    tx, seq = tags.c.tx, tags.c.seq
+    last = bindparam("after_tx", type_=tx.type), bindparam("after_seq", type_=seq.type)
+    query = select(*COLUMNS).join(tags, (events.c.seq == seq) & (events.c.tx == tx))
+    query = query.where(tags.c.name == path.tag, tags.c.value == path.value).order_by(tx, seq)
+    if database.is_sqlite:
+        return query.where(tx == 0, seq > last[1], seq <= until[1])
+    return query.where(tuple_(tx, seq) > tuple_(*last), tuple_(tx, seq) <= tuple_(*until))
 
 
 def window_of(database: Database, connection: Connection, bounds: Bounds, *, narrow: bool) -> Window:

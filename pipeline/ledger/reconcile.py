@@ -2,6 +2,7 @@
 
 Each agent has a cursor in the log. Whatever lies behind the cursor has a delivery row for each agent that should have
 the event; what is found missing gets one that says it waits. A new agent's cursor starts where it wants to hear from.
+What the filter of no version wants, and what is not to be recorded either, has no row, and needs none.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, select, update
 
 from ..core.ids import delivery_id
-from ..core.routing import needs_receiver, reaches, receivers, targets_of
+from ..core.routing import needs_receiver, receivers, targets_of
 from ..core.times import now
 from .aside import Bad, SetAside
 from .database.database import Database
@@ -21,7 +22,7 @@ from .database.rows import chunks, unrouted_id
 from .database.tables import agents, deliveries, events
 from .deliveries import Deliveries
 from .log import Position, after, stable
-from .subscribers import Patterns, Subscribers, patterns_of
+from .subscribers import Asked, Patterns, Subscribers, listener_of, patterns_of
 
 #: Events looked at in one transaction.
 BATCH = 2000
@@ -32,8 +33,9 @@ _EVENTS = select(*_ORDER, *(events.c[name] for name in ("id", "type", "targets",
 class Reconciliation:
     """Looks behind the agents' cursors."""
 
-    def __init__(self, database: Database, deliveries: Deliveries, aside: SetAside) -> None:
+    def __init__(self, database: Database, deliveries: Deliveries, aside: SetAside, subscribers: Subscribers) -> None:
         self._database = database
+        self._subscribers = subscribers
         self._aside = aside
         self._deliveries = deliveries
 
@@ -88,20 +90,23 @@ class Reconciliation:
         return rows
 
     def _add_missing(self, connection: Connection, agent: Row[Any], passed: Sequence[Row[Any]]) -> None:
-        patterns = patterns_of(agent.patterns) or ()
+        listener = listener_of(agent, patterns_of(agent.patterns) or ())
         expected = {
             delivery_id(row.id, agent.name): row
             for row in passed
-            if row.replay is None and reaches(agent.name, patterns, row.type, targets_of(row.targets))
+            if row.replay is None and listener.hears(row.type, targets_of(row.targets))
         }
         there = _known(connection, list(expected))
-        missing = [row for id, row in expected.items() if id not in there]
+        heard = [row for id, row in expected.items() if id not in there]
+        asked = (Asked(row.id, row.type, targets_of(row.targets)) for row in heard)
+        kept_back = self._subscribers.kept_back(connection, listener, asked)
+        missing = [row for row in heard if row.id not in kept_back]
         at = now()
         # The past of a new agent is sent at once; the rest may still be on its way.
-        self._deliveries.add_waiting(
+        self._deliveries.add_queued(
             connection, ((row.id, agent.name, 0 if row.recorded < agent.registered else at) for row in missing)
         )
-        self._deliveries.forget_unrouted(connection, [row.id for row in missing])
+        self._deliveries.forget_unrouted(connection, [row.id for row in heard])
 
     def _mark_unrouted(
         self, connection: Connection, everyone: Mapping[str, Patterns], passed: Sequence[Row[Any]]

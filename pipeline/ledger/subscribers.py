@@ -7,22 +7,25 @@ starts, restarts and rollbacks matters.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from difflib import get_close_matches
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import orjson
 from sqlalchemy import Connection, Row, delete, select, update
 
 from ..core.errors import nearest
 from ..core.event import Event
+from ..core.ids import is_sampled
 from ..core.routing import needs_receiver, reaches, wants
 from ..core.times import micros, monotonic, now
 from .database.database import Database
+from .database.rows import chunks
 from .database.tables import agents, events
 from .log import Position, end_of_log
-from .workers import Listening, Workers, listening
+from .workers import ALL, NO_FILTERS, Filters, Listening, Version, Workers, json, listening, running, versions_of
 
 #: Seconds for which the list of agents is believed; a publisher asks the ledger for it no more often.
 FRESH = 1.0
@@ -35,6 +38,8 @@ _AGENTS = select(agents.c.name, agents.c.patterns)
 Patterns = tuple[str, ...]
 #: What an agent registers: its patterns, and since when (or since which sequence number) it wants events.
 Wanted = Mapping[str, tuple[Patterns, datetime | int | None]]
+#: Whether one of some filters (a JSON list) may want an event, by its type and its body. Who knows filters is above.
+Wants = Callable[[str, str, str], bool]
 
 
 def patterns_of(text: str) -> Patterns | None:
@@ -47,50 +52,118 @@ def patterns_of(text: str) -> Patterns | None:
     return tuple(patterns) if is_right else None
 
 
-class Subscribers:
-    """The agents' table."""
+class Asked(NamedTuple):
+    """An event of which an agent has no delivery."""
 
-    def __init__(self, database: Database, workers: Workers) -> None:
+    id: str
+    type: str
+    targets: Sequence[str]
+
+
+class Listener(NamedTuple):
+    """An agent as its row says it.
+
+    Attributes:
+        filters: a JSON list of what the filters of those versions say that run; ALL where one wants all.
+        position: how far reconciliation has seen to it that it has its deliveries.
+
+    """
+
+    name: str
+    patterns: Patterns
+    filters: str
+    position: Position
+
+    def hears(self, event_type: str, targets: Sequence[str]) -> bool:
+        """Say whether it gets an event, unless its filter keeps that back."""
+        return reaches(self.name, self.patterns, event_type, targets)
+
+
+class Subscribers:
+    """The agents' table.
+
+    Arguments:
+        wants: asks agents' filters.
+
+    """
+
+    def __init__(self, database: Database, workers: Workers, wants: Wants) -> None:
         self._database = database
         self._workers = workers
+        self._wants = wants
         self._patterns: dict[str, Patterns] = {}
         self._routes: dict[str, bool] = {}
         self._asked = 0.0
 
-    def register(self, subscriptions: Wanted, worker: str | None = None) -> None:
+    def register(self, subscriptions: Wanted, worker: str | None = None, filters: Filters = NO_FILTERS) -> None:
         """Write down what agents listen to; one that is new starts now, or in the past that it asks for.
 
         Arguments:
             worker: who runs them, and lives.
+            filters: what the filters of those say that have one (JSON data).
 
         """
         own = {name: patterns for name, (patterns, _) in subscriptions.items()}
 
         def work(connection: Connection) -> None:
             if worker is not None:
-                self._workers.beat(connection, worker, own)
-            known, change = self._changes(connection, own)
+                self._workers.beat(connection, worker, own, filters)
+            known, change = self._changes(connection, own, filters)
             for name, (patterns, since) in subscriptions.items():
                 if name not in known:
                     tx, seq = self._start(connection, since)
-                    text = _json(patterns)
+                    text = json(patterns)
                     row = {"name": name, "patterns": text, "bound": text, "tx": tx, "seq": seq, "registered": now()}
+                    row["filters"] = json([filters[name]]) if name in filters else ALL
                     connection.execute(self._database.insert(agents).on_conflict_do_nothing(), row)
             if change:  # seldom: only then others have to wait, and what they have registered is read once more
-                _, change = self._changes(connection, own, lock=True)
+                _, change = self._changes(connection, own, filters, lock=True)
             for name, values in change.items():
                 connection.execute(update(agents).where(agents.c.name == name).values(values))
 
         self._database.run(work)
 
+    def identify(self, dids: Mapping[str, str]) -> None:
+        """Write down the dids of agents that are registered; one that another agent had is its no longer.
+
+        For workers that start, not for those that live: of two versions with different dids the newer one is right.
+        """
+
+        def work(connection: Connection) -> None:
+            for name, did in sorted(dids.items()):
+                others = update(agents).where(agents.c.did == did, agents.c.name != name).values(did=None)
+                connection.execute(others)
+                connection.execute(update(agents).where(agents.c.name == name).values(did=did))
+
+        if dids:
+            self._database.run(work)
+
+    def named(self, dids: Sequence[str], connection: Connection | None = None) -> dict[str, str]:
+        """Return the names of the agents that have some dids, by those that anybody has.
+
+        Arguments:
+            connection: somebody's open transaction, which is read in instead of another one.
+
+        """
+        query = select(agents.c.did, agents.c.name).where(agents.c.did.in_(dids))
+
+        def work(own: Connection) -> dict[str, str]:
+            return {row.did: row.name for row in own.execute(query)}
+
+        return self._database.read(work) if connection is None else work(connection)
+
     def _changes(
-        self, connection: Connection, own: Listening, *, lock: bool = False
+        self, connection: Connection, own: Listening, filters: Filters, *, lock: bool = False
     ) -> tuple[set[str], dict[str, dict[str, Any]]]:
         """Return which of some agents are known, and what changes about them by a registration."""
         query = select(agents).where(agents.c.name.in_(own)).order_by(agents.c.name)
         rows = connection.execute(query.with_for_update() if lock else query).all()
-        versions = listening(connection)
+        versions, alive = listening(connection), running(connection)
         changes = {row.name: _changed(row, [own[row.name], *_of(row.name, versions)]) for row in rows}
+        for row in rows:
+            now_filtered = _filters(filters.get(row.name), versions_of(row.name, alive))
+            if now_filtered != row.filters:
+                changes[row.name]["filters"] = now_filtered
         return {*changes}, {name: values for name, values in changes.items() if values}
 
     def is_wanted(self, agent: str, event_type: str) -> bool:
@@ -98,6 +171,41 @@ class Subscribers:
         with self._database.reading() as connection:
             versions = listening(connection)
         return any(wants(patterns, event_type) for patterns in _of(agent, versions))
+
+    def versions(self) -> list[Mapping[str, Version]]:
+        """Return what each version wants that runs now, by its agents."""
+        return self._database.read(running)
+
+    @staticmethod
+    def listeners(connection: Connection, unreadable: Patterns = ()) -> list[Listener]:
+        """Return every agent that the ledger knows.
+
+        Arguments:
+            unreadable: the patterns of those whose row is damaged.
+
+        """
+        rows = connection.execute(select(agents).order_by(agents.c.name))
+        return [listener_of(row, patterns_of(row.patterns) or unreadable) for row in rows]
+
+    def kept_back(self, connection: Connection, listener: Listener, asked: Iterable[Asked]) -> set[str]:
+        """Return those of some events that no version of an agent wants, and of which not even that is to be recorded.
+
+        They have no delivery, and are not on their way to one.
+
+        Arguments:
+            asked: events that the agent hears.
+
+        """
+        if listener.filters == ALL:
+            return set()
+        share = _recorded(listener.filters)
+        unknown = [one.id for one in asked if not one.targets and not is_sampled(one.id, share)]
+        found: set[str] = set()
+        for some in chunks(unknown):
+            bodies = select(events.c.id, events.c.type, events.c.body).where(events.c.id.in_(some))
+            rows = connection.execute(bodies)
+            found.update(id for id, type, body in rows if not self._wants(listener.filters, type, body))
+        return found
 
     def left_over(self, names: Iterable[str]) -> dict[str, Patterns]:
         """Return the patterns to which the queues of some agents may be bound, and which no version listens to."""
@@ -116,7 +224,7 @@ class Subscribers:
             if row is not None:
                 wanted = patterns_of(row.patterns) or ()
                 bound = _without(row.bound, [one for one in patterns if one not in wanted])
-                connection.execute(update(agents).where(this).values(bound=_json(bound)))
+                connection.execute(update(agents).where(this).values(bound=json(bound)))
 
         self._database.run(work)
 
@@ -195,6 +303,26 @@ class Subscribers:
         return "; ".join(f"no agent is called {name!r}; {nearest(name, known)}" for name in names if name not in known)
 
 
+def listener_of(row: Row[Any], patterns: Patterns) -> Listener:
+    """Return an agent as its row says it, but for the patterns, which were read already."""
+    return Listener(row.name, patterns, row.filters, (row.tx, row.seq))
+
+
+@lru_cache(maxsize=256)
+def _recorded(filters: str) -> float:
+    """Return of which share of the events that some versions keep back that is recorded by one of them."""
+    try:
+        return max((float(one["recorded"]) for one in orjson.loads(filters)), default=1.0)
+    except (ValueError, TypeError, KeyError):  # damaged, until its worker is heard of again
+        return 1.0
+
+
+def _filters(own: Any, versions: Iterable[Version]) -> str:
+    """Return what the filters of an agent's versions say: nothing where one of them has none."""
+    said = {ALL if own is None else json([own]), *(version.filters for version in versions)}
+    return ALL if ALL in said else json([one for text in sorted(said) for one in orjson.loads(text)])
+
+
 def _of(agent: str, versions: Iterable[Listening]) -> list[Sequence[str]]:
     return [version[agent] for version in versions if agent in version]
 
@@ -206,14 +334,10 @@ def _changed(row: Row[Any], versions: Sequence[Sequence[str]]) -> dict[str, Any]
     bound = was | wanted
     if wanted == {*(patterns_of(row.patterns) or ())} and bound == was:
         return {}
-    patterns = _json([*versions[0], *sorted(wanted - {*versions[0]})])
+    patterns = json([*versions[0], *sorted(wanted - {*versions[0]})])
     # In the order of the patterns when they are the same, so that a query can compare both.
-    return {"patterns": patterns, "bound": patterns if bound == wanted else _json(sorted(bound))}
+    return {"patterns": patterns, "bound": patterns if bound == wanted else json(sorted(bound))}
 
 
 def _without(text: str, patterns: Iterable[str]) -> Patterns:
     return tuple(one for one in patterns_of(text) or () if one not in patterns)
-
-
-def _json(patterns: Sequence[Any]) -> str:
-    return orjson.dumps(patterns).decode()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import orjson
 from sqlalchemy import Connection, delete, select, update
@@ -20,6 +22,23 @@ FORGOTTEN_AFTER = 86400
 
 #: What a worker listens to: its agents, each with the patterns of the worker's own version.
 Listening = Mapping[str, Sequence[str]]
+#: What the filters of a worker's agents say, of those that have one, as JSON data that this room does not read.
+Filters = Mapping[str, Any]
+#: What no filter is, as JSON: the version wants all that its patterns match.
+ALL = "[]"
+NO_FILTERS: Filters = MappingProxyType({})
+
+
+class Version(NamedTuple):
+    """What a version of an agent wants.
+
+    Attributes:
+        filters: a JSON list of what its filter says; ALL where it has none.
+
+    """
+
+    patterns: Sequence[str]
+    filters: str
 
 
 class Workers:
@@ -32,11 +51,11 @@ class Workers:
         """Note that a worker lives, and what it listens to."""
         self._database.run(lambda connection: self.beat(connection, worker, agents or {}))
 
-    def beat(self, connection: Connection, worker: str, agents: Listening) -> None:
-        """Do what heartbeat() does, in somebody's transaction."""
+    def beat(self, connection: Connection, worker: str, agents: Listening, filters: Filters = NO_FILTERS) -> None:
+        """Do what heartbeat() does, in somebody's transaction, and note what the agents filter."""
         insert = self._database.insert(workers)
-        update = {name: insert.excluded[name] for name in ("seen", "agents")}
-        row = {"id": worker, "seen": now(), "agents": orjson.dumps(agents).decode()}
+        update = {name: insert.excluded[name] for name in ("seen", "agents", "filters")}
+        row = {"id": worker, "seen": now(), "agents": json(agents), "filters": json(dict(filters))}
         connection.execute(insert.on_conflict_do_update(index_elements=["id"], set_=update), row)
         connection.execute(delete(workers).where(workers.c.seen < now() - FORGOTTEN_AFTER * SECOND))
 
@@ -51,6 +70,33 @@ def listening(connection: Connection) -> list[Listening]:
     """Return what each version listens to that runs, or has run until GONE_AFTER seconds ago."""
     recent = select(workers.c.agents).where(workers.c.seen > now() - round(GONE_AFTER * SECOND)).distinct()
     return [agents for text in connection.execute(recent).scalars() if (agents := _agents_in(text)) is not None]
+
+
+def running(connection: Connection) -> list[Mapping[str, Version]]:
+    """Return what each version wants that runs now, by its agents."""
+    alive = select(workers.c.agents, workers.c.filters).where(workers.c.seen > now() - round(DEAD_AFTER * SECOND))
+    return [_version_in(*row) for row in connection.execute(alive.distinct())]
+
+
+def versions_of(agent: str, running: Iterable[Mapping[str, Version]]) -> list[Version]:
+    """Return what the versions of one agent want, of those that run."""
+    return [version[agent] for version in running if agent in version]
+
+
+@lru_cache(maxsize=64)
+def _version_in(agents: str, filters: str) -> Mapping[str, Version]:
+    found = _agents_in(agents) or {}
+    try:
+        said = orjson.loads(filters)
+    except (ValueError, TypeError):
+        said = None
+    said = said if isinstance(said, dict) else {}
+    return {name: Version(patterns, json([said[name]]) if name in said else ALL) for name, patterns in found.items()}
+
+
+def json(data: Any) -> str:
+    """Return JSON data as a text, the same for the same data."""
+    return orjson.dumps(data, option=orjson.OPT_SORT_KEYS).decode()
 
 
 def _agents_in(text: str) -> Listening | None:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from sqlalchemy import Connection, Select
 
-from ..core.errors import BrokerUnavailable, EventTooLarge, InvalidEvent, QueueConflict
+from ..core.errors import BrokerUnavailable, EventTooLarge, InvalidEvent, QueueConflict, nearest
 from ..core.event import Encoded, Event, Payload, new_event
 from ..core.observe import Log
+from ..core.times import now
 from ..families import DeliveryDropped, DeliveryRequeued
 from ..ledger.database.rows import chunks
 from ..ledger.database.tables import deliveries
@@ -21,6 +22,7 @@ from .letters import LETTERS, DeadLetter, letter_of
 
 if TYPE_CHECKING:
     from ..bus import Bus
+    from ..ledger.facts import Cancellation
 
 logger = Log(logging.getLogger(__name__))
 
@@ -134,6 +136,11 @@ def _about(letter: DeadLetter, by: str) -> dict[str, Any]:
     return {**about, "by": by}
 
 
+def belongs(found: Cancellation) -> str:
+    """Return why what belongs to a tree that was stopped is not requeued, and what to do instead."""
+    return f"it belongs to the tree {found.tree}, which was {found}; publish its event anew"
+
+
 class Drop:
     """Nobody is to handle them; their rows stay, with the outcome `dropped`."""
 
@@ -162,23 +169,36 @@ class Drop:
 class Requeue:
     """Their agents get them again, with all their attempts before them."""
 
-    def __init__(self, bus: Bus, by: str, edited: Encoded | None = None) -> None:
-        """Take who does it, and the event with other data, if somebody has edited that."""
+    def __init__(self, bus: Bus, by: str, edited: Encoded | None = None, from_step: str | None = None) -> None:
+        """Take who does it, the event with other data, if somebody has edited that, and the first step to do again."""
         self._bus = bus
         self._by = by
         self._edited = edited
+        self._from_step = from_step
         self._is_away = False
 
     def takes(self, letter: DeadLetter) -> bool:
-        """Take those whose event can be sent: it can be read, or somebody has given it other data."""
+        """Take those whose event can be sent: it can be read, or has other data, and its tree was not stopped."""
         if not letter.readable and self._edited is None:
             logger.warning("%s stays: its event cannot be read; requeue it with other data, or drop it", letter.id)
             return False
-        return True
+        if self._from_step is not None:
+            known = {step.name for step in self._bus.ledger.waiting.steps.of(letter.id)}
+            if self._from_step not in known:
+                hint = nearest(self._from_step, known)
+                logger.warning("%s stays: it has no step %r; %s", letter.id, self._from_step, hint)
+                return False
+        found = self._bus.ledger.waiting.trees.cancellation(letter.event) if letter.replay is None else None
+        if found is not None:
+            logger.warning("%s stays: %s", letter.id, belongs(found))
+        return found is None
 
     def write(self, connection: Connection, letters: Sequence[DeadLetter]) -> None:
-        """Let them wait, as if nobody had tried yet."""
+        """Let them wait, as if nobody had tried yet; steps that were done with other data are done again."""
         ids = [letter.id for letter in letters]
+        steps = self._bus.ledger.waiting.steps
+        for id in ids if self._edited or self._from_step else ():
+            steps.forget(connection, id, None if self._edited else self._from_step)
         self._bus.ledger.deliveries.requeue(connection, ids, self._edited and self._edited.body)
 
     def audits(self, letter: DeadLetter) -> Iterator[Payload]:
@@ -214,5 +234,5 @@ class Requeue:
         return True
 
     def _marks(self, letter: DeadLetter) -> dict[str, Any]:
-        marks = {"attempt": 1, "ledger": self._bus.ledger.id, "requeued": letter.requeued + 1}
+        marks = {"attempt": 1, "ledger": self._bus.ledger.id, "requeued": letter.requeued + 1, "message": now()}
         return marks if letter.replay is None else {**marks, "replay": letter.replay, "broadcast": letter.broadcast}

@@ -14,14 +14,14 @@ import orjson
 from sqlalchemy import func, select, tuple_
 
 from ..agents.payloads import payload_of, plain
-from ..core.errors import InvalidAgent, InvalidSelection, UnknownEvent
-from ..core.event import Encoded, Event
+from ..core.errors import InvalidAgent, InvalidSelection, TreeWasCancelled, UnknownEvent
+from ..core.event import Encoded, Event, Payload
 from ..core.observe import Log
 from ..core.times import as_json_time, moment
 from ..ledger.database.rows import chunks
-from ..ledger.database.tables import deliveries
+from ..ledger.database.tables import deliveries, events
 from ..ledger.deliveries import DEAD
-from .changes import BATCH, Changed, Drop, Requeue, change, letters_of
+from .changes import BATCH, Changed, Drop, Requeue, belongs, change, letters_of
 from .letters import IDS, LETTERS, DeadLetter, LetterFilters, LetterQuery, letter_of, place_of
 from .selection import Selection, choose
 
@@ -131,6 +131,7 @@ class DeadLetters:
         *,
         all: bool = False,
         data: Any = UNSET,
+        from_step: str | None = None,
         by: str = "",
         progress: Callable[[int], None] | None = None,
         **filters: Unpack[LetterFilters],
@@ -139,22 +140,26 @@ class DeadLetters:
 
         Arguments:
             ids: ids of deliveries, or their beginnings; instead of them a filter (as in list()), or all=True.
-            data: the event's data for this delivery instead of what was published; for exactly one id.
+            data: the event's data for this delivery instead of what was published; for exactly one id. All its steps
+                are done again then.
+            from_step: a step (`ctx.step`) that is done again, with all that were begun after it; default none is.
             by: who does it, for the audit event `delivery.requeued`.
             progress: called with the number of those that were looked at, after each batch.
 
-        Raises InvalidSelection, UnknownEvent, and for `data` InvalidEvent, EventTooLarge or InvalidAgent (the agent is
+        Raises InvalidSelection, UnknownEvent, TreeWasCancelled for one of `ids` (of others such ones are skipped: their
+        agents would be refused them), and for `data` InvalidEvent, EventTooLarge or InvalidAgent (the agent is
         not declared in this process, so nobody can say whether the data suits it); then nothing was changed.
 
         """
         chosen = choose(LetterQuery(**filters), ids, all=all, says=WHICH)
-        return self.requeue_chosen(chosen, data=data, by=by, progress=progress)
+        return self.requeue_chosen(chosen, data=data, from_step=from_step, by=by, progress=progress)
 
     def requeue_chosen(
         self,
         chosen: Selection[LetterQuery],
         *,
         data: Any = UNSET,
+        from_step: str | None = None,
         by: str = "",
         progress: Callable[[int], None] | None = None,
     ) -> Changed:
@@ -162,11 +167,27 @@ class DeadLetters:
         if data is not UNSET and chosen.ids is None:
             raise InvalidSelection("data: one payload is for one dead letter; give its id")
         ids = self._ids(chosen)
+        if chosen.ids is not None:
+            self._check_not_cancelled(ids)
         edited = None if data is UNSET else self._edit(ids, data)
-        changed = change(self._bus, Requeue(self._bus, by, edited), ids, progress)
+        changed = change(self._bus, Requeue(self._bus, by, edited, from_step), ids, progress)
         if not changed.sent:
             logger.warning("the broker is away: what was requeued is sent by a worker as soon as it is back")
         return changed
+
+    def _check_not_cancelled(self, ids: Sequence[str]) -> None:
+        """Raise TreeWasCancelled for deliveries that would be refused at once."""
+        trees = self._ledger.waiting.trees
+        with self._ledger.database.reading() as connection:
+            for some in chunks(ids, BATCH):
+                rows = connection.execute(
+                    select(deliveries.c.id, events.c.correlation, events.c.causation, events.c.id)
+                    .join(events, events.c.id == deliveries.c.event_id)
+                    .where(deliveries.c.id.in_(some), deliveries.c.replay.is_(None))
+                )
+                for id, *keys in rows:
+                    if (found := trees.of(connection, *keys)) is not None:
+                        raise TreeWasCancelled(f"delivery {id}: {belongs(found)}")
 
     def drop(
         self,
@@ -216,11 +237,12 @@ class DeadLetters:
                 f"agent {letter.agent!r} is not declared in this process, so its data cannot be checked; "
                 "import its module, or name that in PIPELINE_AGENTS"
             )
-        event = letter.event.evolve(data=plain(data))
+        version = data.schema_version if isinstance(data, Payload) else letter.event.schema_version
+        event = letter.event.evolve(data=plain(data, self._bus.blobs.context), schema_version=version)
         if letter.event.key != event.key:  # another program's: whatever else it came with stays
-            edited = orjson.dumps({**letter.event.attributes(), "data": event.data})
+            edited = orjson.dumps({**letter.event.attributes(), "data": event.data, "schemaversion": version})
             event = Event.decode(edited, letter.event.key)
         encoded = self._bus.publisher.encode(event)
         event = Event.decode(encoded.body, event.key)
-        payload_of(self._bus.agents[letter.agent], event)
+        payload_of(self._bus.agents[letter.agent], event, self._bus.types, self._bus.blobs.context)
         return encoded._replace(event=event)

@@ -1,4 +1,4 @@
-"""The doctor: checks settings, broker, results, agents and workers, and says how to mend what is wrong."""
+"""The doctor: checks settings, broker, results, ledger, blobs, agents and workers, and says what mends them."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ from .listeners import listeners
 
 if TYPE_CHECKING:
     from ..bus import Bus
+    from ..contracts.registry import Types
 
 #: Seconds that the broker gets to answer, and that workers get to say that they are there.
 BROKER_TIMEOUT, WORKER_TIMEOUT = 5.0, 1.0
@@ -44,7 +45,7 @@ LOCAL = ("sqlite", "memory")
 
 
 def examine(bus: Bus, *, app: str = "", options: tuple[str, ...] = ()) -> Iterator[Check]:
-    """Look at everything, one check after the other; nothing is changed but that exchanges are declared.
+    """Look at everything, one check after the other; exchanges are declared, and a few bytes tried as a blob.
 
     Arguments:
         app: what names the app to commands (`celery -A`); empty for the built-in one.
@@ -66,7 +67,9 @@ def examine(bus: Bus, *, app: str = "", options: tuple[str, ...] = ()) -> Iterat
     book = _guarded("ledger", lambda: ledger(bus), "do what the message says, or set PIPELINE_LEDGER_URL")
     yield book
     yield from shared_ledger(celery, bus.settings)
+    yield _guarded("blobs", lambda: blobs(bus), "do what the message says")
     yield agent_modules(celery, bus.agents)
+    yield schemas(bus.types)
     yield consumer(celery)
     running = workers(celery) if broker.status == "ok" else {}
     yield from time_limits(celery, bus.agents, running)
@@ -257,6 +260,12 @@ def ledger(bus: Bus) -> Check:
     return ok("ledger", said)
 
 
+def blobs(bus: Bus) -> Check:
+    """Write, read and delete a few bytes where blobs are kept."""
+    bus.blobs.probe()
+    return ok("blobs", f"{bus.blobs.store!r} can be written, read and cleared")
+
+
 def shared_ledger(celery: Celery, used: Settings) -> Iterator[Check]:
     """Warn when several machines may share the broker, but not the ledger."""
     if not _is_local(_broker_url(celery)) and _scheme(used.effective_ledger_url) in LOCAL:
@@ -281,6 +290,13 @@ def agent_modules(celery: Celery, agents: Agents) -> Check:
         mend = "declare them with @app.agent(...), and name their modules in PIPELINE_AGENTS"
         return warn("agents", "no agent is declared", mend)
     return ok("agents", f"{len(agents)}: {', '.join(agent.name for agent in agents)}")
+
+
+def schemas(types: Types) -> Check:
+    """Check that each upcaster leads to a version that a class has."""
+    if problems := types.problems():
+        return fail("schemas", "; ".join(problems), "declare what is missing, as docs/schemas.md says")
+    return ok("schemas", f"{len(list(types))} event types with a class, {len(list(types.upcasters))} upcasters")
 
 
 def consumer(celery: Celery) -> Check:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..agents.agent import Agent
 from ..agents.loop import awaited
+from ..core.door.dids import is_did
 from ..core.errors import (
     BrokerUnavailable,
     InvalidAgent,
@@ -22,14 +23,14 @@ from ..core.errors import (
     nearest,
 )
 from ..core.event import Event
-from ..core.ids import Seal, new_id
+from ..core.ids import new_id
 from ..core.routing import reaches
 from ..core.times import monotonic
 from ..history.events import EventQuery, Recorded, get_event, get_events
 from ..ledger.aside import Bad
 from ..ledger.ledger import Ledger
 from ..publishing.apart import send_apart
-from ..publishing.publisher import Publisher
+from .changes import belongs
 from .selection import Selection
 
 if TYPE_CHECKING:
@@ -121,11 +122,9 @@ class _ToAgent:
 
     size = BATCH
 
-    def __init__(
-        self, publisher: Publisher, seal: Seal, name: str, patterns: tuple[str, ...], marks: dict[str, Any]
-    ) -> None:
-        self._publisher = publisher
-        self._seal = seal
+    def __init__(self, bus: Bus, name: str, patterns: tuple[str, ...], marks: dict[str, Any]) -> None:
+        self._ledger = bus.ledger
+        self._publisher = bus.publisher
         self._name = name
         self._patterns = patterns
         self._marks = marks
@@ -137,8 +136,12 @@ class _ToAgent:
     def send(self, batch: Sequence[Event]) -> list[Bad]:
         bad, encoded = [], []
         for event in batch:
+            found = self._ledger.waiting.trees.cancellation(event) if self._marks["broadcast"] else None
+            if found is not None:  # half of its effects would come a second time, and the rest be refused
+                bad.append(Bad(event.key, belongs(found)))
+                continue
             try:
-                message = self._publisher.encode(event, {**self._marks, "direct": True}, self._seal)
+                message = self._publisher.encode(event, {**self._marks, "direct": True}, self._ledger.seal)
                 encoded.append(message._replace(agent=self._name))
             except InvalidEvent as exc:  # it came before the limits that there are now
                 bad.append(Bad(event.key, str(exc)))
@@ -184,10 +187,11 @@ def _target(
         return _ToFunction(name, lambda result: bus.loop.run(result, None))
     if not isinstance(name, str) or not name:
         raise InvalidSelection("to: say who gets the events: an agent's name, or a function; never everybody at once")
+    name = bus.agents[name].name if is_did(name) else name
     patterns = {**bus.ledger.subscribers.all(), **{agent.name: agent.patterns for agent in bus.agents}}
     if name not in patterns:
         raise InvalidAgent(f"no agent is called {name!r}; {nearest(name, patterns)}")
-    return _ToAgent(bus.publisher, bus.ledger.seal, name, patterns[name], marks)
+    return _ToAgent(bus, name, patterns[name], marks)
 
 
 # -- which

@@ -6,25 +6,70 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, select
+from sqlalchemy import Connection, Row, Select, func, select
 
 from ..core.event import Payload
+from ..core.outcome import Outcome
 from ..core.routing import pattern_of, receivers, targets_of
 from ..core.topics import matches
 from ..history.events import Recorded, readable
+from ..ledger.database.rows import chunks
 from ..ledger.database.tables import deliveries, events
 from ..ledger.deliveries import UNROUTED
 from ..ledger.ledger import Ledger
 from ..ledger.log import COLUMNS
 from ..ledger.status import NOBODY_HAD_IT
+from ..ledger.subscribers import Asked
 
-#: Events that are read or routed at once.
-BATCH = 200
+#: Events that are read or routed at once, and that are looked through for those that everybody has filtered.
+BATCH, LOOKED_AT = 200, 10_000
 
 
 _UNROUTED: Select[Any] = (
     select(*COLUMNS, events.c.targets).join(deliveries, deliveries.c.event_id == events.c.id).where(UNROUTED)
 )
+
+
+_other = deliveries.alias()
+#: No agent has done anything with the event but keep it from its handler.
+_NOBODY_WANTED = events.c.replay.is_(None) & (
+    ~select(_other.c.id).where(_other.c.event_id == events.c.id, _other.c.outcome != Outcome.FILTERED.value).exists()
+)
+
+
+def unwanted(ledger: Ledger, *, type: str | type[Payload] | None = None, limit: int = 100) -> list[Recorded]:
+    """Return the events that every agent which listens to them has filtered; the newest first.
+
+    Arguments:
+        type: a topic pattern or a Payload class.
+        limit: how many to return at most, of the newest LOOKED_AT events of the log.
+
+    Raises InvalidPattern or InvalidSelection.
+
+    """
+    pattern = None if type is None else pattern_of(type)
+    with ledger.database.reading() as connection:
+        last = connection.execute(select(func.max(events.c.seq))).scalar() or 0
+        query = select(*COLUMNS, events.c.targets).where(_NOBODY_WANTED, events.c.seq > last - LOOKED_AT)
+        rows = connection.execute(query.order_by(events.c.seq.desc())).all()
+        rows = [row for row in rows if pattern is None or matches(pattern, row.type)]
+        have: set[tuple[str, str]] = set()
+        for some in chunks([row.id for row in rows]):
+            theirs = select(deliveries.c.event_id, deliveries.c.agent).where(deliveries.c.event_id.in_(some))
+            have.update((event, agent) for event, agent in connection.execute(theirs))
+        kept = {event for event, _ in have}
+        awaited: set[str] = set()
+        for listener in ledger.subscribers.listeners(connection):
+            asked = [
+                Asked(row.id, row.type, targets_of(row.targets)) for row in rows if (row.id, listener.name) not in have
+            ]
+            heard = [one for one in asked if listener.hears(one.type, one.targets)]
+            kept_back = ledger.subscribers.kept_back(connection, listener, heard)
+            kept |= kept_back
+            # An agent without a row has the event still in its queue, unless what it filters is not recorded.
+            awaited.update(one.id for one in heard if one.id not in kept_back)
+    unwanted: list[Any] = [row for row in rows if row.id in kept and row.id not in awaited]
+    return list(readable(unwanted[:limit]))
 
 
 def unrouted(
@@ -86,5 +131,5 @@ def _route(connection: Connection, ledger: Ledger, chosen: Sequence[Row[Any]]) -
     listeners = ledger.subscribers.read(connection)
     agents = {row.id: receivers(listeners, row.type, targets_of(row.targets)) for row in chosen}
     taken = ledger.deliveries.take_unrouted(connection, [id for id, names in agents.items() if names])
-    ledger.deliveries.add_waiting(connection, ((id, name, 0) for id in taken for name in agents[id]))
+    ledger.deliveries.add_queued(connection, ((id, name, 0) for id in taken for name in agents[id]))
     return len(taken)

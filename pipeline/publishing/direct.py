@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
@@ -60,11 +60,15 @@ class Outgoing(Protocol):
 class Direct:
     """No ledger: the broker is all there is."""
 
-    def __init__(self, publisher: Publisher) -> None:
+    def __init__(self, publisher: Publisher, addressed: Callable[[Event], Event] | None = None) -> None:
+        """Take the way to the broker, and what puts names where an event's targets are dids."""
         self._publisher = publisher
+        self._addressed = addressed
 
     def encode(self, events: Sequence[Event]) -> list[Encoded]:
         """Return events ready for the wire; who their targets are, the broker is asked when they are sent."""
+        if self._addressed is not None and any(event.targets for event in events):
+            events = [self._addressed(event) for event in events]
         return [self._publisher.encode(event) for event in events]
 
     def publish(
@@ -76,8 +80,9 @@ class Direct:
         shared: bool = False,
     ) -> list[Event]:
         """Send events; raise UnknownAgent, or BrokerUnavailable when the broker does not take them in time."""
-        self.send(self.encode(events), timeout=timeout, patient=not shared)
-        return [event.marked(sent=True) for event in events]
+        batch = self.encode(events)
+        self.send(batch, timeout=timeout, patient=not shared)
+        return [record.event.marked(sent=True) for record in batch]
 
     def send(self, batch: Sequence[Encoded], *, timeout: float | None = None, patient: bool = True) -> bool:
         """Send what is encoded; raises as publish() does."""

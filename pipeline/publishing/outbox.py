@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -35,12 +36,18 @@ MOST_TOLD = 1000
 NOBODY = "nobody gets %s, as far as the ledger %s knows: %s"
 
 
+#: Puts names where an event's targets are dids, and asks the ledger for those of agents that are declared elsewhere.
+Addressed = Callable[[Event, Callable[[Sequence[str]], dict[str, str]]], Event]
+
+
 class Outbox:
     """The one publish path when there is a ledger: append, send, mark."""
 
-    def __init__(self, ledger: Ledger, publisher: Publisher) -> None:
+    def __init__(self, ledger: Ledger, publisher: Publisher, addressed: Addressed | None = None) -> None:
+        """Take the ledger, the way to the broker, and what puts names where an event's targets are dids."""
         self.ledger = ledger
         self._publisher = publisher
+        self._addressed = addressed
         self._marks = Marks(ledger)
         self._away_until = 0.0
         self._told: set[str] = set()
@@ -75,7 +82,7 @@ class Outbox:
             raise QueueConflict(f"{exc}; what was published is accepted, and is sent then") from exc
         if not sent:
             self._hurry(events)
-        return [event.marked(sent=sent) for event in events]
+        return [record.event.marked(sent=sent) for record in batch]
 
     def _tell(self, missed: Sequence[Event]) -> None:
         """Log once for each type that nobody gets its events: it may be misspelt, or the workers run elsewhere."""
@@ -101,7 +108,7 @@ class Outbox:
             missed = self.ledger.append(batch, due_in=0, connection=connection, checked=True)
         if missed:
             self._tell(missed)
-        return [event.marked(sent=False) for event in events]
+        return [record.event.marked(sent=False) for record in batch]
 
     def delay(self, event: Event, due: datetime, transaction: Any = None) -> Event:
         """Keep an event until it is due; then a worker publishes it. With a transaction, as append() does."""
@@ -113,7 +120,7 @@ class Outbox:
             (record,) = self._in_transaction(connection, [event])
             with self.ledger.database.errors():
                 self.ledger.delay(record, timer_of(record, due), connection)
-        return event.marked(sent=False)
+        return record.event.marked(sent=False)
 
     def cancel(self, event_id: str) -> bool:
         """Take back an event that is not due yet; say whether there was one."""
@@ -126,17 +133,26 @@ class Outbox:
         """Return events ready for the log and the wire; raise InvalidEvent, EventTooLarge or UnknownAgent."""
         seal = self.ledger.seal
         bus = {"ledger": seal.ledger}
+        events = self._by_name(events)
         batch = [event.encoded(self._publisher.max_bytes, bus, seal) for event in events]
         self._check_targets(events)
         return batch
 
     def _in_transaction(self, connection: Connection, events: Sequence[Event]) -> list[Encoded]:
         """Return events ready for the log, in a transaction that is found to be on the ledger's database."""
-        batch = [event.encoded(self._publisher.max_bytes) for event in events]
         with self.ledger.database.errors():
             self._check_database(connection)
+            events = self._by_name(events, connection)
+            batch = [event.encoded(self._publisher.max_bytes) for event in events]
             self._check_targets(events, connection)
         return batch
+
+    def _by_name(self, events: Sequence[Event], connection: Connection | None = None) -> Sequence[Event]:
+        """Return events with agents' names where their targets are dids."""
+        if self._addressed is None or not any(event.targets for event in events):
+            return events
+        elsewhere = partial(self.ledger.subscribers.named, connection=connection)
+        return [self._addressed(event, elsewhere) for event in events]
 
     def _check_targets(self, events: Sequence[Event], connection: Connection | None = None) -> None:
         targets = [target for event in events for target in event.targets]

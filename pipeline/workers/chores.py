@@ -5,17 +5,21 @@ A new chore is a method, and its line in Chores.all().
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
+import orjson
 from celery.utils.log import get_logger
 
+from ..agents.filters import Filter, parse
 from ..brokers.topology import AgentQueue
-from ..core.errors import BrokerUnavailable, ProjectionFailed
-from ..core.event import Encoded
+from ..core.errors import BrokerUnavailable, InvalidFilter, ProjectionFailed
+from ..core.event import Encoded, Event, new_event
 from ..core.observe import Log
+from ..core.retry import SHED_OLDEST
+from ..families import AgentBackpressure
 from ..ledger.aside import Bad
 from ..ledger.due import Look, Message
 from ..publishing.apart import send_apart
@@ -23,6 +27,7 @@ from ..publishing.outbox import GRACE, PAUSE, Outbox
 from ..publishing.publisher import Publisher
 
 if TYPE_CHECKING:
+    from ..agents.agent import Agent
     from ..bus import Bus
     from ..history.projections import Projection
 
@@ -30,9 +35,16 @@ logger = Log(get_logger(__name__))
 
 #: Reconciliation looks this many times within `reconcile_after`, but not more often than once a second.
 LOOKS = 4
+#: Seconds between two looks for agents that somebody has paused.
+PAUSES = 0.4
+#: Seconds between two looks at how much waits for those agents that have a bound.
+BOUNDS = 1.0
+#: Seconds between two looks whether an agent that had a bound is one without by now.
+UNBOUNDED = 60.0
+#: Seconds between two looks for slots that somebody has left behind, and for keys that nobody uses any more.
+MEND, FORGET = 2.0, 600.0
 
-
-NOTHING = Look(outbox=False, timers=False, at_once=False)
+NOTHING = Look(outbox=False, timers=False, waits=False, arrivals=False, pauses=False, turns=False, at_once=False)
 
 
 @dataclass(frozen=True)
@@ -72,11 +84,19 @@ class Chores:
         look = max(1.0, self._after / LOOKS)
         return (
             Chore("look", 0, self.look),
+            Chore("pauses", PAUSES, self.look_for_pauses),
             Chore("relay", 0, lambda: self.relay() if self._due.outbox else 0),
             Chore("timers", 0, lambda: self.fire() if self._due.timers else 0),
+            Chore("release", 0, self.release),
+            Chore("mend limits", MEND, self._ledger.limits.calling.mend),
+            Chore("mend batches", MEND, self._mend_batches),
+            Chore("forget keys", FORGET, self._ledger.limits.calling.forget),
             Chore("send at once", 0, lambda: self.send_at_once() if self._due.at_once else 0),
+            Chore("stop", 0, lambda: self.stop() if self._due.stops else 0),
             Chore("declare queues", look, self.declare),
             Chore("reconcile", look, self.reconcile, has_more=lambda: self._has_more),
+            Chore("bounds", BOUNDS, self.check_bounds),
+            Chore("unbounded", UNBOUNDED, self.end_bounds),
             Chore("project", 0, self.project, sends=False),
         )
 
@@ -84,6 +104,11 @@ class Chores:
         """Find out what is due, for those that send it."""
         self._due = NOTHING  # so that nothing is done when this fails
         self._due = self._ledger.due.look()
+        return 0
+
+    def look_for_pauses(self) -> int:
+        """Find out which agents are paused, for the loop, which does not consume their queues."""
+        self._bus.pauses.look()
         return 0
 
     def relay(self) -> int:
@@ -102,8 +127,38 @@ class Chores:
 
         return each((lambda: self._outbox.relay(self._on_the_bus(records)), retry))
 
+    def release(self) -> int:
+        """Let parked deliveries go on whose time, event, decision, turn or batch has come, or whose pause is over."""
+        waiting = self._ledger.waiting
+        due, call_due = self._due, self._ledger.limits.calling.call_due
+        looks: list[tuple[bool, Callable[[], int]]] = [
+            (due.waits, waiting.waits.release_due),
+            (due.arrivals, partial(waiting.arrivals.release, matches)),
+            (due.approvals, partial(waiting.approvals.look, meets)),
+            (due.pauses, waiting.pauses.release),
+            (due.turns, call_due),
+            (due.batches, waiting.batches.form),
+        ]
+        return each(partial(self._release, look) for is_due, look in looks if is_due)
+
+    def _mend_batches(self) -> int:
+        return self._release(self._ledger.waiting.batches.mend)
+
+    def _release(self, look: Callable[[], int]) -> int:
+        """Let deliveries go on, which are sent then; return how many did."""
+        if done := look():
+            self._due = self._due._replace(at_once=True)
+        return done
+
+    def stop(self) -> int:
+        """Let handlers of this worker end whose tree was stopped."""
+        stops = self._ledger.waiting.trees.take_stops(self._bus.worker_id)
+        if stops:
+            self._bus.stop_running(stops)
+        return 0
+
     def send_at_once(self) -> int:
-        """Send deliveries that somebody asked for: requeued dead letters, a new agent's past."""
+        """Send deliveries that somebody asked for: requeued dead letters, a new agent's past, released ones."""
         return self._send_or_ask_again(self._ledger.due.at_once())
 
     def reconcile(self) -> int:
@@ -125,6 +180,43 @@ class Chores:
         if lost:
             logger.warning("agent %s: %d deliveries were in no queue and are sent again", agent, len(lost))
         return self._send_or_ask_again(lost)
+
+    def check_bounds(self) -> int:
+        """See whether more waits for agents than may, and say so once."""
+        bounded = [agent for agent in self._bus.agents if agent.bound and agent.bound.max_waiting]
+        if not bounded:
+            return 0
+        full = self._ledger.waiting.bounds.full()
+        return each(partial(self._check_bound, agent, agent.name in full) for agent in bounded)
+
+    def _check_bound(self, agent: Agent, is_full: bool) -> int:
+        bound, size, bounds = agent.bound, self._waiting(agent.name), self._ledger.waiting.bounds
+        assert bound is not None
+        assert bound.max_waiting is not None
+        if is_full and size <= bound.low:
+            bounds.end(agent.name)
+            logger.info("agent %s: %d events wait, which is no longer too much", agent.name, size)
+        elif is_full:
+            bounds.allow(agent.name, bound.overflow, size - bound.low)
+        elif size >= bound.max_waiting:
+            excess = size - bound.low
+            told = f"{size:,} events wait, and {bound.max_waiting:,} may"
+            dropped = excess if bound.overflow == SHED_OLDEST else 0
+            payload = AgentBackpressure(agent_id=agent.name, queue_size=size, dropped=dropped)
+            event = new_event(payload, source=self._bus.source)
+            record = self._outbox.encode([event])[0]
+            if bounds.begin(agent.name, bound.overflow, told, excess, record):
+                logger.warning("agent %s: %s (%s)", agent.name, told, bound.overflow)
+        return 0
+
+    def end_bounds(self) -> int:
+        """End what was too much for agents that have no bound any more: nobody else looks after it."""
+        full = self._ledger.waiting.bounds.full()
+        for agent in self._bus.agents:
+            if agent.name in full and not (agent.bound and agent.bound.max_waiting):
+                self._ledger.waiting.bounds.end(agent.name)
+                logger.info("agent %s: it has no max_waiting= any more, any number may wait", agent.name)
+        return 0
 
     def declare(self) -> int:
         """Declare this worker's queues: a broker that has lost its data no longer knows who listens."""
@@ -211,6 +303,26 @@ class Chores:
             unavailable = BrokerUnavailable(f"the queue of agent {agent} cannot be looked at: {exc!r}")
             unavailable.answered = self._publisher.kind.objection(exc) is not None
             raise unavailable from exc
+
+
+def matches(condition: str, event: Event) -> bool | None:
+    """Say whether an event is what the filter of a wait asks for, given as JSON; None when it is not understood."""
+    return meets(condition, event.attributes())
+
+
+def meets(condition: str, attributes: Mapping[str, Any]) -> bool | None:
+    """Say the same of the attributes of an event, as decoded JSON."""
+    filter = _filter(condition)
+    return None if filter is None else filter.matches(attributes)
+
+
+@lru_cache(maxsize=1024)
+def _filter(condition: str) -> Filter | None:
+    try:
+        return parse(orjson.loads(condition))
+    except (InvalidFilter, ValueError) as exc:
+        logger.warning("a condition is left to a newer version, this one does not understand it: %s", exc)
+        return None
 
 
 def each(calls: Iterable[Callable[[], int]]) -> int:

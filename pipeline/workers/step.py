@@ -67,6 +67,10 @@ class SweeperStep(StartStopStep):  # type: ignore[misc]  # celery's classes are 
                 "pipeline.delivery.consumer.AgentConsumer, or remove the setting",
             )
         if self._bus is not None:
+            try:
+                self._bus.types.check()
+            except ConfigError as exc:
+                raise ended(logger, f"pipeline: {exc}") from exc
             self._bus.name_worker()  # before the pool is forked, which runs deliveries under that name
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -86,6 +90,8 @@ class SweeperStep(StartStopStep):  # type: ignore[misc]  # celery's classes are 
         try:
             self._agents = self._consumed(bus, worker)
             self._register(bus)
+            bus.ledger.subscribers.identify({a.name: a.did for a in bus.agents if a.did and a.name in self._agents})
+            bus.pauses.look()
             self._mention_missed(bus)
             self._sweeper = Sweeper(bus)
         except (ConfigError, LedgerError) as exc:
@@ -103,7 +109,9 @@ class SweeperStep(StartStopStep):  # type: ignore[misc]  # celery's classes are 
         return {agent.name: (agent.patterns, agent.since) for agent in bus.agents if agent.name in names}
 
     def _register(self, bus: Bus) -> None:
-        bus.ledger.subscribers.register(self._agents, bus.worker_id)
+        share = bus.settings.filtered_share
+        filters = {name: wanting.as_data(share) for name in self._agents if (wanting := bus.agents[name].wanting)}
+        bus.ledger.subscribers.register(self._agents, bus.worker_id, filters)
         _ = bus.ledger.seal  # read here once: the loop, which checks signatures, should not wait for the ledger
 
     def _mention_missed(self, bus: Bus) -> None:

@@ -15,11 +15,12 @@ import pytest
 
 from pipeline import __version__
 from pipeline.core.errors import to_install
+from tests.blobs import s3_environment, s3_server
 from tests.servers import PostgreSQL, Server, free_port, wait_for
 
 ROOT = Path(__file__).parents[2]
 WHEEL = f"celery_eventbus-{__version__}-py3-none-any.whl"
-EXTRAS = ("redis", "postgres", "flower")
+EXTRAS = ("redis", "postgres", "flower", "s3")
 SHOP = """
 from pipeline import Pipeline
 
@@ -33,6 +34,24 @@ def billing(data: dict) -> None:
 
 if __name__ == "__main__":
     print(app.settle(app.publish("order.placed", {"order_id": "A1"}), timeout=60))
+"""
+REPORTS = """
+from pipeline import Blob, Payload, Pipeline
+
+app = Pipeline("reports")
+
+
+class Report(Payload, type="report.ready"):
+    pdf: Blob
+
+
+@app.agent(on=Report)
+def reader(report: Report) -> None:
+    print(f"read {len(report.pdf.read())} bytes")
+
+
+if __name__ == "__main__":
+    print(app.settle(app.publish(Report(pdf=Blob(b"x" * 1_000_000))), timeout=60))
 """
 
 
@@ -167,6 +186,7 @@ def test_with_its_extra_alone_an_event_is_published_and_handled_on(
     [
         ("redis", "PIPELINE_BROKER_URL", "redis://127.0.0.1:1/0"),
         ("postgres", "PIPELINE_LEDGER_URL", "postgresql://127.0.0.1:1/shop"),
+        ("s3", "PIPELINE_BLOB_STORE", "s3://shop/of/tests"),
     ],
 )
 def test_without_its_extra_one_line_says_what_brings_it(
@@ -193,3 +213,26 @@ def test_with_its_extra_flower_starts(
 
     command = ("celery", "-A", "shop", "flower", "--address=127.0.0.1", f"--port={port}")
     start(installed("flower"), *command, until=answers, PIPELINE_DIRECTORY=str(tmp_path))
+
+
+def test_with_its_extra_large_content_goes_through_s3(
+    installed: Callable[[str], Installed], start: Callable[..., Path], tmp_path: Path
+) -> None:
+    shop = installed("s3")
+    (shop.directory / "reports.py").write_text(REPORTS)
+    with s3_server() as address:
+        environment = {
+            **s3_environment(address), "PIPELINE_BLOB_STORE": "s3://shop/of/tests", "PIPELINE_DIRECTORY": str(tmp_path),
+        }  # fmt: skip
+        missing = shop.run("pipeline", "-A", "reports", "doctor", **environment)
+        assert "the bucket 'shop' cannot be used" in missing.stdout
+        assert "create it" in " ".join(missing.stdout.split())
+        shop.run("python", "-c", "import boto3; boto3.client('s3').create_bucket(Bucket='shop')", **environment)
+        worker = ("celery", "-A", "reports", "worker", "--loglevel=INFO", "--concurrency=1")
+        log = start(
+            shop, *worker, f"--hostname={tmp_path.name}@me", until=lambda said: " ready." in said, **environment
+        )
+        published = shop.run("python", "reports.py", **environment)
+        assert "-> reader: succeeded" in published.stdout, published.stderr
+        assert "read 1000000 bytes" in log.read_text()
+    assert not (tmp_path / "blobs").exists()

@@ -22,7 +22,7 @@ from pipeline.core.event import Encoded
 from pipeline.delivery import inbox
 from pipeline.delivery.task import decode
 from pipeline.ledger.database import leases
-from pipeline.ledger.deliveries import Success
+from pipeline.ledger.facts import Success
 from pipeline.ledger.ledger import Ledger
 from pipeline.publishing import outbox
 from pipeline.publishing.outbox import Outbox

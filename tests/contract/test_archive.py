@@ -57,11 +57,11 @@ def test_everything_comes_back_from_an_archive_as_it_was(app: Pipeline, tmp_path
 def test_restored_events_are_delivered_to_nobody(app: Pipeline, tmp_path: Path) -> None:
     found = long_settled(app, 3)
     reconcile(app.ledger, 0)
-    assert rows(app, outcome="waiting") == []
+    assert rows(app, outcome="queued") == []
     prune(app.ledger, older_than=DAYS, archive=tmp_path / "a.jsonl")
     restore(app.ledger, tmp_path / "a.jsonl")
     reconcile(app.ledger, 0)
-    assert rows(app, outcome="waiting") == []
+    assert rows(app, outcome="queued") == []
     assert event_ids(app) == [event.id for event in found]
     newer = app.publish(order())
     assert event_ids(app)[-1] == newer.id, "what comes now still comes last"

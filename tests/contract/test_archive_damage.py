@@ -61,7 +61,7 @@ def edited(path: Path, number: int, **data: Any) -> bytes:
         (9, {"deliveries": 3}, "line 13: type"),
         (9, {"id": "other"}, "line 10: id"),
         (9, {"type": "other"}, "line 10: id"),
-        (11, {"outcome": "waiting"}, "line 11: data.outcome: 'waiting' is not over"),
+        (11, {"outcome": "queued"}, "line 11: data.outcome: 'queued' is not over"),
         (11, {"outcome": "dead"}, "line 11: data.outcome"),
         (11, {"event_id": "other"}, "line 11: data.event_id"),
         (11, {"agent": 3}, "line 11: data.agent"),

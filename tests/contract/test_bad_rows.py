@@ -177,7 +177,7 @@ def test_deliveries_that_somebody_asked_for_go_on(
     dead = delivery_id(found[place].id, "billing")
     spoil(app, found[place], damage)
     with app.ledger.database.transaction() as connection:
-        app.ledger.deliveries.add_waiting(connection, [(event.id, "billing", 0) for event in found])
+        app.ledger.deliveries.add_queued(connection, [(event.id, "billing", 0) for event in found])
     with reported_once(app, caplog, dead):
         assert do(app, Chores.send_at_once) == NUMBER - 1
         assert do(app, Chores.send_at_once) == 0

@@ -95,7 +95,7 @@ def shown(event: Event) -> Any:
 def test_whatever_is_accepted_arrives_at_every_agent_as_it_was_sent(
     bus: Pipeline, broker: Broker, worker: StartWorker
 ) -> None:
-    one = worker(app="mirror_app", pool="threads")
+    one = worker(app="mirror_app", pool="threads", environment={"PIPELINE_MAX_HOPS": "9999999999"})
     events = accepted(bus.publish, "mirror.first")
     arrived = broker.journal.wait(len(events), agent="mirror", seconds=120)
     assert {line["id"]: json.loads(line["data"]) for line in arrived} == {event.id: shown(event) for event in events}

@@ -16,7 +16,7 @@ from pipeline.core.event import CONTENT_TYPE, new_event
 from pipeline.core.ids import delivery_id, foreign_id
 from pipeline.ledger.database.tables import events, timers
 from pipeline.ledger.database.tables import outbox as outbox_table
-from pipeline.ledger.deliveries import Delivery
+from pipeline.ledger.facts import Delivery
 from tests.foreign import BODIES, HEADERS, TYPES, foreign
 from tests.harness import Broker, StartWorker
 from tests.ledgers import move, sweep

@@ -146,12 +146,13 @@ def test_when_the_lane_is_killed_all_that_ran_runs_again_and_no_attempt_is_spent
     bus: Pipeline, broker: Broker, lane: StartWorker
 ) -> None:
     one = lane(concurrency=8)
-    bus.publish_many([("lane.wait", {"until": "gate"}) for _ in range(60)])
-    broker.journal.wait(60, agent="wait")
+    number = 60 if broker.name == "redis" else 300  # there all agents of a worker share a window
+    bus.publish_many([("lane.wait", {"until": "gate"}) for _ in range(number)])
+    broker.journal.wait(number, agent="wait")
     os.kill(lane_of(broker), signal.SIGKILL)
     open_gate(broker)
-    broker.journal.wait(60, agent="waited")
-    wait_for(lambda: len(attempts(bus, broker, "wait")) == 60, "all to be recorded")
+    broker.journal.wait(number, agent="waited")
+    wait_for(lambda: len(attempts(bus, broker, "wait")) == number, "all to be recorded")
     assert set(attempts(bus, broker, "wait").values()) == {1}
     assert set(broker.journal.count(agent="waited").values()) == {1}
     assert one.is_running()
@@ -284,6 +285,8 @@ def test_a_cold_end_cancels_async_handlers_and_another_worker_runs_them(
     lane(pool, name="w2", environment={"PIPELINE_REDIS_VISIBILITY_TIMEOUT": "2"})
     broker.journal.wait(20, agent="waited")
     assert set(broker.journal.count(agent="waited").values()) == {1}
+    # Redis knows nothing of what a worker that is killed, as at the end of a test, has just popped.
+    broker.journal.wait(20, agent="sync")
 
 
 def test_the_process_of_the_loop_is_replaced_after_as_many_deliveries_as_a_pool_process_gets(

@@ -17,12 +17,13 @@ from pipeline.core.errors import LedgerUnavailable
 from pipeline.core.ids import delivery_id
 from pipeline.core.outcome import Outcome
 from pipeline.core.times import SECOND
+from pipeline.delivery.delivery import message_number
 from pipeline.ledger.database.fast import Fast
 from pipeline.ledger.database.rows import DEAD_AFTER
 from pipeline.ledger.database.tables import deliveries, events, outbox, workers
-from pipeline.ledger.deliveries import Delivery, Success
+from pipeline.ledger.facts import Delivery, Success
 from pipeline.ledger.ledger import Claim, Ledger
-from tests.ledgers import again, claim, delivery, die, new_order, record, running
+from tests.ledgers import again, append, claim, delivery, die, new_order, record, running
 from tests.records import rows
 from tests.threads import in_threads
 
@@ -137,6 +138,29 @@ def test_what_the_broker_delivers_again_is_run_again(app: Pipeline, ledger: Ledg
     assert (delivery(app)["attempts"], delivery(app)["worker"]) == (2, "w2")
 
 
+@pytest.mark.parametrize("message", [0, 7])
+def test_an_old_message_that_comes_again_leaves_alone_what_a_later_one_has_begun(ledger: Ledger, message: int) -> None:
+    """Its worker had parked it, or recorded that it failed, and died before it could ack it."""
+    event, _ = running(ledger)
+    assert again(ledger, event, 1)
+    assert claim(ledger, event, expected=2, message=8) == Claim(2, Outcome.RUNNING)
+    assert claim(ledger, event, "w2", redelivered=True, message=message) == Claim(0, Outcome.RUNNING)
+    assert claim(ledger, event, "w2", redelivered=True, message=8) == Claim(3, Outcome.RUNNING)
+
+
+def test_each_message_that_the_ledger_makes_of_a_delivery_is_another_one(ledger: Ledger) -> None:
+    (event,) = append(ledger)
+    assert claim(ledger, event).attempt == 1
+    id = delivery_id(event.id, "billing")
+    numbers = [0]
+    for _ in range(3):
+        with ledger.database.transaction() as connection:
+            connection.execute(update(deliveries).where(deliveries.c.id == id).values(outcome="queued", due=0))
+        (message,) = (one for one in ledger.due.at_once() if one.id == id)
+        numbers.append(message_number(message.encoded.bus or {}, 0))
+    assert len(set(numbers)) == 4
+
+
 def test_what_a_worker_ran_that_has_left_is_run_again(ledger: Ledger) -> None:
     event, _ = running(ledger)
     ledger.workers.heartbeat("w2")
@@ -239,7 +263,7 @@ CLAIMER = """
 import json, sys
 from pipeline import Event
 from pipeline.core.ids import delivery_id
-from pipeline.ledger.deliveries import Delivery
+from pipeline.ledger.facts import Delivery
 from pipeline.ledger.ledger import Ledger
 ledger = Ledger(sys.argv[1])
 ledger.workers.heartbeat(sys.argv[2])

@@ -15,7 +15,7 @@ from sqlalchemy import text
 from pipeline import Event, Pipeline
 from pipeline.core.ids import delivery_id
 from pipeline.ledger.database.kept import BESIDE, KEPT
-from pipeline.ledger.deliveries import Success
+from pipeline.ledger.facts import Success
 from pipeline.ledger.ledger import Ledger
 from tests.ledgers import ON_SQLITE, claim, engine_on, new_order
 from tests.records import rows

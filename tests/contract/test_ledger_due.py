@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from unittest.mock import ANY
 
 from sqlalchemy import delete, update
 
@@ -107,7 +108,8 @@ def test_a_retry_is_sent_for_its_next_attempt(ledger: Ledger) -> None:
     move(ledger, timers, 60)
     (found,) = ledger.timers.take(GRACE)[1]
     assert (found.id, found.encoded.agent) == (id, "billing")
-    assert found.encoded.bus == {"ledger": ledger.id, "direct": True, "attempt": 2, "begun": True}
+    marks = {"ledger": ledger.id, "direct": True, "attempt": 2, "begun": True}
+    assert found.encoded.bus == {**marks, "message": ANY}
     assert Event.decode(found.encoded.body) == found.encoded.event
 
 
@@ -201,12 +203,29 @@ def test_an_event_that_is_no_longer_in_the_log_leaves_the_outbox(app: Pipeline, 
     assert [row["event_id"] for row in rows(app, outbox)] == [kept.id]
 
 
+def test_an_announced_death_has_the_metadata_of_its_event_as_far_as_that_can_be_read(
+    app: Pipeline, ledger: Ledger
+) -> None:
+    good = append(ledger, 1, metadata={"tenant": "acme"}, priority=7)[0]
+    bad = append(ledger, 1, metadata={"tenant": "acme"})[0]
+    with ledger.database.transaction() as connection:
+        ledger.deliveries.add_queued(connection, [(event.id, "billing", 0) for event in (good, bad)])
+        connection.execute(update(events).where(events.c.id == bad.id).values(body="no JSON"))
+    ledger.due.refuse([Bad(delivery_id(event.id, "billing"), "no way") for event in (good, bad)])
+    announced = {event.data["event_id"]: event for event in logged(app, "delivery.dead")}
+    known = announced[good.id]
+    assert (known.metadata, known.correlation_id, known.causation_id, known.priority) == (
+        {"tenant": "acme"}, good.correlation_id, good.id, 7,
+    )  # fmt: skip
+    assert (announced[bad.id].metadata, announced[bad.id].correlation_id) == ({}, bad.correlation_id)
+
+
 def test_no_death_is_announced_in_a_replay_nor_that_of_an_announcement(app: Pipeline, ledger: Ledger) -> None:
     ordinary, replayed = append(ledger, 2)
     (announcement,) = append(ledger, 1, "delivery.dead")
     ids = {event.id: delivery_id(event.id, "billing") for event in (ordinary, replayed, announcement)}
     with ledger.database.transaction() as connection:
-        ledger.deliveries.add_waiting(connection, [(id, "billing", 0) for id in ids])
+        ledger.deliveries.add_queued(connection, [(id, "billing", 0) for id in ids])
         connection.execute(update(deliveries).where(deliveries.c.id == ids[replayed.id]).values(replay="r1"))
     ledger.due.refuse([Bad(id, "the broker does not take it") for id in ids.values()])
     assert {row["outcome"] for row in rows(app, agent="billing")} == {"dead"}

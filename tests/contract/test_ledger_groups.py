@@ -21,7 +21,7 @@ from pipeline.core.times import now
 from pipeline.ledger.database import fast
 from pipeline.ledger.database.rows import Write, join_started, timer_row
 from pipeline.ledger.database.tables import events, joins, outbox, timers
-from pipeline.ledger.deliveries import AlreadyRecordedError, Claim, Delivery, Success
+from pipeline.ledger.facts import AlreadyRecordedError, Claim, Delivery, Success
 from pipeline.ledger.ledger import Ledger
 from tests.ledgers import again, claim, die, locked, new_order, record
 from tests.records import rows, run_agents
@@ -82,9 +82,9 @@ def in_state(ledger: Ledger, state: str) -> Event:
             append_other = event.evolve(data={"n": "another"})
             ledger.append([record(append_other)], due_in=None)
             return event
-        case "waiting":
+        case "queued":
             with ledger.database.transaction() as connection:
-                ledger.deliveries.add_waiting(connection, [(event.id, "billing", 0)])
+                ledger.deliveries.add_queued(connection, [(event.id, "billing", 0)])
             return event
     worker = {"elsewhere": "w2", "left": "w3"}.get(state, "w1")
     assert claim(ledger, event, worker).attempt == 1
@@ -100,7 +100,7 @@ def in_state(ledger: Ledger, state: str) -> Event:
     return event
 
 
-STATES = ("new", "new", "running", "elsewhere", "left", "retrying", "waiting", "succeeded", "dead", "taken")
+STATES = ("new", "new", "running", "elsewhere", "left", "retrying", "queued", "succeeded", "dead", "taken")
 COPIES = st.builds(Copy, st.integers(0, 4), st.booleans(), st.sampled_from([None, None, 2]), st.booleans())
 
 
@@ -285,7 +285,7 @@ def test_of_threads_that_claim_and_record_one_group_in_other_orders_one_gets_eac
     def reconciles(number: int) -> None:
         with ledger.database.transaction() as connection:
             missing = [(one.event.id, "billing", now()) for one in turned(group, number)]
-            ledger.deliveries.add_waiting(connection, missing)
+            ledger.deliveries.add_queued(connection, missing)
 
     *found, _ = in_threads(CONTENDERS + 1, lambda n: claims(n) if n < CONTENDERS else reconciles(n))
     assert [sorted(attempts) for attempts in zip(*found, strict=True)] == [[0] * (CONTENDERS - 1) + [1]] * len(group)
@@ -302,7 +302,7 @@ from pipeline import Event
 from pipeline.core.event import Encoded
 from pipeline.core.ids import delivery_id
 from pipeline.ledger.database.fast import Hot
-from pipeline.ledger.deliveries import Delivery, Success
+from pipeline.ledger.facts import Delivery, Success
 from pipeline.ledger.ledger import Ledger
 
 def answers(self, statements):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from unittest.mock import ANY
 
 import pytest
 from sqlalchemy import delete, select
@@ -15,14 +16,14 @@ from pipeline.core.times import SECOND, now
 from pipeline.ledger import reconcile as reconciliation
 from pipeline.ledger.database.rows import DEAD_AFTER
 from pipeline.ledger.database.tables import agents, deliveries, events, timers, workers
-from pipeline.ledger.deliveries import Delivery
+from pipeline.ledger.facts import Delivery
 from pipeline.ledger.ledger import Ledger
 from tests.ledgers import AFTER, LONG_AGO, ON_POSTGRESQL, append, move, old, reconcile, retrying
 from tests.records import age, rows, run_agents
 
 
 def waiting(app: Pipeline, agent: str = "billing") -> set[str]:
-    return {row["event_id"] for row in rows(app, agent=agent, outcome="waiting")}
+    return {row["event_id"] for row in rows(app, agent=agent, outcome="queued")}
 
 
 def unrouted(app: Pipeline) -> set[str]:
@@ -42,7 +43,10 @@ def test_an_event_that_never_reached_an_agent_is_found_and_waits(app: Pipeline, 
     assert ledger.due.lost("billing", AFTER) == []
     move(ledger, deliveries, AFTER + 1)
     (found,) = ledger.due.lost("billing", AFTER)
-    assert (found.encoded.event, found.encoded.bus) == (lost, {"ledger": ledger.id, "direct": True})
+    assert (found.encoded.event, found.encoded.bus) == (
+        lost,
+        {"ledger": ledger.id, "direct": True, "message": ANY},
+    )
     assert ledger.claim(Delivery(found.id, lost, "billing"), worker="w1").attempt == 1
 
 

@@ -11,7 +11,7 @@ from pipeline.core.outcome import Outcome
 from pipeline.core.times import now
 from pipeline.ledger.database.rows import join_ended, join_started, timer_row
 from pipeline.ledger.database.tables import deliveries, events, joins, outbox, timers
-from pipeline.ledger.deliveries import Success
+from pipeline.ledger.facts import Success
 from pipeline.ledger.ledger import AlreadyRecordedError, Ledger
 from tests.ledgers import again, claim, delivery, die, new_order, record, running
 from tests.records import rows

@@ -13,7 +13,7 @@ from pipeline.delivery.delivery import Ended
 from pipeline.delivery.inbox import Inbox
 from pipeline.ledger.database.rows import timer_row
 from pipeline.ledger.database.tables import outbox
-from pipeline.ledger.deliveries import Delivery
+from pipeline.ledger.facts import Delivery
 from pipeline.ledger.timers import PUBLISH
 from tests.harness import Broker
 from tests.ledgers import new_order, record, sweep
@@ -60,7 +60,7 @@ def test_what_rabbitmq_refuses_is_set_aside_once_and_holds_up_nobody(app: Pipeli
 
     # As deliveries that somebody asks for.
     with app.ledger.database.transaction() as connection:
-        app.ledger.deliveries.add_waiting(connection, [(event.id, "billing", 0) for event in found])
+        app.ledger.deliveries.add_queued(connection, [(event.id, "billing", 0) for event in found])
     sweep(app)
     assert arrived(app) == set(good)
     (letter,) = app.dead_letters.list()

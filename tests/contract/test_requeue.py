@@ -21,7 +21,7 @@ from pipeline.core.errors import (
     UnknownEvent,
 )
 from pipeline.ledger.database.tables import outbox
-from pipeline.ledger.deliveries import Delivery
+from pipeline.ledger.facts import Delivery
 from pipeline.operations.dead_letters import BATCH, DeadLetters
 from tests import records
 from tests.records import AWAY, Order, die, died, logged, make_app, messages, order, rows
@@ -38,10 +38,11 @@ def test_a_requeued_letter_is_in_its_agents_queue_only_and_starts_anew(app: Pipe
     ((bus, body),) = messages(app, "billing")
     assert body == json.loads(event.encode())
     assert bus.pop("signature")
+    assert bus.pop("message"), "another message than the event's own one"
     assert bus == {"attempt": 1, "ledger": app.ledger.id, "requeued": 1, "direct": True}
     (row,) = rows(app, id=id)
     assert (row["outcome"], row["attempts"], row["error"], row["traceback"], row["ended"]) == (
-        "waiting",
+        "queued",
         0,
         *[None] * 3,
     )
@@ -86,6 +87,16 @@ def test_a_payload_object_may_be_given(app: Pipeline, letters: DeadLetters) -> N
     (id,) = died(app, 1)
     letters.requeue(id, data=Order(order_id="B", total=1.5))
     assert messages(app, "billing")[0][1]["data"] == {"order_id": "B", "total": 1.5}
+
+
+def test_a_payload_object_of_another_version_is_delivered_as_that(app: Pipeline, letters: DeadLetters) -> None:
+    class Noted(Order, version="1.1.0"):
+        note: str
+
+    (id,) = died(app, 1)
+    letters.requeue(id, data=Noted(order_id="B", total=1.5, note="late"))
+    ((_, body),) = messages(app, "billing")
+    assert (body["schemaversion"], body["data"]["note"]) == ("1.1.0", "late")
 
 
 def unchanged(app: Pipeline, act: Callable[[], Any], error: type[Exception], match: str) -> None:
@@ -182,7 +193,7 @@ def test_what_somebody_else_requeued_before_is_skipped(app: Pipeline, letters: D
     assert letters.requeue([id, other, other[:12]]) == (1, 1, True)
     assert letters.drop([id, other]) == (0, 2, True)
     assert len(messages(app, "billing")) == 1
-    assert [row["outcome"] for row in rows(app, agent="billing")] == ["waiting", "waiting"]
+    assert [row["outcome"] for row in rows(app, agent="billing")] == ["queued", "queued"]
 
 
 def test_two_operators_at_once_requeue_each_letter_once(app: Pipeline, ledger_url: str, tmp_path: Path) -> None:
@@ -211,7 +222,7 @@ def test_without_a_broker_the_sweeper_is_asked_and_the_caller_told(
     assert alone.dead_letters.requeue(id, data=good) == (1, 0, False)
     alone.close()
     (row,) = rows(app, id=id)
-    assert (row["outcome"], row["due"]) == ("waiting", 0)
+    assert (row["outcome"], row["due"]) == ("queued", 0)
     assert len(rows(app, outbox)) == 1, "the relay has the audit event"
     (sent,) = app.ledger.due.at_once()
     assert (sent.encoded.agent, sent.encoded.event.data) == ("billing", good)

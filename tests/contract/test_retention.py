@@ -12,11 +12,13 @@ from pipeline.core.errors import InvalidSelection
 from pipeline.core.event import Encoded
 from pipeline.core.ids import delivery_id
 from pipeline.core.times import now
+from pipeline.ledger.bounding.budget import TREE
 from pipeline.ledger.database.tables import joins
-from pipeline.ledger.deliveries import Delivery
+from pipeline.ledger.database.waiting import budgets
+from pipeline.ledger.facts import Delivery
 from pipeline.operations.keeping import archive
 from pipeline.operations.keeping.retention import Pruned, prune
-from tests.ledgers import DAY, DAYS, long_settled
+from tests.ledgers import DAY, DAYS, append, long_settled
 from tests.records import (
     age,
     die,
@@ -120,6 +122,19 @@ def test_an_agent_that_came_later_holds_nothing_back(app: Pipeline) -> None:
     long_settled(app, 2)
     run_agents(app, {"late": "#"})
     assert prune(app.ledger, older_than=DAYS) == Pruned(2, 4, 0, 0, None)
+
+
+def test_budgets_of_days_and_trees_that_are_long_over_go_too_and_those_that_count_on_stay(app: Pipeline) -> None:
+    (event,) = append(app.ledger)
+    old = {"at": now() - 10 * DAY}
+    _add(app, budgets, name="tenant", key="acme", period="2026-01-01", **old)
+    _add(app, budgets, name="tenant", key="acme", period="2026-01-02", at=now())
+    _add(app, budgets, name="tenant", key="acme", period="", is_set=True, **old)
+    _add(app, budgets, name=TREE, key=event.correlation_id, period="", **old)
+    _add(app, budgets, name=TREE, key="gone", period="", **old)
+    prune(app.ledger, older_than=DAYS)
+    left = {(row["name"], row["key"], row["period"]) for row in rows(app, budgets)}
+    assert left == {("tenant", "acme", "2026-01-02"), ("tenant", "acme", ""), (TREE, event.correlation_id, "")}
 
 
 def test_joins_that_ended_long_ago_go_too(app: Pipeline) -> None:

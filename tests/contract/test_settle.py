@@ -15,7 +15,7 @@ from pipeline.history.settle import settle, settled
 from pipeline.history.tree import DeliveryNode
 from pipeline.ledger.database.rows import timer_row
 from pipeline.ledger.database.tables import deliveries, timers
-from pipeline.ledger.deliveries import Delivery, Success
+from pipeline.ledger.facts import Delivery, Success
 from pipeline.ledger.ledger import Ledger
 from tests.logs import START, begin, cascade, end_join, made, outline, put, started_join, succeed
 
@@ -68,7 +68,7 @@ def test_what_is_over_is_settled(ledger: Ledger, outcome: str) -> None:
     assert settled(ledger, order.id)
 
 
-@pytest.mark.parametrize("outcome", ["waiting", "running", "retrying"])
+@pytest.mark.parametrize("outcome", ["queued", "running", "retrying"])
 def test_what_is_under_way_is_not_settled(ledger: Ledger, outcome: str) -> None:
     order = made("order.created")
     put(ledger, order)
@@ -85,7 +85,7 @@ def test_all_targets_and_nobody_else_are_waited_for(ledger: Ledger) -> None:
     order = made("order.created", targets=("mailer", "books"))
     put(ledger, order)
 
-    assert [name for _, name in settled(ledger, order.id).undelivered] == ["mailer", "books"]
+    assert [name for _, name in settled(ledger, order.id).undelivered] == ["books", "mailer"]
 
 
 def test_what_a_replay_emitted_is_for_nobody(ledger: Ledger) -> None:
@@ -105,9 +105,7 @@ def test_a_new_agent_is_not_waited_for_with_what_came_before_it(ledger: Ledger) 
     ledger.subscribers.register({"archivist": (("order.*",), 1)})  # it wants the past too
     assert [name for _, name in settled(ledger, order.id).undelivered] == ["archivist"]
     ledger.reconciliation.check(0)
-    assert [(each.agent, each.outcome) for _, each in settled(ledger, order.id).deliveries] == [
-        ("archivist", "waiting")
-    ]
+    assert [(each.agent, each.outcome) for _, each in settled(ledger, order.id).deliveries] == [("archivist", "queued")]
 
 
 def test_a_delayed_event_is_waited_for(ledger: Ledger) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from pipeline import Pipeline
 from tests.harness import Broker, StartWorker, Worker, backlog, run
+from tests.records import rows
 from tests.servers import wait_for
 
 pytestmark = pytest.mark.usefixtures("nothing_disappears")
@@ -49,6 +50,59 @@ def test_a_worker_that_is_told_to_end_finishes_what_runs_and_ends(
     assert one.process.wait(timeout=PATIENCE) == 0
     assert broker.journal.count(agent="waited") == {event.id: 1}
     assert backlog(bus, "agent.wait") == 0
+
+
+@pytest.mark.parametrize("pool", ["threads", "solo"])
+@pytest.mark.parametrize("agent", ["alone", "beta"])  # through Celery's tracer, and by the short way
+def test_a_cold_end_lets_handlers_end_that_the_pool_cannot_end(
+    bus: Pipeline, broker: Broker, worker: StartWorker, pool: str, agent: str
+) -> None:
+    one = worker(pool=pool)
+    bus.publish({"alone": "alone.held", "beta": "extra.only"}[agent], {agent: "hold gate"})
+    broker.journal.wait(1, agent=agent)
+    assert one.process is not None
+    one.process.send_signal(signal.SIGQUIT)
+    wait_for(lambda: "Ending at once, after the message at hand" in one.output(), "the worker to notice")
+    (broker.directory / "gate").touch()
+    assert one.process.wait(timeout=PATIENCE) == 0
+    assert "NotImplementedError" not in one.output()
+    assert [(row["outcome"], row["attempts"]) for row in rows(bus, agent=agent)] == [("succeeded", 1)]
+    assert backlog(bus, f"agent.{agent}") == 0
+
+
+@pytest.mark.parametrize("pool", ["prefork", "solo"])
+def test_a_cold_end_in_the_middle_of_a_write_begins_when_that_is_done(
+    bus: Pipeline, broker: Broker, worker: StartWorker, pool: str
+) -> None:
+    one = worker(app="interrupted_app", pool=pool)
+    (broker.directory / "end").touch()
+    events = [bus.publish("extra.only", {"beta": "ok"}) for _ in range(10)]
+    assert one.process is not None
+    one.process.wait(timeout=PATIENCE)
+    assert one.output().count("in the middle of a write") == 1
+    assert "Cold shutdown (MainProcess)" in one.output()
+    assert "Traceback" not in one.output()
+    worker(name="two")
+    broker.journal.wait(10, agent="beta")
+    wait_for(lambda: backlog(bus, "agent.beta") == 0, "the queue to be empty")
+    assert broker.journal.count(agent="beta") == {event.id: 1 for event in events}
+
+
+def test_who_asks_twice_for_a_cold_end_does_not_wait_for_the_handler_in_the_loop(
+    bus: Pipeline, broker: Broker, worker: StartWorker
+) -> None:
+    one = worker(pool="solo")
+    bus.publish("extra.only", {"beta": "hold gate"})
+    broker.journal.wait(1, agent="beta")
+    assert one.process is not None
+    one.process.send_signal(signal.SIGQUIT)
+    wait_for(lambda: "Ending at once, after the message at hand" in one.output(), "the worker to notice")
+    one.process.send_signal(signal.SIGQUIT)
+    one.process.wait(timeout=PATIENCE)
+    (broker.directory / "gate").touch()
+    worker(name="two")
+    broker.journal.wait(2, agent="beta")
+    wait_for(lambda: backlog(bus, "agent.beta") == 0, "the queue to be empty")
 
 
 @pytest.mark.bare

@@ -16,7 +16,7 @@ from pipeline.core.times import SECOND
 from pipeline.history.settle import settle, settled
 from pipeline.history.trace import trace
 from pipeline.ledger.database.tables import deliveries, events, joins
-from pipeline.ledger.deliveries import Success
+from pipeline.ledger.facts import Success
 from pipeline.ledger.ledger import Ledger
 from tests.logs import START, begin, cascade, made, outline, put, started_join, succeed
 

@@ -39,7 +39,7 @@ def test_events_without_a_listener_reach_the_agents_that_came_later(app: Pipelin
     done: list[int] = []
     assert app.replay_unrouted(progress=done.append) == 2
     assert done == [2]
-    found = {(row["event_id"], row["agent"]): row for row in rows(app, outcome="waiting")}
+    found = {(row["event_id"], row["agent"]): row for row in rows(app, outcome="queued")}
     assert set(found) == {(one.id, "finder"), (one.id, "first"), (two.id, "finder")}
     assert found[one.id, "first"]["id"] == delivery_id(one.id, "first"), "an ordinary delivery"
     assert all(row["replay"] is None for row in found.values())
@@ -56,7 +56,7 @@ def test_only_the_wanted_types_and_targets_are_delivered_later(app: Pipeline) ->
     app.publish("lost.two", {})
     run_agents(app, {"finder": "lost.#"})
     assert app.replay_unrouted(type="lost.one") == 1
-    assert [row["event_id"] for row in rows(app, outcome="waiting")] == [one.id]
+    assert [row["event_id"] for row in rows(app, outcome="queued")] == [one.id]
     with pytest.raises(InvalidPattern):
         app.replay_unrouted(type="a b")
 
@@ -75,4 +75,4 @@ def test_many_events_without_a_listener_are_delivered_in_batches(app: Pipeline) 
     done: list[int] = []
     assert app.replay_unrouted(progress=done.append) == len(events)
     assert done == [BATCH, len(events)]
-    assert len(rows(app, outcome="waiting")) == len(events)
+    assert len(rows(app, outcome="queued")) == len(events)

@@ -44,9 +44,11 @@ def broker(durable: Broker) -> Broker:
 class Crew:
     """Workers of which each that has died is replaced."""
 
-    def __init__(self, start: StartWorker, pool: str, concurrency: int = 1) -> None:
+    def __init__(
+        self, start: StartWorker, pool: str, concurrency: int = 1, app: str = "crash_app", **environment: str
+    ) -> None:
         self._start = start
-        self._options: dict[str, Any] = {"app": "crash_app", "options": ALONE, "environment": PATIENT}
+        self._options: dict[str, Any] = {"app": app, "options": ALONE, "environment": {**PATIENT, **environment}}
         self._options |= {"pool": pool, "concurrency": concurrency}
         self._names = (f"{pool}{number}" for number in itertools.count())
         self._workers: list[Worker] = []
@@ -57,23 +59,29 @@ class Crew:
             self._workers.append(self._start(name=next(self._names), wait=not self._workers, **self._options))
         return self
 
-    def work_until(self, is_done: Callable[[], bool], what: str, seconds: float) -> None:
+    def work_until(self, is_done: Callable[[], bool], what: str | Callable[[], str], seconds: float) -> None:
         """Replace the dead until something is done, then let all finish what they have."""
 
         def look() -> bool:
-            self._replace_the_dead()
+            self.replace_the_dead()
             return is_done()
 
         wait_for(look, what, seconds, interval=0.05)
         self._end()
 
-    def _replace_the_dead(self) -> None:
-        for one in tuple(self._workers):
+    def pids(self) -> set[int]:
+        """Return those of the main processes that run."""
+        return {one.process.pid for one in self._workers if one.process is not None and one.is_running()}
+
+    def replace_the_dead(self) -> int:
+        """Start a worker for each that was killed; return how many."""
+        dead = [one for one in self._workers if not one.is_running()]
+        for one in dead:
             assert one.process is not None
-            if one.process.poll() is not None:
-                assert one.process.returncode == -signal.SIGKILL, one.output()
-                self._workers.remove(one)
-                self._workers.append(self._start(name=next(self._names), wait=False, **self._options))
+            assert one.process.returncode == -signal.SIGKILL, one.output()
+            self._workers.remove(one)
+            self._workers.append(self._start(name=next(self._names), wait=False, **self._options))
+        return len(dead)
 
     def _end(self) -> None:
         for one in self._workers:

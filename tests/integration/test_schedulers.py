@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -70,7 +71,8 @@ def beats(broker: Broker, app: str, number: int, *options: str) -> Iterator[list
     running = []
     try:
         for log in logs:
-            command = [sys.executable, "-m", "celery", "-A", app, "beat", "--pidfile=", "-l", "INFO", *options]
+            python = [sys.executable, "-X", "faulthandler"]
+            command = [*python, "-m", "celery", "-A", app, "beat", "--pidfile=", "-l", "INFO", *options]
             with log.open("wb") as out:
                 running.append(
                     subprocess.Popen(command, env=broker.environment(), cwd=broker.directory, stdout=out, stderr=out)
@@ -79,8 +81,15 @@ def beats(broker: Broker, app: str, number: int, *options: str) -> Iterator[list
     finally:
         for beat in running:
             beat.terminate()
-        for beat in running:
-            beat.wait(timeout=30)
+        try:
+            for beat in running:
+                beat.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            for beat in running:
+                beat.send_signal(signal.SIGABRT)  # faulthandler says where it hangs
+                beat.wait(timeout=10)
+            said = "\n".join(log.read_text()[-4000:] for log in logs)
+            pytest.fail(f"a beat did not end when it was told to:\n{said}")
 
 
 def in_django(broker: Broker, code: str) -> str:

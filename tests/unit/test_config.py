@@ -191,6 +191,8 @@ def test_an_unknown_argument_names_the_nearest() -> None:
         ("publish_timeout", "soon", "publish_timeout = 'soon': .*number"),
         ("max_event_bytes", 10, "max_event_bytes = 10: .*1024"),
         ("redis_visibility_timeout", 0, "redis_visibility_timeout"),
+        ("record_filtered", "some", "record_filtered = 'some': .*'all', 'sampled' or 'off'"),
+        ("filtered_sample", 1.5, "filtered_sample = 1.5: .*less than or equal to 1"),
         ("broker_url", "rabbit://localhost", "broker_url.*unknown broker scheme 'rabbit'; known: .*amqp"),
         ("broker_url", "amqq://localhost", "unknown broker scheme 'amqq'; did you mean 'amqp'"),
         ("broker_url", "localhost", "unknown broker scheme 'localhost'"),
@@ -199,6 +201,12 @@ def test_an_unknown_argument_names_the_nearest() -> None:
 def test_a_value_out_of_range_is_named(name: str, value: object, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Settings.load(**{name: value})
+
+
+@pytest.mark.parametrize(("value", "share"), [("all", 1.0), ("sampled", 0.2), ("off", 0.0)])
+def test_what_is_recorded_of_filtered_events_is_a_share(value: str, share: float) -> None:
+    assert Settings.load().filtered_share == 1.0
+    assert Settings.load(record_filtered=value, filtered_sample=0.2).filtered_share == share
 
 
 def test_all_wrong_values_are_named_at_once() -> None:

@@ -325,6 +325,19 @@ def test_make_tries_each_python_and_says_what_to_do_when_none_fits(tmp_path: Pat
     assert not (tmp_path / ".venv").exists()
 
 
+@needs_make
+@pytest.mark.parametrize(("arguments", "is_needed"), [("crew --yes", True), ("'What is a crew?'", False), ("", False)])
+def test_make_demo_installs_what_the_crew_needs_where_that_is_asked_for(
+    tmp_path: Path, arguments: str, is_needed: bool
+) -> None:
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / "pyproject.toml").touch()
+    found = make("--dry-run", "demo", f"ARGS={arguments}", cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    assert ("'.[crew]'" in found.stdout) is is_needed
+    assert f".venv/bin/pipeline demo {arguments}" in found.stdout
+
+
 @pytest.mark.parametrize("script", ["run", "setup-servers", "versions"])
 def test_scripts_are_valid_bash_and_stop_at_the_first_error(script: str) -> None:
     path = ROOT / ".ci" / script

@@ -25,7 +25,7 @@ DOCS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *so
 PAGES = pytest.mark.parametrize("page", DOCS, ids=[page.name for page in DOCS])
 
 #: Frameworks that some snippets are for; where one is not installed, its snippets are left out.
-FRAMEWORKS = ("django", "fastapi")
+FRAMEWORKS = ("django", "fastapi", "pydantic_ai")
 #: What the page on first mistakes spells wrong.
 MISSPELT = {"publsh", "PIPELINE_BROKR_URL"}
 
@@ -146,10 +146,11 @@ def test_the_snippets_of_the_howto_do_together_what_it_says(tmp_path: Path, cele
     (tmp_path / "shop.py").write_text("\n\n".join([*listed, tap]))
     log = celery("celery -A shop worker --loglevel=INFO --concurrency=2")
     use = "import shop; shop.place('A1', 9.5); shop.asyncio.run(shop.place_async('A2')); shop.urgent(); shop.squares()"
-    use += "; shop.register('ada'); assert shop.remind(); print(shop.place_and_wait('W1'))"
+    use += "; shop.register('ada'); assert shop.remind(); print(shop.place_and_wait('W1')); print(shop.ask('bees'))"
     printed = run(sys.executable, "-c", use, cwd=tmp_path)
     assert printed.startswith("['order.placed', ")
     assert "'order.checked'" in printed
+    assert printed.endswith("\nresearch\n")
     wait_for_lines(
         log,
         "TAP user.registered {'user_id': 'ada'}",
@@ -161,6 +162,7 @@ def test_the_snippets_of_the_howto_do_together_what_it_says(tmp_path: Path, cele
         "A1: {'available': True}, {'limit': 100}",
         "TAP squares.done {'results': [4, 9]}",
         "TAP square.done {'result': 16}",
+        "TAP paper.found {'topic': 'bees'}",
     )
     assert "{'order_id': 'A1', 'total': 1}" not in log.read_text()  # its only target is billing
 
@@ -212,6 +214,27 @@ def test_the_snippets_of_the_ledger_page_do_together_what_it_says(
     wait_for_lines(log, "statistics: order.reminded")
     command = [str(Path(sys.executable).parent / "pipeline"), "-A", "shop", "ledger", "rebuild", "revenue", "--yes"]
     assert "events passed" in run(*command, cwd=tmp_path)
+
+
+def test_the_snippets_of_the_approvals_page_do_together_what_it_says(
+    tmp_path: Path, celery: Callable[[str], Path]
+) -> None:
+    (tmp_path / "shop.py").write_text("\n\n".join(fences(ROOT / "docs" / "approvals.md", "python")))
+    log = celery("celery -A shop worker --loglevel=INFO --concurrency=2")
+    use = "from shop import *; app.publish(RefundWanted(order='A1', amount=50)); propose('B1')"
+    run(sys.executable, "-c", use, cwd=tmp_path)
+    command = [str(Path(sys.executable).parent / "pipeline"), "-A", "shop", "approvals"]
+
+    def asked() -> dict[str, str]:
+        found = json.loads(run(*command, "list", "--json", cwd=tmp_path))
+        return {each["reason"]: each["id"] for each in found}
+
+    wait_for(lambda: asked().keys() == {"refund", "cancel"}, "both to be asked for")
+    ids = asked()
+    run(*command, "approve", ids["refund"], "--by", "ada", "--edit", '{"order": "A1", "amount": 25}', cwd=tmp_path)
+    run(*command, "approve", ids["cancel"], "--by", "ada", cwd=tmp_path)
+    wait_for_lines(log, "paid 25 for A1, approved by ada", "cancelled B1, approved by ada")
+    assert "cancelled A1" not in log.read_text()
 
 
 @PAGES

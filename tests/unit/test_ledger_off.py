@@ -34,6 +34,8 @@ def test_without_a_ledger_there_is_nothing_to_look_at(tmp_path: Path) -> None:
     app = Pipeline("t", ledger_url="", directory=tmp_path)
     with pytest.raises(LedgerOff):
         app.dead_letters.list()
+    with pytest.raises(LedgerOff):
+        app.approvals.list()
 
 
 def test_without_a_ledger_there_is_nothing_to_replay(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ is accepted.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum, auto
 from functools import lru_cache
 from typing import Any
@@ -113,6 +113,19 @@ def check_arrival(payload: BaseModel, data: Any) -> None:
             f"payload: {name}{f'.{where}' if where else ''} arrives as something else than is sent; "
             "use types and serializers that validation reads back to an equal value"
         )
+
+
+def place_of(sought: object, value: Any, place: str = "data") -> str | None:
+    """Return where in a payload an object is, such as data.pages.0.scan; None when it is not in it."""
+    if value is sought:
+        return place
+    parts: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, (BaseModel, Mapping)):
+        parts = value.items() if isinstance(value, Mapping) else value
+    elif isinstance(value, (list, tuple)):
+        parts = enumerate(value)
+    found = (place_of(sought, part, f"{place}.{name}") for name, part in parts)
+    return next((one for one in found if one is not None), None)
 
 
 def _differ(one: BaseModel, other: BaseModel, field: str) -> bool:

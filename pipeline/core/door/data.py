@@ -58,6 +58,23 @@ def other_class(value: Any) -> str:
     raise TypeError(f"a {type(value).__name__} is no JSON")
 
 
+def largest(value: Any, place: str = "data") -> tuple[str, int]:
+    """Return what takes most of some JSON data, such as data.pages.0.scan, and how many bytes it takes.
+
+    That is the innermost part that has more than half of what it is in.
+    """
+    size = _size(value)
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, (list, tuple)) else ()
+    for name, part in parts:
+        if 2 * _size(part) > size:
+            return largest(part, f"{place}.{name}")
+    return place, size
+
+
+def _size(value: Any) -> int:
+    return len(orjson.dumps(value, default=other_class))
+
+
 def _flaw(value: Any, depth: int) -> tuple[str, str] | None:
     """Return the place of the first flaw within a value, and the reason."""
     if isinstance(value, str):

@@ -15,9 +15,10 @@ from celery._state import _task_stack, get_current_task
 from ...agents.effects import Effects
 from ...agents.strand import aside, current, see_through
 from ...core.event import Encoded
-from ...ledger.deliveries import Claim, Delivery
+from ...ledger.facts import Claim, Delivery
 from ..delivery import Bookkeeping, Ended, Verdict
-from ..steps import Filtered, Paused
+from ..steps import Filtered, Parks, Paused, Result
+from ..turns.turns import rest
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -64,7 +65,7 @@ class Books:
         self, delivery: Delivery, attempt: int, effects: Effects, answer: Any, session: Session | None = None
     ) -> Sequence[Encoded]:
         """Record a success, together with those of other deliveries; one with a transaction of its own goes alone."""
-        if session is not None:
+        if session is not None or ((delivery.turns or delivery.leads) and self.ledger is not None):
             return aside(partial(self._books.succeed, delivery, attempt, effects, answer, session))
         if self.ledger is None or current() is None:
             return self._books.succeed(delivery, attempt, effects, answer)
@@ -135,6 +136,16 @@ class Books:
         """Say what becomes of an event that this version of the agent does not want."""
         return self._aside(partial(self._books.stray, delivery))
 
+    def refused(self, delivery: Delivery, filtered: Filtered) -> Paused | Filtered:
+        """Say what becomes of an event that the filter of this version keeps back."""
+        return self._aside(partial(self._books.refused, delivery, filtered))
+
+    def take(self, delivery: Delivery) -> Result | None:
+        """Take the turns that the delivery needs, and wait for a moment if need be, in no thread that others need."""
+        seconds, parks = self._aside(partial(self._books.turn, delivery))
+        rest(seconds)
+        return parks
+
     def filtered(self, delivery: Delivery, attempt: int, reason: str) -> None:
         """Record that the agent does not want the event after all."""
         self._aside(partial(self._books.filtered, delivery, attempt, reason))
@@ -142,6 +153,10 @@ class Books:
     def paused(self, delivery: Delivery, attempt: int, pause: Paused) -> Verdict:
         """Record that the handler is to be called later."""
         return self._aside(partial(self._books.paused, delivery, attempt, pause))
+
+    def parked(self, delivery: Delivery, attempt: int, parks: Parks) -> Verdict:
+        """Record that the delivery waits."""
+        return self._aside(partial(self._books.parked, delivery, attempt, parks))
 
     def fail(self, delivery: Delivery, attempt: int, error: BaseException) -> Verdict:
         """Record a failed attempt and say what follows it."""

@@ -14,6 +14,7 @@ from celery.utils.log import get_logger
 
 from ...core.observe import Log
 from ...core.times import monotonic
+from ..delivery import message_number
 from ..raised import info_of
 from .messages import Cancel, End, How, Job, Line, Message, Ping
 
@@ -66,7 +67,12 @@ class Given:
     def is_the_same(self, request: Any) -> bool:
         """Say whether a request is the one that runs here: its message has come again when its connection was lost."""
         redelivered = (request.delivery_info or {}).get("redelivered")
-        return bool(redelivered) and request.request_dict.get("retries") == self.request.request_dict.get("retries")
+        return bool(redelivered) and _number(request) == _number(self.request)
+
+
+def _number(request: Any) -> int:
+    headers = request.request_dict
+    return message_number(headers.get("bus") or {}, headers.get("retries") or 0)
 
 
 class Lane:

@@ -21,6 +21,8 @@ from ...brokers.sockets import bound
 from ...core.errors import ConfigError, EmbeddedBrokerBusy, EmbeddedBrokerError
 from ...core.observe import Log, ended
 from ...core.times import monotonic
+from .ends import Ends
+from .held import EVERY, Held
 from .inline import Inline
 
 if TYPE_CHECKING:
@@ -49,6 +51,16 @@ class Connected(Consumer):  # type: ignore[misc]  # celery's classes are untyped
         except ConfigError as exc:
             raise ended(logger, f"pipeline: {exc}") from exc
         self._bound()
+        self._ends = Ends()
+        self._held = Held(self.bus)
+        self.loop: Callable[..., None] = self._turning(self.loop)
+
+    def _turning(self, loop: Callable[..., None]) -> Callable[..., None]:
+        def turn(*args: Any) -> None:
+            with self._ends.turning():
+                loop(*args)
+
+        return turn
 
     def _bound(self) -> None:
         """See to it that a broker that falls silent is noticed within `broker_timeout`, whatever the loop does then."""
@@ -131,10 +143,16 @@ class Connected(Consumer):  # type: ignore[misc]  # celery's classes are untyped
     def register_with_event_loop(self, hub: Any) -> None:
         """Let the loop note that it turns."""
         super().register_with_event_loop(hub)
+        self._ends.attend(hub)
         hub.call_repeatedly(1.0, self._beat)
+        hub.call_repeatedly(EVERY, self.hold)
 
     def _beat(self) -> None:
         self.bus.pulse.at = monotonic()
+
+    def hold(self) -> None:
+        """Leave the queues alone whose agents are paused."""
+        self._held.apply(self)
 
     def keep_alive(self) -> None:
         """Let the broker hear that the worker lives, while nobody turns its loop."""
@@ -145,6 +163,8 @@ class Connected(Consumer):  # type: ignore[misc]  # celery's classes are untyped
     def perform_pending_operations(self) -> None:
         """Note that the loop turns which workers on an embedded broker have."""
         self._beat()
+        self._ends.between()
+        self.hold()
         super().perform_pending_operations()
 
     def stop(self) -> None:

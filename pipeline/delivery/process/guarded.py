@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from celery.utils.imports import symbol_by_name
@@ -31,6 +32,14 @@ class Guarded:
             super().on_timeout(soft, timeout)  # type: ignore[misc]  # a mixin: the class beside it has the method
         except Exception as exc:
             self._has_ended(exc)
+
+    def cancel(self, *args: Any, **options: Any) -> None:
+        """End what runs because the worker ends, or has lost its connection; what the pool cannot end goes on.
+
+        Celery's pools of threads, and the solo one, raise instead: in a signal's handler, into whatever runs just then.
+        """
+        with suppress(NotImplementedError):
+            super().cancel(*args, **options)  # type: ignore[misc]  # a mixin: the class beside it has the method
 
     def _announce_revoked(self, *args: Any) -> None:
         try:

@@ -43,7 +43,16 @@ def is_simple(agent: Agent, task: Any, app: Any) -> bool:
     return (
         isinstance(task, DeliveryTask)
         and not isinstance(task, Surrounded)
-        and not (agent.is_async or agent.timeout or agent.max_concurrent or agent.members or task.time_limit)
+        and not (
+            agent.is_async
+            or agent.timeout
+            or agent.max_concurrent
+            or agent.members
+            or agent.is_limited
+            or agent.debounce
+            or task.time_limit
+        )
+        and not (agent.scopes or agent.breaker or agent.bound or agent.batch)
         and getattr(task.run, "__func__", None) is DeliveryTask.run
         and type(task).__call__ is Task.__call__  # which a worker has replaced itself
         and not any(task_has_custom(task, name) for name in CALLED_BY_CELERY)

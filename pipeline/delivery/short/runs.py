@@ -20,7 +20,7 @@ from ...agents.context import Context
 from ...agents.payloads import returned_payloads
 from ...core.event import Encoded, Event
 from ...core.times import Pace, monotonic
-from ...ledger.deliveries import Claim, Delivery
+from ...ledger.facts import Claim, Delivery
 from ..delivery import Begun, Ended
 from ..steps import Attempt, Done, Result, run
 
@@ -233,6 +233,7 @@ class Runs:
         elif not claim.attempt:
             self._lengthen(taken)
         else:
+            delivery = delivery.goes_on(claim) if claim.emitted else delivery
             outcome = self._attempt(taken, delivery, claim.attempt, later=later)
             if isinstance(outcome, Ended):
                 return outcome
@@ -249,8 +250,9 @@ class Runs:
         simple = taken.simple
         agent, task, books = simple.agent, simple.task, simple.task.books
         context = Context(
-            delivery.event, agent.name, delivery.id, attempt, delivery.source, agent.priority, ledger=books.ledger
-        )
+            delivery.event, agent.name, delivery.id, attempt, delivery.source, agent.priority, ledger=books.ledger,
+            types=self._bus.types, blobs=self._bus.blobs.context, emitted=delivery.emitted,
+        )  # fmt: skip
         self._shown.show(task, Current(delivery.id, partial(self._request, taken)))
         taken.started = monotonic()
         try:

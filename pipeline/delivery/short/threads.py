@@ -10,7 +10,7 @@ from typing import Any
 
 from celery.worker import state
 
-from ...ledger.deliveries import Claim, Delivery
+from ...ledger.facts import Claim, Delivery
 from ..delivery import Begun, Ended
 from .runs import Shown, Taken
 from .way import InBursts, ShortWay

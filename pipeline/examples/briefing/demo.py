@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from time import monotonic, sleep
+from time import monotonic
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -18,14 +18,12 @@ from pipeline import Event, Pipeline, SettleTimeout
 
 from . import post
 from .agents import EmailSent, ResearchComplete
-from .worker import DemoFailed, Worker, running
+from .worker import Worker, running, until
 
 QUESTIONS = ("How do context managers work?", "How do I read a CSV file?", "What is a decorator?")
 #: What one question leads to: no more, or something was done twice; no less, or something was lost.
 STEPS = Counter({"user.query": 1, "user.notified": 1, "research.found": 2, "research.complete": 1, "email.sent": 1})
 WORKERS = 2
-#: Seconds between two looks at what is waited for.
-INTERVAL = 0.02
 
 Found = TypeVar("Found")
 Tell = Callable[[str], None]
@@ -287,11 +285,4 @@ class _Play:
         return None
 
     def _until(self, condition: Callable[[], bool], what: str) -> None:
-        """Wait for something; raise DemoFailed when a worker has stopped, or when it takes too long."""
-        while not condition():
-            for worker in self.workers:
-                worker.check()
-            if monotonic() > self.deadline:
-                late = f"out of time, waiting for {what}: {self._open()}; try a larger --timeout"
-                raise DemoFailed(f"{late}.{self.workers[-1].tail()}")
-            sleep(INTERVAL)
+        until(condition, what, self.workers, self.deadline, self._open)

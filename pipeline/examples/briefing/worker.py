@@ -7,10 +7,10 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 from types import FrameType
 from typing import Any, Never
 
@@ -18,8 +18,12 @@ from pipeline import Pipeline, PipelineError
 
 #: Seconds the worker gets to finish what it is doing before it is killed.
 GRACE = 5.0
+#: Seconds between two looks at what is waited for.
+INTERVAL = 0.02
 #: Lines, and characters of each, that a failure shows of the worker's log.
 TAIL, LONGEST = 20, 160
+#: How the names of settings begin.
+SETTINGS = ("PIPELINE_", "BRIEFING_", "CREW_")
 #: Threads start at once and share an index; mingling would wait a second for neighbours.
 OPTIONS = ("--pool=threads", "--concurrency=4", "--without-mingle", "--without-gossip", "--loglevel=INFO")
 
@@ -40,23 +44,26 @@ class Worker:
 
     """
 
-    def __init__(self, app: Pipeline, directory: Path, number: int, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, app: Pipeline, directory: Path, number: int, environment: Mapping[str, str], module: str = "pipeline"
+    ) -> None:
         """Start it.
 
         Arguments:
             directory: where its log goes.
             number: tells it from the other workers.
             environment: its settings; none are taken over from ours.
+            module: where Celery finds its app.
 
         """
         self._app = app
         self._name = f"demo-{os.getpid()}-{number}@localhost"
         self._log = directory / f"worker-{number}.log"
         self._is_killed = False
-        ours = {name: value for name, value in os.environ.items() if not name.startswith(("PIPELINE_", "BRIEFING_"))}
+        ours = {name: value for name, value in os.environ.items() if not name.startswith(SETTINGS)}
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603  # our own command
-                [sys.executable, "-m", "celery", "--app", "pipeline", "worker", "--hostname", self._name, *OPTIONS],
+                [sys.executable, "-m", "celery", "--app", module, "worker", "--hostname", self._name, *OPTIONS],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -102,13 +109,18 @@ class Worker:
 
 
 @contextmanager
-def running(app: Pipeline, directory: Path, number: int, environment: Mapping[str, str]) -> Iterator[list[Worker]]:
-    """Run workers, and stop them whatever happens; what ends this process, a signal too, kills them first."""
+def running(
+    app: Pipeline, directory: Path, number: int, environment: Mapping[str, str], module: str = "pipeline"
+) -> Iterator[list[Worker]]:
+    """Run workers, and stop them whatever happens; what ends this process, a signal too, kills them first.
+
+    Yields them; start() adds another one.
+    """
     workers: list[Worker] = []
     try:
         with _signals(_terminated, signal.SIGTERM):
-            with _signals_held():
-                workers += [Worker(app, directory, each, environment) for each in range(1, number + 1)]
+            for _ in range(number):
+                start(workers, app, directory, environment, module)
             yield workers
             for worker in workers:
                 worker.stop()
@@ -119,6 +131,38 @@ def running(app: Pipeline, directory: Path, number: int, environment: Mapping[st
             for worker in workers:
                 worker.kill()
             app.close()
+
+
+def start(
+    workers: list[Worker], app: Pipeline, directory: Path, environment: Mapping[str, str], module: str = "pipeline"
+) -> Worker:
+    """Start one more among those that run, so that it ends with them; return it."""
+    with _signals_held():
+        workers.append(Worker(app, directory, len(workers) + 1, environment, module))
+    return workers[-1]
+
+
+def until(
+    condition: Callable[[], bool],
+    what: str,
+    workers: Sequence[Worker],
+    deadline: float,
+    still_open: Callable[[], str | None],
+) -> None:
+    """Wait for something; raise DemoFailed when a worker has stopped, or when it takes too long.
+
+    Arguments:
+        deadline: monotonic time.
+        still_open: says what is not done yet.
+
+    """
+    while not condition():
+        for worker in workers:
+            worker.check()
+        if monotonic() > deadline:
+            late = f"out of time, waiting for {what}: {still_open()}; try a larger --timeout"
+            raise DemoFailed(f"{late}.{workers[-1].tail()}")
+        sleep(INTERVAL)
 
 
 # -- signals

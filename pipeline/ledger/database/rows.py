@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from ...core.ids import derived_id
 from ...core.outcome import Outcome
-from ...core.times import now
+from ...core.times import SECOND, now
 
 #: Seconds after its last heartbeat when a worker counts as dead.
 DEAD_AFTER = 30.0
@@ -37,6 +37,16 @@ def join_started(id: str, name: str, event_id: str, correlation: str) -> Write:
 def join_ended(id: str, event_id: str, correlation: str) -> Write:
     """Return the row of a join whose event is published; it may be there before the join's start is recorded."""
     return Write("join_ended", _join(id, "", event_id, correlation) | {"ended": now()})
+
+
+def attempt_made(agent: str) -> Write:
+    """Return what counts an attempt of an agent with a breaker that has succeeded."""
+    return Write("attempt", {"agent": agent, "minute": minute(), "made": 1, "failed": 0})
+
+
+def minute() -> int:
+    """Return the time in minutes since 1970."""
+    return now() // SECOND // 60
 
 
 def _join(id: str, name: str, event_id: str, correlation: str) -> dict[str, Any]:

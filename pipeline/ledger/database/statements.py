@@ -1,13 +1,39 @@
-"""The statements of the hot path, built once; those that change deliveries stand with their transitions."""
+"""The statements of the hot path, built once; the others that change deliveries stand with their transitions."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ARRAY, String, any_, bindparam, delete, func, literal_column, select
+from sqlalchemy import (
+    ARRAY,
+    Boolean,
+    Connection,
+    String,
+    and_,
+    any_,
+    bindparam,
+    case,
+    delete,
+    exists,
+    func,
+    literal_column,
+    or_,
+    select,
+    update,
+)
 
+from ...core.outcome import Outcome
 from .database import Database
-from .tables import events, joins, outbox, timers
+from .rows import chunks
+from .tables import deliveries, events, joins, outbox, tags, timers, workers
+from .waiting import attempts, cancelled, reservations, steps
+
+#: Who runs a delivery.
+RUNNER = ("worker", "process")
+#: By what a claim knows the trees that its delivery belongs to: the event's correlation, cause and id.
+TREE = ("tree", "cause", "own")
+_RUNNING: Any = literal_column(f"'{Outcome.RUNNING.value}'")
 
 
 class Statements:
@@ -19,6 +45,11 @@ class Statements:
         if not database.is_sqlite:
             event = event.values(tx=literal_column("txid_current()"))
         self.event = event
+        place = select(bindparam("name", type_=String), bindparam("value", type_=String), events.c.tx, events.c.seq)
+        tag = insert(tags).from_select(
+            ["name", "value", "tx", "seq"], place.where(events.c.id == bindparam("event_id"))
+        )
+        self.tag = tag.on_conflict_do_nothing()
         self.logged = select(events.c.body).where(events.c.id == bindparam("id"))
         self.delayed = select(timers.c.body).where(timers.c.id == bindparam("id"))
         self.outbox = insert(outbox).on_conflict_do_nothing()
@@ -35,6 +66,9 @@ class Statements:
         sent_all = delete(outbox).where(outbox.c.event_id == any_(bindparam("ids", type_=ARRAY(String))))
         self.sent_all = sent_all.returning(outbox.c.event_id, *relaxed(database))
         self.join_ended = join.on_conflict_do_update(index_elements=["id"], set_={"ended": join.excluded.ended})
+        attempt = insert(attempts)
+        more = {name: attempts.c[name] + attempt.excluded[name] for name in ("made", "failed")}
+        self.attempt = attempt.on_conflict_do_update(index_elements=["agent", "minute"], set_=more)
 
 
 def relaxed(database: Database) -> list[Any]:
@@ -44,3 +78,74 @@ def relaxed(database: Database) -> list[Any]:
     repeated.
     """
     return [] if database.is_sqlite else [func.set_config("synchronous_commit", "off", True)]
+
+
+def claim_with(insert: Any) -> Any:
+    """Return the statement that counts an attempt, unless somebody makes one, or the delivery has ended.
+
+    What belongs to a tree that was stopped is cancelled instead.
+
+    Arguments:
+        insert: of deliveries.
+
+    """
+    names = ("id", "event_id", "agent", "attempts", "started", *RUNNER, "message", "replay", "broadcast")
+    mine = or_(*(cancelled.c.key == bindparam(name, type_=String) for name in TREE))
+    # Where nothing was ever stopped the first look, which takes no key, is the only one.
+    stopped = and_(exists(select(cancelled.c.key)), exists(select(cancelled.c.key).where(mine)))
+    outcome = case((stopped, literal_column(f"'{Outcome.CANCELLED.value}'")), else_=_RUNNING)
+    claim = insert.values({**{name: bindparam(name) for name in names}, "outcome": outcome})
+    row = deliveries.c
+    # The database has taken this very claim, and its answer was lost: nobody runs it yet.
+    unanswered = and_(
+        row.outcome == Outcome.RUNNING.value, row.started == claim.excluded.started, row.worker == claim.excluded.worker
+    )
+    # Not EXISTS: inside ON CONFLICT nothing ties its subquery to the row in question.
+    alive = select(workers.c.id).where(workers.c.seen > bindparam("alive"))
+    return claim.on_conflict_do_update(
+        index_elements=["id"],
+        set_={
+            "attempts": case((unanswered, row.attempts), else_=row.attempts + 1),
+            **{name: claim.excluded[name] for name in ("outcome", "started", *RUNNER, "message")},
+        },
+        where=or_(
+            unanswered,
+            row.outcome == Outcome.QUEUED.value,
+            # Its worker or process has died; a second copy of a message whose handler still runs is none of ours.
+            and_(
+                row.outcome == Outcome.RUNNING.value,
+                or_(
+                    # Of an attempt that another message has brought, this one says nothing: it may have been parked
+                    # or failed with this one, whose worker died before it could ack it, and go on elsewhere.
+                    and_(bindparam("redelivered", type_=Boolean), row.message == claim.excluded.message),
+                    row.worker.not_in(alive),
+                    and_(row.worker == claim.excluded.worker, row.process == bindparam("gone")),
+                ),
+            ),
+            # A retry's message is good for that one attempt only.
+            and_(row.outcome == Outcome.RETRYING.value, row.attempts == bindparam("expected")),
+        ),
+    )
+
+
+# -- what is forgotten with deliveries, or before they begin anew
+
+
+def blank_steps(connection: Connection, event_ids: Sequence[str]) -> None:
+    """Blank what the steps of the deliveries of some events have come to; that they were done stays."""
+    for some in chunks(event_ids):
+        theirs = select(deliveries.c.id).where(deliveries.c.event_id.in_(some))
+        connection.execute(update(steps).values(result="null").where(steps.c.delivery.in_(theirs)))
+
+
+def drop_steps(connection: Connection, ids: Sequence[str]) -> None:
+    """Delete what some deliveries have done, and reserved; what they have spent stays so."""
+    for some in chunks(ids):
+        connection.execute(delete(steps).where(steps.c.delivery.in_(some)))
+    drop_reservations(connection, ids)
+
+
+def drop_reservations(connection: Connection, ids: Sequence[str]) -> None:
+    """Forget what deliveries have reserved whose attempts are counted anew: those reserve again."""
+    for some in chunks(ids):
+        connection.execute(delete(reservations).where(reservations.c.delivery.in_(some)))

@@ -13,35 +13,37 @@ from ...core.outcome import FINAL
 
 metadata = MetaData()
 
-_Big = BigInteger().with_variant(Integer, "sqlite")
+BIG = BigInteger().with_variant(Integer, "sqlite")
 #: Compared byte by byte, whatever the database's language: a range of types is then a range of the index.
-_Word = String(255).with_variant(String(255, collation="C"), "postgresql")
-_Id = String(255)
+WORD = String(255).with_variant(String(255, collation="C"), "postgresql")
+ID = String(255)
 
 #: Has an outcome that is not final; SQLite uses the index of open deliveries only in a query that repeats it.
 OPEN = text("outcome NOT IN ({})".format(", ".join(f"'{outcome.value}'" for outcome in FINAL)))
 _UNROUTED = text("outcome = 'unrouted'")
+#: Is to be sent with the next sweep; as above.
+AT_ONCE = text("outcome = 'queued' AND due = 0")
 
 #: One row for each event that was accepted.
 events = Table(
     "pipeline_events",
     metadata,
-    Column("seq", _Big, primary_key=True, autoincrement=True),
-    Column("tx", _Big, nullable=False, server_default="0"),
-    Column("id", _Id, nullable=False, unique=True),
-    Column("type", _Word, nullable=False),
+    Column("seq", BIG, primary_key=True, autoincrement=True),
+    Column("tx", BIG, nullable=False, server_default="0"),
+    Column("id", ID, nullable=False, unique=True),
+    Column("type", WORD, nullable=False),
     #: Whose history it belongs to: the agent that emitted it, else its subject.
-    Column("stream", _Word),
-    Column("correlation", _Id, nullable=False),
-    Column("causation", _Id),
+    Column("stream", WORD),
+    Column("correlation", ID, nullable=False),
+    Column("causation", ID),
     #: The delivery that emitted it.
-    Column("delivery", _Id),
+    Column("delivery", ID),
     #: The only agents it is for, joined by commas.
     Column("targets", Text),
-    Column("time", _Big, nullable=False),
-    Column("recorded", _Big, nullable=False),
+    Column("time", BIG, nullable=False),
+    Column("recorded", BIG, nullable=False),
     #: The replay that emitted it; such events are not broadcast and not part of any history.
-    Column("replay", _Id),
+    Column("replay", ID),
     Column("body", Text, nullable=False),
     Index("pipeline_events_order", "tx", "seq"),
     Index("pipeline_events_type", "type", "tx", "seq"),
@@ -51,12 +53,25 @@ events = Table(
     sqlite_autoincrement=True,
 )
 
+#: One row for each name in an event's metadata whose value is a text, a number or a truth value: by which it is found.
+tags = Table(
+    "pipeline_tags",
+    metadata,
+    Column("name", WORD, primary_key=True),
+    Column("value", WORD, primary_key=True),
+    #: Where the event stands in the log.
+    Column("tx", BIG, primary_key=True, autoincrement=False),
+    Column("seq", BIG, primary_key=True, autoincrement=False),
+    Index("pipeline_tags_seq", "seq"),
+    sqlite_with_rowid=False,
+)
+
 #: One row for each event that was not yet handed to the broker; the relay sends it when it is due.
 outbox = Table(
     "pipeline_outbox",
     metadata,
-    Column("event_id", _Id, primary_key=True),
-    Column("due", _Big, nullable=False),
+    Column("event_id", ID, primary_key=True),
+    Column("due", BIG, nullable=False),
     Index("pipeline_outbox_due", "due"),
 )
 
@@ -64,44 +79,49 @@ outbox = Table(
 deliveries = Table(
     "pipeline_deliveries",
     metadata,
-    Column("id", _Id, primary_key=True),
-    Column("event_id", _Id, nullable=False),
-    Column("agent", _Word, nullable=False),
+    Column("id", ID, primary_key=True),
+    Column("event_id", ID, nullable=False),
+    Column("agent", WORD, nullable=False),
     Column("outcome", String(16), nullable=False),
     Column("attempts", Integer, nullable=False, server_default="0"),
     #: How many events it emitted: their ids follow from its own.
     Column("emitted", Integer, nullable=False, server_default="0"),
-    Column("started", _Big),
-    Column("ended", _Big),
-    #: When a waiting or retrying delivery is to be in its queue.
-    Column("due", _Big),
-    Column("worker", _Id),
+    Column("started", BIG),
+    Column("ended", BIG),
+    #: When a queued or retrying delivery is to be in its queue, and a parked one is released at the latest.
+    Column("due", BIG),
+    Column("worker", ID),
     #: The number of that worker's process, which may die while the worker lives.
-    Column("process", _Big),
+    Column("process", BIG),
+    #: Which of its messages the attempt belongs to: 0 for the event's own one.
+    Column("message", BIG),
     Column("error", Text),
     Column("traceback", Text),
     #: What a chord's member returned, for the case that it is asked again.
     Column("result", Text),
     #: The event as somebody edited it for this delivery only.
     Column("body", Text),
-    Column("replay", _Id),
+    Column("replay", ID),
     #: Whether what a replayed delivery emits is sent.
     Column("broadcast", Boolean, nullable=False, server_default=true()),
     #: How often somebody has given it back to its agent: each time Celery knows it by another id.
     Column("requeued", Integer, nullable=False, server_default="0"),
+    #: Since when it waits for a worker that reads its event's version.
+    Column("waits", BIG),
     Index("pipeline_deliveries_event", "event_id"),
     Index("pipeline_deliveries_unrouted", "event_id", sqlite_where=_UNROUTED, postgresql_where=_UNROUTED),
     Index("pipeline_deliveries_open", "outcome", "agent", "due", sqlite_where=OPEN, postgresql_where=OPEN),
+    Index("pipeline_deliveries_at_once", "id", sqlite_where=AT_ONCE, postgresql_where=AT_ONCE),
 )
 
 #: One row for each thing that is due later.
 timers = Table(
     "pipeline_timers",
     metadata,
-    Column("id", _Id, primary_key=True),
+    Column("id", ID, primary_key=True),
     Column("kind", String(16), nullable=False),
-    Column("due", _Big, nullable=False),
-    Column("correlation", _Id, nullable=False),
+    Column("due", BIG, nullable=False),
+    Column("correlation", ID, nullable=False),
     Column("body", Text),
     Index("pipeline_timers_due", "due"),
     Index("pipeline_timers_correlation", "correlation"),
@@ -112,33 +132,39 @@ timers = Table(
 agents = Table(
     "pipeline_agents",
     metadata,
-    Column("name", _Id, primary_key=True),
+    Column("name", ID, primary_key=True),
     #: What any version listens to that runs, or has run until a moment ago.
     Column("patterns", Text, nullable=False),
     #: What its queue may be bound to.
     Column("bound", Text, nullable=False),
-    Column("tx", _Big, nullable=False),
-    Column("seq", _Big, nullable=False),
-    Column("registered", _Big, nullable=False),
+    Column("tx", BIG, nullable=False),
+    Column("seq", BIG, nullable=False),
+    Column("registered", BIG, nullable=False),
+    #: What the filters of those versions say that run (JSON); an empty list is no filter: all that the patterns match.
+    Column("filters", Text, nullable=False, server_default="[]"),
+    #: Its decentralized identifier, as the worker that was started last has it.
+    Column("did", ID),
 )
 
 #: One row for each worker that lives, and for a while after.
 workers = Table(
     "pipeline_workers",
     metadata,
-    Column("id", _Id, primary_key=True),
-    Column("seen", _Big, nullable=False),
+    Column("id", ID, primary_key=True),
+    Column("seen", BIG, nullable=False),
     #: The agents that it runs, each with the patterns of the worker's own version (JSON).
     Column("agents", Text, nullable=False, server_default="{}"),
+    #: What the filters of its agents say, of those that have one (JSON).
+    Column("filters", Text, nullable=False, server_default="{}"),
 )
 
 #: One row for each thing that could not be used, and stands in nobody's way: who could not use it, and why.
 aside = Table(
     "pipeline_aside",
     metadata,
-    Column("place", _Id, primary_key=True),
-    Column("id", _Id, primary_key=True),
-    Column("at", _Big, nullable=False),
+    Column("place", ID, primary_key=True),
+    Column("id", ID, primary_key=True),
+    Column("at", BIG, nullable=False),
     Column("reason", Text, nullable=False),
     #: A delayed event that is nowhere else.
     Column("body", Text),
@@ -148,22 +174,22 @@ aside = Table(
 positions = Table(
     "pipeline_positions",
     metadata,
-    Column("name", _Id, primary_key=True),
-    Column("tx", _Big, nullable=False),
-    Column("seq", _Big, nullable=False),
+    Column("name", ID, primary_key=True),
+    Column("tx", BIG, nullable=False),
+    Column("seq", BIG, nullable=False),
 )
 
 #: States that were reconstructed before, so that the next reconstruction starts there.
 snapshots = Table(
     "pipeline_snapshots",
     metadata,
-    Column("stream", _Word, primary_key=True),
-    Column("state", _Id, primary_key=True),
-    Column("tx", _Big, primary_key=True, autoincrement=False),
-    Column("seq", _Big, primary_key=True, autoincrement=False),
+    Column("stream", WORD, primary_key=True),
+    Column("state", ID, primary_key=True),
+    Column("tx", BIG, primary_key=True, autoincrement=False),
+    Column("seq", BIG, primary_key=True, autoincrement=False),
     #: The highest sequence number and the latest time in it: it is of no use for a state before those.
-    Column("max_seq", _Big, nullable=False),
-    Column("max_time", _Big, nullable=False),
+    Column("max_seq", BIG, nullable=False),
+    Column("max_time", BIG, nullable=False),
     Column("body", Text, nullable=False),
 )
 
@@ -171,12 +197,12 @@ snapshots = Table(
 joins = Table(
     "pipeline_joins",
     metadata,
-    Column("id", _Id, primary_key=True),
-    Column("name", _Id, nullable=False),
-    Column("event_id", _Id, nullable=False),
-    Column("correlation", _Id, nullable=False),
-    Column("started", _Big, nullable=False),
-    Column("ended", _Big),
+    Column("id", ID, primary_key=True),
+    Column("name", ID, nullable=False),
+    Column("event_id", ID, nullable=False),
+    Column("correlation", ID, nullable=False),
+    Column("started", BIG, nullable=False),
+    Column("ended", BIG),
     Index("pipeline_joins_correlation", "correlation"),
 )
 
@@ -184,6 +210,6 @@ joins = Table(
 meta = Table(
     "pipeline_meta",
     metadata,
-    Column("name", _Id, primary_key=True),
+    Column("name", ID, primary_key=True),
     Column("value", Text, nullable=False),
 )

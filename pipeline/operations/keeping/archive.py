@@ -24,6 +24,7 @@ from sqlalchemy import Column, DefaultClause, Table
 
 from ...core.errors import InvalidEvent, LedgerError, PipelineError
 from ...core.event import Event
+from ...core.files import sync_directory
 from ...core.ids import derived_id, foreign_id
 from ...core.outcome import FINAL
 from ...core.times import moment
@@ -90,7 +91,7 @@ def write(path: Path, entries: Iterable[Entry]) -> int:
                 os.link(partial, path)  # unlike a rename, it never takes the place of another file
             except FileExistsError:
                 raise _exists(path) from None
-            _sync_directory(path.parent)
+            sync_directory(path.parent)
     return number
 
 
@@ -337,11 +338,3 @@ def _exists(path: Path) -> ArchiveError:
 
 def _is_compressed(path: Path) -> bool:
     return path.suffix == ".gz"
-
-
-def _sync_directory(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -111,7 +111,7 @@ def _ids(ledger: Ledger, correlations: Sequence[str]) -> Sequence[str]:
 def _erase(connection: Connection, ledger: Ledger, ids: Sequence[str], *, dry_run: bool) -> tuple[int, int, int]:
     """Blank events that are done; return how many those are, how many deliveries they have, and how many are not."""
     rows = rows_of(connection, select(events).where(events.c.id.in_(ids)))
-    examined = examine(connection, rows, ledger.id)
+    examined = examine(connection, rows, ledger, ledger.id)
     done = {*(entry.event["id"] for entry in examined.settled), *examined.dead}
     bodies = {row["id"]: _blank(row["body"]) for row in rows if row["id"] in done}
     changed = [row for row in rows if bodies.get(row["id"], row["body"]) != row["body"]]
@@ -121,9 +121,11 @@ def _erase(connection: Connection, ledger: Ledger, ids: Sequence[str], *, dry_ru
         return len(theirs), connection.execute(theirs_too).scalar_one(), len(rows) - len(done)
     for id in theirs:
         connection.execute(update(events).where(events.c.id == id).values(body=bodies[id]))
+    ledger.events.untag(connection, [row["seq"] for row in changed])
     streams = {row["stream"] for row in changed if row["stream"]}
     connection.execute(delete(snapshots).where(snapshots.c.stream.in_(streams)))  # states with the data in them
     connection.execute(delete(aside).where(aside.c.id.in_(theirs)))
+    ledger.waiting.approvals.erase(connection, theirs)
     return len(theirs), ledger.deliveries.erase(connection, theirs), len(rows) - len(done)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import Connection, Table, select, text
 
 from ...core.errors import LedgerError
-from ...ledger.aside import Bad
+from ...ledger.aside import Bad, read_all
 from ...ledger.database.rows import chunks
 from ...ledger.database.tables import agents, deliveries, events
 from ...ledger.ledger import Ledger
@@ -133,8 +133,12 @@ def _refuse_foreign(connection: Connection, ledger: Ledger, entries: Sequence[En
 
 def _add_events(connection: Connection, ledger: Ledger, rows: Sequence[dict[str, Any]]) -> None:
     missing = _missing(connection, events, rows)
-    if missing:
-        connection.execute(ledger.database.insert(events).on_conflict_do_nothing(), missing)
+    if not missing:
+        return
+    connection.execute(ledger.database.insert(events).on_conflict_do_nothing(), missing)
+    found, _ = read_all((row["id"], row["body"]) for row in missing if '"metadata"' in row["body"])
+    for statement, tags in ledger.events.tagged([record.event for record in found]):
+        connection.execute(statement, tags)
 
 
 def _add_deliveries(connection: Connection, ledger: Ledger, rows: Sequence[dict[str, Any]]) -> int:

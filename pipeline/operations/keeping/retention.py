@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from functools import partial
@@ -12,18 +12,20 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, delete, select, tuple_
 
+from ...contracts.blobs.blobs import Blobs
 from ...core.errors import InvalidSelection
 from ...core.outcome import FINAL, Outcome
-from ...core.routing import reaches, targets_of
+from ...core.routing import targets_of
 from ...core.times import SECOND, now
 from ...ledger.aside import Bad
 from ...ledger.database.rows import chunks
-from ...ledger.database.tables import agents, deliveries, events, joins, outbox
+from ...ledger.database.tables import deliveries, events, joins, outbox
 from ...ledger.ledger import Ledger
 from ...ledger.log import after
-from ...ledger.subscribers import patterns_of
+from ...ledger.subscribers import Asked
 from . import archive as archives
 from .archive import Entry
+from .references import still_named
 
 #: Events that go in one transaction.
 BATCH = 1000
@@ -41,6 +43,7 @@ class Pruned:
         unfinished: old events that stay because something is still to be done with them.
         unreadable: old events that stay because an archive could not give them back; they are set aside.
         archive: the file that was written; None when nothing had to be.
+        blobs: how many have left their store, to which no event refers any more.
 
     """
 
@@ -50,6 +53,7 @@ class Pruned:
     unfinished: int
     archive: Path | None = None
     unreadable: int = 0
+    blobs: int = 0
 
     def as_data(self) -> dict[str, Any]:
         """Return it as JSON data."""
@@ -64,6 +68,7 @@ def prune(
     archive: Path | None = None,
     batch: int = BATCH,
     progress: Callable[[int], None] | None = None,
+    blobs: Blobs | None = None,
 ) -> Pruned:
     """Delete old events and their deliveries, when nothing is left to be done with them.
 
@@ -76,8 +81,10 @@ def prune(
         archive: a new file that everything is written into before anything is deleted; .gz compresses it.
         batch: events in one transaction, 1 to 10,000.
         progress: called with the number of events deleted so far, after each batch.
+        blobs: where content goes from, too, to which no event has referred for a day.
 
-    Raises InvalidSelection, ArchiveError, LedgerUnavailable. Stopped at any point, it leaves each event in the ledger,
+    Raises InvalidSelection, ArchiveError, LedgerUnavailable, BlobUnavailable, and ConfigError when another ledger keeps
+    blobs in the same store. Stopped at any point, it leaves each event in the ledger,
     or in the archive, or in both; pruning again goes on (into an archive of another name).
 
     """
@@ -87,6 +94,8 @@ def prune(
         raise InvalidSelection("older_than and keep cannot be negative")
     if not 1 <= batch <= LARGEST_BATCH:
         raise InvalidSelection(f"batch={batch} is not between 1 and {LARGEST_BATCH:,}")
+    if blobs is not None:
+        blobs.check_owner()
     old = _Old(ledger, older_than, keep, batch, archived=archive is not None)
     leaving: Iterator[Sequence[Entry]] = iter(old)
     written = None
@@ -101,9 +110,12 @@ def prune(
         if progress:
             progress(number)
     if older_than is not None:
-        ended = delete(joins).where(joins.c.ended < _before(older_than))
+        before = _before(older_than)
+        ended = delete(joins).where(joins.c.ended < before)
         ledger.database.run(lambda connection: connection.execute(ended))
-    return Pruned(number, of_deliveries, old.dead, old.unfinished, written, old.unreadable)
+        ledger.waiting.budgets.prune(before)
+    unnamed = 0 if blobs is None else blobs.prune(partial(still_named, ledger))
+    return Pruned(number, of_deliveries, old.dead, old.unfinished, written, old.unreadable, unnamed)
 
 
 class _Old:
@@ -128,7 +140,7 @@ class _Old:
         while query is not None:
             with self._ledger.database.reading() as connection:
                 rows = rows_of(connection, query.where(after(self._ledger.database, place)))
-                examined = examine(connection, rows, self._ledger.id)
+                examined = examine(connection, rows, self._ledger, self._ledger.id)
             if not rows:
                 return
             place = (rows[-1]["tx"], rows[-1]["seq"])
@@ -169,8 +181,13 @@ class Examined:
     dead: list[str]
 
 
-def examine(connection: Connection, rows: Sequence[dict[str, Any]], ledger: str) -> Examined:
-    """Tell the events that may leave from those with dead letters, and from all others."""
+def examine(connection: Connection, rows: Sequence[dict[str, Any]], ledger: Ledger, id: str) -> Examined:
+    """Tell the events that may leave from those with dead letters, and from all others.
+
+    Arguments:
+        id: the ledger's, for the entries.
+
+    """
     ids = [row["id"] for row in rows]
     by_event: dict[str, list[dict[str, Any]]] = {id: [] for id in ids}
     of_these = select(deliveries).where(deliveries.c.event_id.in_(ids)).order_by(deliveries.c.id)
@@ -180,50 +197,49 @@ def examine(connection: Connection, rows: Sequence[dict[str, Any]], ledger: str)
     correlations = {row["correlation"] for row in rows}
     open_joins = select(joins.c.event_id).where(joins.c.correlation.in_(correlations), joins.c.ended.is_(None))
     busy.update(connection.execute(open_joins).scalars())
-    listeners = _listeners(connection)
+    busy |= _awaited(connection, rows, by_event, ledger) | ledger.waiting.steps.awaited(connection, ids)
     examined = Examined([], [])
     for row in rows:
         mine = by_event[row["id"]]
         if any(delivery["outcome"] == Outcome.DEAD.value for delivery in mine):
             examined.dead.append(row["id"])
-        elif row["id"] not in busy and _is_over(row, mine, listeners):
-            examined.settled.append(Entry(row, mine, ledger))
+        elif row["id"] not in busy and all(delivery["outcome"] in FINAL for delivery in mine):
+            examined.settled.append(Entry(row, mine, id))
     return examined
 
 
-@dataclass(frozen=True)
-class _Listener:
-    name: str
-    patterns: tuple[str, ...]
-    position: tuple[int, int]
-
-    def awaits(self, row: dict[str, Any]) -> bool:
-        """Say whether the event should reach the agent, and reconciliation has not been there yet to see to it."""
-        if (row["tx"], row["seq"]) <= self.position or row["replay"] is not None:
-            return False
-        return reaches(self.name, self.patterns, row["type"], targets_of(row["targets"]))
-
-
-def _listeners(connection: Connection) -> list[_Listener]:
-    rows = connection.execute(select(agents))
+def _awaited(
+    connection: Connection,
+    rows: Sequence[dict[str, Any]],
+    by_event: Mapping[str, Sequence[dict[str, Any]]],
+    ledger: Ledger,
+) -> set[str]:
+    """Return the events that should reach an agent, and reconciliation has not been there yet to see to it."""
+    have = {(id, delivery["agent"]) for id, mine in by_event.items() for delivery in mine}
+    awaited: set[str] = set()
     # What an agent wants whose row is damaged, nobody knows: all that it has not seen stays.
-    return [_Listener(row.name, patterns_of(row.patterns) or ("#",), (row.tx, row.seq)) for row in rows]
-
-
-def _is_over(row: dict[str, Any], mine: Sequence[dict[str, Any]], listeners: Iterable[_Listener]) -> bool:
-    outcomes = {delivery["agent"]: delivery["outcome"] for delivery in mine}
-    over = all(delivery["outcome"] in FINAL for delivery in mine)
-    return over and not any(agent.name not in outcomes and agent.awaits(row) for agent in listeners)
+    for listener in ledger.subscribers.listeners(connection, unreadable=("#",)):
+        asked = [
+            Asked(row["id"], row["type"], targets_of(row["targets"]))
+            for row in rows
+            if row["replay"] is None and (row["tx"], row["seq"]) > listener.position
+        ]
+        heard = [one for one in asked if listener.hears(one.type, one.targets) and (one.id, listener.name) not in have]
+        awaited |= {one.id for one in heard} - ledger.subscribers.kept_back(connection, listener, heard)
+    return awaited
 
 
 def _delete(connection: Connection, ledger: Ledger, entries: Sequence[Entry]) -> tuple[int, int]:
     """Delete those events to which nothing has happened since they were read."""
     before = {entry.event["id"]: entry for entry in entries}
     rows = rows_of(connection, select(events).where(events.c.id.in_(before)).order_by(*_ORDER))
-    now_there = examine(connection, rows, "").settled
+    now_there = examine(connection, rows, ledger, "").settled
     same = [entry for entry in now_there if entry.deliveries == before[entry.event["id"]].deliveries]
     gone = ledger.deliveries.prune(connection, [delivery["id"] for entry in same for delivery in entry.deliveries])
+    ledger.events.untag(connection, [entry.event["seq"] for entry in same])
     ids = [entry.event["id"] for entry in same]
+    ledger.waiting.trees.forget(connection, ids)
+    ledger.waiting.approvals.prune(connection, ids)
     return sum(connection.execute(delete(events).where(events.c.id.in_(some))).rowcount for some in chunks(ids)), gone
 
 

@@ -9,7 +9,11 @@ import pytest
 
 from pipeline.cli.agents import agent_rows
 from pipeline.cli.group import load_app
-from tests.commands import process
+from pipeline.core.ids import delivery_id
+from pipeline.core.times import as_json_time
+from pipeline.ledger.facts import Delivery
+from pipeline.ledger.waiting.wait import PAUSE, Parking, Wait
+from tests.commands import Shop, process
 
 pytestmark = pytest.mark.usefixtures("empty_directory")
 
@@ -36,6 +40,13 @@ def test_agents_are_printed_as_json(run: Run) -> None:
         "timeout": 2.5,
         "priority": None,
         "queue": "agent.billing",
+        "did": None,
+        "waiting": None,
+        "running": 0,
+        "retrying": 0,
+        "parked": {},
+        "oldest": None,
+        "paused": None,
     }
 
 
@@ -55,3 +66,39 @@ def test_an_agent_module_that_cannot_be_imported_is_named_with_the_line(tmp_path
 
 def test_rows_can_be_had_without_the_command(module: str) -> None:
     assert [row["name"] for row in agent_rows(load_app(module))] == ["billing", "audit"]
+
+
+def test_a_paused_agent_is_listed_with_since_when_and_why(shop: Shop) -> None:
+    assert shop.out("agents", "pause", "billing", "--reason", "the index is rebuilt") == "paused billing\n"
+    assert shop.out("agents", "pause", "billing", "--reason", "a new disk") == "billing was paused already\n"
+    heading, billing, stock = shop.out("agents").splitlines()
+    assert heading.split()[-3:] == ["paused", "since", "reason"]
+    assert billing.endswith("a new disk")
+    assert stock.split()[-2:] == ["-", "-"]
+    rows = {row["name"]: row["paused"] for row in json.loads(shop.out("agents", "--json"))}
+    assert rows["stock"] is None
+    assert rows["billing"]["reason"] == "a new disk"
+    assert shop.out("agents", "resume", "billing") == "resumed billing\n"
+    assert shop.out("agents", "resume", "billing") == "billing was not paused\n"
+    assert "paused since" not in shop.out("agents")
+
+
+def test_what_waits_for_each_agent_is_listed(shop: Shop) -> None:
+    event = shop.app.publish("order.placed", {"order_id": "A1", "total": 1})
+    claim = shop.app.ledger.claim(Delivery(delivery_id(event.id, "billing"), event, "billing"), worker="w1")
+    assert claim.attempt == 1
+    wait = Wait(PAUSE, "waits for gpt", key="gpt")
+    parked = Delivery(delivery_id(event.id, "stock"), event, "stock")
+    shop.app.ledger.waiting.waits.park(Parking(parked, shop.app.ledger.claim(parked, worker="w1").attempt, wait))
+    found = {row["name"]: row for row in json.loads(shop.out("agents", "--json"))}
+    assert [found["billing"][name] for name in ("running", "retrying", "parked")] == [1, 0, {}]
+    assert [found["stock"][name] for name in ("running", "retrying", "parked")] == [0, 0, {"pause": 1}]
+    assert found["stock"]["oldest"] == as_json_time(event.time)
+    heading, billing, stock = shop.out("agents").splitlines()
+    assert heading.split()[-5:] == ["waiting", "running", "retrying", "parked", "oldest"]
+    assert stock.split()[-4:-1] == ["0", "1", "pause"]
+    assert billing.split()[-4:-1] == ["1", "0", "-"]
+
+
+def test_an_agent_that_nobody_knows_is_not_paused(shop: Shop) -> None:
+    shop.fails(1, "no agent is called 'biling'; did you mean 'billing'?", "agents", "pause", "biling")

@@ -11,6 +11,9 @@ from typing import Any
 import pytest
 
 from pipeline import Event
+from pipeline.contracts.blobs import blobs
+from pipeline.contracts.blobs.source import Given
+from pipeline.core.times import now
 from pipeline.ledger.aside import Bad
 from pipeline.ledger.database.migrate import HEAD
 from pipeline.operations.doctor import ledger
@@ -128,6 +131,7 @@ def test_pruning_writes_an_archive_that_can_be_restored(shop: Shop) -> None:
         "unfinished": 0,
         "unreadable": 0,
         "archive": "old.jsonl.gz",
+        "blobs": 0,
     }
     assert shop.json_lines("events") == []
     assert "3 events and 6 deliveries are back" in shop.out("ledger", "restore", "old.jsonl.gz")
@@ -141,6 +145,15 @@ def test_pruning_says_what_stays(shop: Shop) -> None:
     die(shop.app, dead)
     said = shop.out("ledger", "prune", "--keep", "0", "--yes")
     assert said == "3 events and 6 deliveries have left the ledger; 1 stay with dead letters\n"
+
+
+def test_pruning_says_how_many_blobs_have_gone(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop.app.blobs.keep(Given(b"x" * 200_000))
+    prune = ["ledger", "prune", "--keep", "0", "--yes"]
+    assert shop.out(*prune) == "0 events and 0 deliveries have left the ledger\n"
+    later = now() + 2 * blobs.DAY
+    monkeypatch.setattr(blobs, "now", lambda: later)
+    assert shop.out(*prune) == "0 events and 0 deliveries have left the ledger, and 1 blobs their store\n"
 
 
 def test_pruning_asks_first(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:

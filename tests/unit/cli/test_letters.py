@@ -106,7 +106,7 @@ def test_no_dead_letters_are_said_on_stderr(shop: Shop) -> None:
 
 def test_requeuing_gives_it_back_to_its_agent_and_says_who_did_it(shop: Shop, letters: list[str]) -> None:
     assert shop.out("dead", "requeue", letters[0][:13], "--by", "ada") == "requeued 1 dead letter\n"
-    assert outcomes(shop, letters) == ["waiting", "dead", "dead"]
+    assert outcomes(shop, letters) == ["queued", "dead", "dead"]
     assert [message[1]["data"]["order_id"] for message in messages(shop.app, "billing")].count("A1") >= 1
     assert audit(shop, "delivery.requeued")[0]["by"] == "ada"
     assert shop.json("dead", "requeue", letters[1]) == {"requeued": 1, "skipped": 0, "sent": True}

@@ -98,3 +98,27 @@ def test_ctrl_c_ends_a_command_without_a_traceback(module: str) -> None:
         _, said = running.communicate(timeout=20)
     assert running.returncode == 130
     assert said.strip() == ""
+
+
+# -- demo
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([""], "a question has 1 to"),
+        (["briefing", ""], "a question has 1 to"),
+        (["--", "crew", ""], "a question has 1"),
+    ],
+)
+def test_a_demo_that_is_not_named_is_the_briefing(arguments: list[str], says: str) -> None:
+    result = CliRunner().invoke(cli, ["demo", *arguments])
+    assert result.exit_code == 2
+    assert says in " ".join(result.stderr.split())
+
+
+def test_a_topic_of_the_crew_is_not_empty() -> None:
+    pytest.importorskip("pydantic_ai")
+    result = CliRunner().invoke(cli, ["demo", "crew", ""])
+    assert result.exit_code == 2
+    assert "a topic has 1 to 500 characters" in " ".join(result.stderr.split())

@@ -84,11 +84,20 @@ def test_a_replay_without_a_broker_is_an_error(shop: Shop) -> None:
 # -- events that nobody listened to
 
 
+def test_what_came_nearest_to_an_event_that_nobody_got_is_said_once_and_is_in_the_data(shop: Shop) -> None:
+    run_agents(shop.app, {"tracker": "user.seen"})
+    shop.app.publish("user.seem")
+    shop.app.publish("user.seem")
+    result = shop("unrouted")
+    assert result.stderr.count("user.seem: did you mean 'user.seen'?") == 1
+    assert all("did you mean 'user.seen'?" in line["nearest"] for line in shop.json_lines("unrouted"))
+
+
 def test_unrouted_events_are_listed_and_given_to_new_agents(shop: Shop) -> None:
     seen, left = shop.app.publish("user.seen"), shop.app.publish("user.left")
     assert [line.split()[3] for line in shop.out("unrouted").splitlines()] == [left.id, seen.id]
     assert [line["id"] for line in shop.json_lines("unrouted", "--type", "*.seen")] == [seen.id]
-    assert shop("unrouted", "--limit", "1").stderr.startswith("pipeline: there are more than 1 unrouted events; ")
+    assert "pipeline: there are more than 1 unrouted events; " in shop("unrouted", "--limit", "1").stderr
     run_agents(shop.app, {"tracker": "user.#"})
     assert shop.json("unrouted", "--replay", "--type", "*.seen") == {"replayed": 1}
     assert shop.out("unrouted", "--replay") == "1 events have an agent now; the workers send them\n"

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -41,19 +40,6 @@ class Weekly(BaseSchedule):  # type: ignore[misc]  # celery's classes are untype
     def is_due(self, last_run_at: datetime) -> tuple[bool, float]:
         left = self.remaining_estimate(last_run_at).total_seconds()
         return left <= 0, max(left, 0)
-
-
-@pytest.fixture
-def sent() -> list[Event]:
-    return []
-
-
-@pytest.fixture
-def app(tmp_path: Path, sent: list[Event], monkeypatch: pytest.MonkeyPatch) -> Iterator[Pipeline]:
-    app = Pipeline("test", directory=tmp_path, ledger_url="")
-    monkeypatch.setattr(app.bus.publisher, "send_encoded", lambda batch, **_: sent.extend(each.event for each in batch))
-    yield app
-    app.celery.close()
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from pipeline import Event, InvalidEvent, Payload
-from pipeline.core.event import explain, new_event
+from pipeline.core.errors import explain
+from pipeline.core.event import new_event
 from pipeline.core.ids import caused_id, delivery_id
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.core.ids import caused_id, delivery_id, foreign_id, new_id
+from pipeline.core.ids import caused_id, delivery_id, foreign_id, is_sampled, new_id
 
 UUIDS = st.uuids().map(str)
 AGENTS = st.from_regex(r"[a-z][a-z0-9_-]{0,20}", fullmatch=True)
@@ -64,3 +64,15 @@ def test_whatever_differs_in_source_or_id_is_another_event_with_other_deliveries
     assert len({*everything}) == len(everything)
     assert keys == [foreign_id(source, id) for source, id in events], "and the same ones each time"
     assert not {*emitted} & {caused_id(delivery, position) for delivery in deliveries for position in range(3)}
+
+
+@given(UUIDS, st.floats(0, 1), st.floats(0, 1))
+def test_a_larger_share_has_all_that_a_smaller_one_has(event: str, one: float, other: float) -> None:
+    assert is_sampled(event, min(one, other)) <= is_sampled(event, max(one, other))
+    assert (is_sampled(event, 0), is_sampled(event, 1)) == (False, True)
+
+
+def test_a_share_is_one_of_the_ids_whatever_they_look_like() -> None:
+    numbers = [sum(is_sampled(shape.format(n), 0.25) for n in range(4000)) for shape in ("{}", "order-{:09d}", "é{}")]
+    assert all(900 < number < 1100 for number in numbers)
+    assert [n for n in range(20) if is_sampled(str(n), 0.25)] == [2, 6, 17, 18]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import linecache
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
@@ -12,12 +14,14 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
-from celery.exceptions import Ignore, Reject, Retry
+from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline import Context, Event, Pipeline
+from pipeline.agents import context
 from pipeline.core.errors import LedgerError, LedgerRefused, LedgerUnavailable
+from pipeline.delivery import inbox, steps, task
 from pipeline.ledger.ledger import Ledger
 from pipeline.publishing.outbox import Outbox
 from tests.apps.odd_errors import ODD
@@ -292,3 +296,54 @@ def test_whatever_the_bookkeeping_raises_nothing_is_acked_without_a_row(
         assert take_to_its_end(app, event, agent, logged=logged) == [ACKED]
         assert outcomes(app, event)[0] in ("succeeded", "dead", "retrying")
     assert len(outcomes(app, event)) <= 1
+
+
+@contextmanager
+def interrupted(number: int, error: BaseException) -> Iterator[list[str]]:
+    """Let the nth line that runs in the task and its bookkeeping raise an error; yield where that was."""
+    files = tuple(module.__file__ for module in (task, inbox, steps, context))
+    left, where = number, list[str]()
+
+    def trace(frame: Any, what: str, _: Any) -> Any:
+        nonlocal left
+        if frame.f_code.co_filename not in files:
+            return None
+        line = linecache.getline(frame.f_code.co_filename, frame.f_lineno)
+        if what == "line" and not line.lstrip().startswith("with "):  # Python lets no signal in while it leaves a block
+            left -= 1
+            if not left:
+                where.append(f"{frame.f_code.co_qualname}:{frame.f_lineno}")
+                raise error  # which ends the tracing, too
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        yield where
+    finally:
+        sys.settrace(before)
+
+
+@pytest.mark.parametrize("error", [NotImplementedError, SoftTimeLimitExceeded, MemoryError])
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_a_signal_raises_between_any_two_lines_loses_nothing(
+    app: Pipeline, error: type[BaseException], fails: bool
+) -> None:
+    def do(ctx: Context) -> None:
+        ctx.publish("odd.answer", {})
+        if fails:
+            raise ValueError("no")
+
+    app.does[:] = [do]  # type: ignore[attr-defined]
+    take(app, app.publish("odd.again", 1), "patient")  # so that everything is made
+    for number in range(1, 1000):
+        event = app.publish("odd.again", 1)
+        with interrupted(number, error("interrupted")) as where:
+            ends = take(app, event, "patient")
+        if not where:
+            break
+        if ends == [BACK]:
+            ends = take_to_its_end(app, event, "patient")
+        assert ends == [ACKED], where
+        assert outcomes(app, event)[0] in ("succeeded", "dead", "retrying"), where
+    assert number > 40

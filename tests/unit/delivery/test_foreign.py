@@ -20,7 +20,7 @@ from pipeline.delivery.poison import said_by_bus
 from pipeline.delivery.process.returns import Returns
 from pipeline.delivery.strays import Told
 from pipeline.ledger.database.tables import deliveries, events
-from pipeline.ledger.deliveries import Delivery
+from pipeline.ledger.facts import Delivery
 from pipeline.publishing.link import wire_headers
 from tests.foreign import BODIES, HEADERS, TYPES, WORDS, Taken, foreign
 from tests.ledgers import move
@@ -148,7 +148,7 @@ def test_what_the_bus_sends_again_of_another_programs_event_is_the_same_delivery
     if how == "replay":
         app.replay(to="billing", ids=[key])
     else:
-        outcome_now = "waiting" if how == "reconcile" else "dead"
+        outcome_now = "queued" if how == "reconcile" else "dead"
         failed = {"outcome": outcome_now, "ended": 1, "error": "", "due": 0, "attempts": 0}
         with app.ledger.database.transaction() as connection:
             connection.execute(deliveries.update().where(deliveries.c.id == id).values(**failed))
@@ -384,10 +384,8 @@ def test_how_often_a_delivery_was_handed_on_is_signed_with_it_and_without_a_ledg
         assert said_by_bus({**headers, "bus": forged}, [[data], {}, {}], seal) == {}
     assert said_by_bus({**headers, "bus": {**bus, "stray": True}}, [[data], {}, {}], seal) == bus, "the rest is dropped"
     assert said_by_bus({**headers, "bus": {**bus, "handed": True}}, [[data], {}, {}], None) == {"key": "k"}
-    assert said_by_bus({**headers, "bus": {**bus, "delivery": "d", "stray": True}}, [[data], {}, {}], None) == {
-        "key": "k",
-        "handed": 2,
-    }
+    more = {**bus, "waits": 5, "delivery": "d", "stray": True}
+    assert said_by_bus({**headers, "bus": more}, [[data], {}, {}], None) == {"key": "k", "handed": 2, "waits": 5}
 
 
 def test_a_header_that_names_another_type_than_the_body_is_no_event(site: Site) -> None:

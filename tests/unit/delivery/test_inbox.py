@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 from celery.exceptions import Ignore
 
-from pipeline import Context, Event, Pipeline
+from pipeline import Context, Event, Limit, Pipeline
 from pipeline.agents.effects import NOTHING, Effects
 from pipeline.core.errors import (
     EventTooLarge,
@@ -24,12 +25,15 @@ from pipeline.core.event import new_event
 from pipeline.core.ids import delivery_id
 from pipeline.core.outcome import Outcome
 from pipeline.core.retry import Dead
-from pipeline.delivery.delivery import Ended, NotRecordedError, Scheduled, decided
+from pipeline.delivery.delivery import Ended, NotRecordedError, Postponed, Scheduled, decided
 from pipeline.delivery.inbox import Inbox
 from pipeline.delivery.plain import Plain
+from pipeline.delivery.steps import Paused
+from pipeline.delivery.turns.turns import turns_of
 from pipeline.families import DeliveryDead
 from pipeline.ledger.database.tables import events, outbox, timers
-from pipeline.ledger.deliveries import Delivery
+from pipeline.ledger.database.waiting import turns
+from pipeline.ledger.facts import Delivery
 from pipeline.ledger.ledger import Claim
 from tests.foreign import foreign
 from tests.records import logged, make_app, order, rows
@@ -73,6 +77,27 @@ def test_lines_about_another_programs_event_name_it_as_the_ledger_does(
         inbox.done_before(one, Claim(0, Outcome.SUCCEEDED))
     assert len(caplog.messages) == 3
     assert all(event.key in line for line in caplog.messages)
+
+
+def test_a_process_that_has_parked_a_delivery_before_it_died_does_not_end_what_runs_elsewhere_by_now(
+    app: Pipeline, inbox: Inbox
+) -> None:
+    one = delivery(app)
+    app.ledger.workers.heartbeat("another")
+    assert app.ledger.claim(one, worker="another").attempt == 1
+    with pytest.raises(NotRecordedError):
+        inbox.died(one, WorkerDied("boom"), None)
+    assert (billing(app)["outcome"], billing(app)["worker"]) == ("running", "another")
+
+
+def test_a_process_that_has_died_ends_its_own_attempt_and_not_that_of_another_one_of_its_worker(
+    app: Pipeline, inbox: Inbox
+) -> None:
+    one = delivery(app)
+    assert inbox.claim(one).attempt == 1
+    with pytest.raises(NotRecordedError):
+        inbox.died(one, WorkerDied("boom"), os.getpid() + 1)
+    assert isinstance(inbox.died(one, WorkerDied("boom"), os.getpid()), Scheduled)
 
 
 def test_an_event_that_the_database_refuses_goes_to_the_brokers_dead_letters(
@@ -165,6 +190,25 @@ def test_a_chords_member_that_is_dead_fails_the_chord_and_one_that_is_done_answe
     assert inbox.done_before(done, inbox.claim(done)) == {"total": 7}
 
 
+def test_a_chords_member_stands_in_line_until_it_asks_again(app: Pipeline, inbox: Inbox) -> None:
+    app.agent(on="order.#", name="limited", limit=Limit(concurrent=1))(lambda data: None)
+    found = []
+    for in_canvas in (False, True):
+        event = app.publish(order())
+        one = Delivery(delivery_id(event.id, "limited"), event, "limited", "/t", in_canvas=in_canvas)
+        one = one._replace(turns=turns_of(app.agents["limited"], event))
+        found.append((one, inbox.claim(one).attempt, inbox.take(one)))
+    (running, *_, none), (member, attempt, waits) = found
+    assert none is None
+    assert isinstance(waits, Paused)
+    assert isinstance(inbox.paused(member, attempt, waits), Postponed)
+    assert [row["state"] for row in rows(app, turns, delivery=member.id)] == ["waiting"]
+    inbox.succeed(running, 1, NOTHING, None)
+    assert [row["state"] for row in rows(app, turns, delivery=member.id)] == ["called"]
+    inbox.claim(member._replace(expected=1))
+    assert inbox.take(member) is None
+
+
 def test_a_failure_that_may_pass_is_tried_again_by_a_timer(app: Pipeline, inbox: Inbox) -> None:
     one = delivery(app)
     inbox.claim(one)
@@ -210,16 +254,16 @@ def test_a_process_that_died_after_its_success_was_recorded_changes_nothing(app:
     inbox.succeed(one, 1, context(app, one).effects(), None)
     before = billing(app)
     with pytest.raises(NotRecordedError):  # it comes again, and whoever gets it finishes it
-        inbox.died(one, WorkerDied("killed"))
+        inbox.died(one, WorkerDied("killed"), None)
     assert (billing(app), rows(app, timers)) == (before, [])
 
 
 def test_a_process_that_died_in_an_attempt_has_failed_it(app: Pipeline, inbox: Inbox) -> None:
     one = delivery(app)
     inbox.claim(one)
-    assert isinstance(inbox.died(one, WorkerDied("killed")), Scheduled)
+    assert isinstance(inbox.died(one, WorkerDied("killed"), None), Scheduled)
     with pytest.raises(NotRecordedError):
-        inbox.died(one, WorkerDied("killed"))
+        inbox.died(one, WorkerDied("killed"), None)
     assert (billing(app)["outcome"], billing(app)["attempts"]) == ("retrying", 1)
 
 
@@ -243,7 +287,7 @@ def test_what_cannot_be_recorded_goes_back_to_the_queue(
             "succeed": lambda: inbox.succeed(one, 1, NOTHING, None),
             "fail": lambda: inbox.fail(one, 1, ValueError("boom")),
             "die": lambda: inbox.fail(one, 1, InvalidEvent("wrong")),
-            "died": lambda: inbox.died(one, WorkerDied("killed")),
+            "died": lambda: inbox.died(one, WorkerDied("killed"), None),
         }[step]
         with pytest.raises(NotRecordedError) as caught:
             call()

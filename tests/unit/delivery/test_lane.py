@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from pipeline.agents.strand import Strand, to_end
+from pipeline.core.event import new_event
+from pipeline.delivery.lane.books import Books
 from pipeline.delivery.lane.lane import Lane
 from pipeline.delivery.lane.messages import Answer, Cancel, End, How, Job, Message, Ping
+from pipeline.delivery.turns.turns import rest
+from pipeline.ledger.facts import Delivery
 
 
 class Host:
@@ -58,7 +64,7 @@ class Request:
 
     def __init__(self, id: str, *, retries: int = 0, redelivered: bool = False, limit: float | None = None) -> None:
         self.id = id
-        self.request_dict = {"retries": retries}
+        self.request_dict: dict[str, Any] = {"retries": retries}
         self.delivery_info = {"redelivered": redelivered}
         self.time_limits = (None, None)
         self.task = SimpleNamespace(time_limit=limit)
@@ -144,11 +150,14 @@ def test_a_message_that_comes_again_while_its_delivery_runs_takes_the_place_of_t
     assert again.saw[-1] == "ended"
 
 
-@pytest.mark.parametrize(("retries", "redelivered"), [(1, False), (0, False), (1, True)])
+@pytest.mark.parametrize(
+    ("retries", "redelivered", "bus"), [(1, False, {}), (0, False, {}), (1, True, {}), (0, True, {"message": 9})]
+)
 def test_a_retry_that_is_here_before_its_first_attempt_has_ended_waits_for_that(
-    bench: Bench, retries: int, redelivered: bool
+    bench: Bench, retries: int, redelivered: bool, bus: dict[str, int]
 ) -> None:
     first, second = Request("1"), Request("1", retries=retries, redelivered=redelivered)
+    second.request_dict["bus"] = bus
     bench.give(first, second)
     assert bench.hosts[0].jobs == ["1"]
     bench.hears(bench.hosts[0], (bench.number(first), How.ENDED, (1, None, 0.1)))
@@ -257,3 +266,18 @@ def test_a_lane_that_is_closing_takes_nothing_more(bench: Bench) -> None:
     bench.lane.finish(lambda: None)
     bench.give(Request("1"))
     assert bench.hosts[0].jobs == []
+
+
+def test_whoever_waits_for_a_turn_on_the_loop_holds_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[float] = []
+    monkeypatch.setattr("pipeline.delivery.turns.turns.time.sleep", held.append)
+    inbox: Any = SimpleNamespace(told=None, ledger=object(), turn=lambda _: (0.05, None), take=lambda _: rest(0.05))
+    books, one = Books(inbox), Delivery("d1", new_event("a.b", {}, source="/test"), "a")
+
+    async def main() -> list[Any]:
+        return await asyncio.gather(*(to_end(Strand("work", lambda: books.take(one))) for _ in range(30)))
+
+    assert asyncio.run(main()) == [None] * 30
+    assert held == []
+    assert books.take(one) is None
+    assert held == [0.05], "where there is no loop"

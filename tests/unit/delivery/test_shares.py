@@ -236,4 +236,4 @@ def test_a_process_in_which_a_share_ends_with_an_error_forgets_what_it_has_begun
     monkeypatch.setattr(processes.InChild, "_go_long", fail)
     with pytest.raises(MemoryError):
         run_share([Job(*job) for job in jobs])
-    assert {row["outcome"] for row in rows(site.app)} <= {"succeeded", "waiting"}
+    assert {row["outcome"] for row in rows(site.app)} <= {"succeeded", "queued"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,19 @@ from celery.exceptions import Retry as CeleryRetry
 from sqlalchemy import text
 
 from pipeline import Context, Event, InvalidEvent, Payload, Pipeline, UnknownAgent
+from pipeline.contracts.newer import DEAD, NewerMajor
+from pipeline.contracts.versions import version_of
 from pipeline.core.errors import LedgerUnavailable
+from pipeline.core.event import new_event
 from pipeline.core.ids import delivery_id
+from pipeline.core.times import SECOND, now
 from pipeline.delivery import steps
+from pipeline.delivery.delivery import Postponed
+from pipeline.delivery.plain import Plain
 from pipeline.delivery.steps import Attempt, Done, Filtered, Paused, Result
-from pipeline.ledger.database.tables import outbox, timers
-from tests.ledgers import move
+from pipeline.ledger.database.tables import deliveries, outbox, timers
+from pipeline.ledger.deliveries import Delivery
+from tests.ledgers import move, release
 from tests.records import logged, make_app, rows
 
 
@@ -26,6 +34,7 @@ class Asked(Payload, type="question.asked"):
 
 
 Next = Callable[[], Result]
+ONE, TWO = version_of("1.0.0"), version_of("2.0.0")
 
 
 @pytest.fixture
@@ -49,13 +58,13 @@ def app(tmp_path: Path) -> Iterator[Pipeline]:
     one.close()
 
 
-def deliver(app: Pipeline, event: Event, **bus: Any) -> Any:
-    """Run the task of the only agent as a worker does."""
+def deliver(app: Pipeline, event: Event, agent: str = "answer", *, redelivered: bool = False, **bus: Any) -> Any:
+    """Run the task of an agent as a worker does."""
     app.celery.finalize()
-    task = app.celery.tasks["agent.answer"]
+    task = app.celery.tasks[f"agent.{agent}"]
     task.push_request(
-        id=delivery_id(event.id, "answer"), retries=0, called_directly=False, is_eager=False, ignore_result=True,
-        delivery_info={"redelivered": False}, bus={"ledger": app.ledger.id, "key": event.key, **bus},
+        id=delivery_id(event.id, agent), retries=0, called_directly=False, is_eager=False, ignore_result=True,
+        delivery_info={"redelivered": redelivered}, bus={"ledger": app.ledger.id, "key": event.key, **bus},
     )  # fmt: skip
     try:
         return task.run(event.encode().decode())
@@ -93,6 +102,87 @@ def test_the_contract_is_checked_before_the_handler_is_called(app: Pipeline) -> 
     with pytest.raises(InvalidEvent, match="n: "):
         deliver(app, event)
     assert (app.calls, row(app)["outcome"]) == ([], "dead")
+
+
+def asked(version: str, data: Any, **changes: Any) -> Event:
+    return new_event("question.asked", data, source="/other", version=version).evolve(**changes)
+
+
+def test_older_data_is_made_newer_before_the_handler_is_called(app: Pipeline) -> None:
+    app.upcaster("question.asked", "0.1.0", "1.0.0")(lambda data: {"n": data["number"]})
+    deliver(app, app.publish(asked("0.1.0", {"number": 7})))
+    assert (app.calls, row(app)["outcome"]) == ([7], "succeeded")
+
+
+def test_a_newer_major_version_waits_and_spends_no_attempt(app: Pipeline) -> None:
+    event = app.publish(asked("2.0.0", {"n": "seven"}))
+    for _ in range(5):
+        with pytest.raises(CeleryRetry):
+            deliver(app, event, attempt=1)
+        assert (row(app)["outcome"], row(app)["attempts"]) == ("parked", 0)
+        told, due = row(app)["error"], row(app)["due"]
+        release(app.ledger)
+    assert told == "waits for a worker that reads version 2.x; this one reads 1.0.0"
+    assert due - now() == pytest.approx(30e6, abs=10e6)
+    assert app.calls == []
+
+
+def test_an_old_event_of_a_newer_major_version_waits_as_long_as_a_new_one(app: Pipeline) -> None:
+    event = app.publish(asked("2.0.0", {"n": 1}, time=datetime.now(UTC) - timedelta(days=30)))
+    with pytest.raises(CeleryRetry):
+        deliver(app, event)
+    assert row(app)["outcome"] == "parked"
+    assert row(app)["due"] - now() == pytest.approx(30e6, abs=10e6)
+    move(app.ledger, deliveries, 400, "waits")
+    release(app.ledger)
+    with pytest.raises(CeleryRetry):
+        deliver(app, event, attempt=1)
+    assert row(app)["due"] - now() == pytest.approx(100e6, abs=10e6)
+
+
+def test_a_newer_major_version_that_nobody_reads_within_a_day_is_dead_and_requeued_it_waits_anew(
+    app: Pipeline,
+) -> None:
+    event = app.publish(asked("2.0.0", {"n": 1}))
+    with pytest.raises(CeleryRetry):
+        deliver(app, event)
+    move(app.ledger, deliveries, DEAD, "waits")
+    release(app.ledger)
+    with pytest.raises(InvalidEvent, match=r"its version is 2.0.0, this worker's class is 1.0.0"):
+        deliver(app, event, attempt=1)
+    assert (app.calls, row(app)["outcome"]) == ([], "dead")
+    app.dead_letters.requeue(row(app)["id"])
+    with pytest.raises(CeleryRetry):
+        deliver(app, event, attempt=1, requeued=1)
+    assert row(app)["outcome"] == "parked"
+
+
+def test_without_a_ledger_a_message_says_since_when_its_event_waits(app: Pipeline) -> None:
+    books, pause = Plain(app.bus), Paused(30.0, "waits", NewerMajor(asked("2.0.0", {}), "answer", TWO, ONE))
+    delivery = Delivery("d", asked("2.0.0", {}, time=datetime.now(UTC) - timedelta(days=30)), "answer")
+    first = books.paused(delivery, 1, pause)
+    assert isinstance(first, Postponed)
+    assert first.delay == 30
+    assert first.waits is not None
+    later = books.paused(delivery._replace(waits=first.waits - 400 * SECOND), 1, pause)
+    assert isinstance(later, Postponed)
+    assert (round(later.delay), later.waits) == (100, first.waits - 400 * SECOND)
+    with pytest.raises(InvalidEvent, match="within 24 h"):
+        books.paused(delivery._replace(waits=first.waits - round(DEAD) * SECOND), 1, pause)
+
+
+def test_a_step_that_is_missing_makes_a_dead_letter_that_names_it(app: Pipeline) -> None:
+    with pytest.raises(InvalidEvent, match=r'declare @app.upcaster\("question.asked", "0.1.0", "1.0.0"\)'):
+        deliver(app, app.publish(asked("0.1.0", {"n": 1})))
+    assert (app.calls, row(app)["outcome"]) == ([], "dead")
+
+
+def test_what_a_handler_publishes_without_a_class_is_of_the_newest_version(app: Pipeline) -> None:
+    class Given(Payload, type="answer.given", version="3.1.0"): ...
+
+    app.types.add(Given)
+    deliver(app, app.publish(Asked(n=0)))
+    assert [sent.schema_version for sent in logged(app, "answer.given")] == ["3.1.0"]
 
 
 def test_what_is_filtered_is_recorded_and_its_handler_not_called(

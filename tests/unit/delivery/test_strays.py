@@ -11,6 +11,8 @@ import pytest
 from celery.exceptions import Retry as CeleryRetry
 
 from pipeline import Event, Pipeline
+from pipeline.agents.filters import parse
+from pipeline.agents.wanting import Wanting
 from pipeline.core.errors import BrokerUnavailable, NobodyListens, QueueConflict
 from pipeline.core.event import new_event
 from pipeline.delivery import strays
@@ -19,7 +21,7 @@ from pipeline.delivery.delivery import NotRecordedError
 from pipeline.delivery.plain import Plain
 from pipeline.ledger.database.rows import GONE_AFTER
 from pipeline.ledger.database.tables import workers
-from pipeline.ledger.deliveries import Delivery
+from pipeline.ledger.facts import Delivery
 from tests.ledgers import move
 from tests.records import make_app, rows
 from tests.unit.delivery.test_steps import deliver
@@ -79,6 +81,50 @@ def test_a_stray_that_nobody_wants_is_recorded_with_the_reason_and_said_once(
     lines = [one.getMessage() for one in caplog.records if "does not want question.late" in one.getMessage()]
     assert len(lines) == 1
     assert any(row["event_id"] in lines[0] for row in found)
+
+
+@pytest.fixture
+def picky(app: Pipeline) -> Pipeline:
+    """An app with an agent that wants little of what it listens to."""
+
+    @app.agent(on="question.#", where="n = 1")
+    def picky(event: Event) -> None:
+        app.calls.append(event.id)  # type: ignore[attr-defined]
+
+    return app
+
+
+def run_picky(app: Pipeline, worker: str, where: str, *patterns: str) -> None:
+    """Let a worker live whose version of the agent has these patterns and this filter."""
+    said = {"picky": Wanting(parse(where), {}).as_data(1.0)}
+    app.ledger.subscribers.register({"picky": (patterns or ("question.#",), None)}, worker, said)
+
+
+def test_what_its_filter_keeps_back_waits_for_a_version_that_runs_and_wants_it(picky: Pipeline) -> None:
+    run_picky(picky, "this", "n = 1")
+    run_picky(picky, "other", "n = 2")
+    mine, theirs, nobodys = (picky.publish("question.asked", {"n": n}) for n in (1, 2, 3))
+    deliver(picky, mine, "picky", redelivered=True)
+    deliver(picky, nobodys, "picky", redelivered=True)
+    with pytest.raises(CeleryRetry):
+        deliver(picky, theirs, "picky", redelivered=True)
+    found = {row["event_id"]: (row["outcome"], row["attempts"], row["error"]) for row in rows(picky, agent="picky")}
+    assert found == {
+        mine.id: ("succeeded", 1, None),
+        nobodys.id: ("filtered", 0, "its filter does not match"),
+        theirs.id: ("retrying", 0, "waits for a worker whose version of the agent wants it by its filter"),
+    }
+    picky.ledger.workers.leave("other")
+    deliver(picky, theirs, "picky", attempt=1)
+    assert [row["outcome"] for row in rows(picky, event_id=theirs.id, agent="picky")] == ["filtered"]
+    assert picky.calls == [mine.id]  # type: ignore[attr-defined]
+
+
+def test_a_version_that_does_not_listen_to_an_event_is_not_waited_for(picky: Pipeline) -> None:
+    run_picky(picky, "other", "n = 2", "question.late")
+    event = picky.publish("question.asked", {"n": 2})
+    deliver(picky, event, "picky", redelivered=True)
+    assert [row["outcome"] for row in rows(picky, agent="picky")] == ["filtered"]
 
 
 def test_a_stray_that_somebody_has_asked_for_gets_to_the_agent_when_no_other_version_wants_it(app: Pipeline) -> None:

@@ -318,4 +318,4 @@ def test_half_a_line_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_a_question_without_a_user_is_refused_by_the_field(place: Path) -> None:
     event = new_event("user.query", {"query": "q"}, source="/test")
     with pytest.raises(InvalidEvent, match="user_id"):
-        payload_of(briefing.app.agents["notifier"], event)
+        payload_of(briefing.app.agents["notifier"], event, briefing.app.types)

@@ -38,6 +38,15 @@ def test_the_doctor_finds_a_fresh_installation_healthy(run: Run, module: str) ->
     assert f"celery -A {module} worker" in found["workers"]["mend"]
 
 
+def test_the_doctor_finds_a_gap_between_upcasters(run: Run, module: str) -> None:
+    app = load_app(module)
+    assert checks(run("doctor", "--json"))["schemas"]["detail"] == "1 event types with a class, 0 upcasters"
+    app.upcaster("order.created", "1.0.0", "2.0.0")(lambda data: data)
+    found = run("doctor", "--json")
+    assert found.exit_code == 1
+    assert "the upcaster of order.created from 1.0.0 to 2.0.0" in checks(found)["schemas"]["detail"]
+
+
 def test_the_doctor_says_what_it_finds_line_by_line(run: Run) -> None:
     lines = run("doctor").stdout.splitlines()
     assert any(line.startswith("ok   broker: sqlite:///") for line in lines)
@@ -147,6 +156,24 @@ def test_the_doctor_finds_what_nobody_was_given(run: Run, module: str) -> None:
     assert f"deliver them: pipeline -A {module} unrouted --replay" in said
     assert "warn unrouted: 2 events went to nobody, and nobody listens now either: ordr.paid" in said
     assert f"or the agent's on=: pipeline -A {module} agents" in said
+
+
+def test_the_doctor_tries_where_blobs_are_kept_and_leaves_nothing_there(run: Run, module: str, tmp_path: Path) -> None:
+    found = checks(run("doctor", "--json"))["blobs"]
+    place = load_app(module).settings.directory / "blobs"
+    assert (found["status"], found["detail"]) == ("ok", f"Directory('{place}') can be written, read and cleared")
+    assert [path for path in place.rglob("*") if path.is_file()] == []
+
+
+def test_the_doctor_says_what_to_do_where_blobs_cannot_be_kept(run: Run, module: str) -> None:
+    place = load_app(module).settings.directory / "blobs"
+    place.parent.mkdir(exist_ok=True)
+    place.write_text("a file")
+    result = run("doctor", "--json")
+    found = checks(result)["blobs"]
+    assert (result.exit_code, found["status"]) == (1, "fail")
+    assert f"blob_store: {place} cannot be used" in found["detail"]
+    assert "check its permissions and the space on its disk" in found["detail"]
 
 
 def test_the_doctor_counts_dead_letters(run: Run, module: str) -> None:

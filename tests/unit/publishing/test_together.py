@@ -225,11 +225,20 @@ def test_nobody_waits_for_ever_in_a_crowd_with_errors(together: Together, way: W
 def test_tasks_share_few_batches(together: Together, way: Way) -> None:
     before = set(threading.enumerate())
 
+    gate = way.close(*range(100))
+
     async def main() -> list[Event]:
         return await asyncio.gather(*(together.publish(event(number), None) for number in range(100)))
 
+    def open_when_all_have_come() -> None:
+        wait_for(lambda: sum(map(len, way.batches)) + len(together._waiting) == 100, "all to publish", 20)
+        gate.set()
+
+    opener = threading.Thread(target=open_when_all_have_come)
+    opener.start()
     assert [one.data for one in asyncio.run(main())] == list(range(100))
-    assert len(way.batches) <= 5, "one, and what came while it was under way"
+    opener.join()
+    assert len(way.batches) <= AT_ONCE + 1, "those under way, and what came meanwhile"
     mine = set(threading.enumerate()) - before
     assert len([one for one in mine if one.name.startswith("pipeline-publish")]) <= 2, "in turns"
     together.close()

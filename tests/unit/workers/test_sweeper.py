@@ -73,7 +73,7 @@ def test_deliveries_that_the_broker_does_not_take_are_asked_for_again(make: Call
     (event,) = old(away)
     run_agents(away, {"mail": "order.#"})
     with away.ledger.database.transaction() as connection:
-        row = {"id": delivery_id(event.id, "billing"), "event_id": event.id, "agent": "billing", "outcome": "waiting"}
+        row = {"id": delivery_id(event.id, "billing"), "event_id": event.id, "agent": "billing", "outcome": "queued"}
         connection.execute(deliveries.insert(), {**row, "due": 0})
     assert done(away, Chores.send_at_once) == 0
     app = make()
@@ -162,7 +162,13 @@ def test_the_sweeper_goes_on_after_errors_and_logs_each_once(
     ]
 
 
-@pytest.mark.parametrize("failing", ["look", "relay", "fire", "send_at_once", "declare", "reconcile", "project"])
+CHORES = (
+    *("look", "look_for_pauses", "relay", "fire", "release", "send_at_once", "declare", "reconcile"),
+    *("check_bounds", "project"),
+)
+
+
+@pytest.mark.parametrize("failing", CHORES)
 def test_a_chore_that_fails_keeps_no_other_from_running(
     app: Pipeline, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, failing: str
 ) -> None:
@@ -173,18 +179,19 @@ def test_a_chore_that_fails_keeps_no_other_from_running(
             run.append(name)
             if name == failing:
                 raise ZeroDivisionError(name)
-            chores._due = Look(outbox=True, timers=True, at_once=True)
+            chores._due = Look(
+                outbox=True, timers=True, waits=True, arrivals=True, pauses=True, turns=True, at_once=True
+            )
             return 0
 
         return do
 
-    names = ["look", "relay", "fire", "send_at_once", "declare", "reconcile", "project"]
-    for name in names:
+    for name in CHORES:
         monkeypatch.setattr(Chores, name, chore(name))
     one = Sweeper(app.bus)
-    one.chores._due = Look(outbox=True, timers=True, at_once=True)
+    one.chores._due = Look(outbox=True, timers=True, waits=True, arrivals=True, pauses=True, turns=True, at_once=True)
     one.sweep()
-    assert run == names
+    assert run == [*CHORES]
     run.clear()
     one.sweep()
     assert failing not in run, "it has a pause"

@@ -40,6 +40,7 @@ from typing_extensions import TypedDict
 from pipeline import Event, InvalidEvent, Payload
 from pipeline.agents.declare import declare
 from pipeline.agents.payloads import payload_of
+from pipeline.contracts.registry import Types
 from pipeline.core.door.classes import Way, way_of
 from pipeline.core.event import new_event
 
@@ -51,7 +52,7 @@ def arrived(payload: Payload) -> Any:
 
     handler.__annotations__["payload"] = type(payload)
     event = Event.decode(new_event(payload, source="/test").encode())
-    return payload_of(declare(handler, on=type(payload)), event)
+    return payload_of(declare(handler, on=type(payload)), event, Types())
 
 
 def fields(model_config: ConfigDict | None = None, **given: Any) -> type[Payload]:

@@ -16,8 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from pipeline import Event, InvalidEvent
+from pipeline import Event, EventTooLarge, InvalidEvent
 from pipeline.core.door.data import MAX_DEPTH, MAX_INTEGER, MIN_INTEGER
+from pipeline.core.event import new_event
 
 
 def encode(data: Any) -> bytes:
@@ -188,3 +189,13 @@ def test_whatever_json_is_read_is_written_again(text: str) -> None:
     except InvalidEvent:
         return
     assert Event.decode(event.encode()) == event
+
+
+def test_an_event_that_is_too_large_names_the_part_that_makes_it_so() -> None:
+    data = {"n": 1, "report": {"title": "t", "pages": ["short", "x" * 500]}}
+    with pytest.raises(EventTooLarge, match=r"^data.report.pages.1: event 'a.b' takes \d+ bytes, 502 of them here"):
+        new_event("a.b", data, source="/t").encoded(600)
+    with pytest.raises(EventTooLarge, match=r"^data.rows: event 'a.b' takes [\d,]+ bytes, 801 of them here, the limit"):
+        new_event("a.b", {"rows": [*range(100, 300)]}, source="/t").encoded(600)
+    with pytest.raises(EventTooLarge, match=r"^data: event 'a.b' takes \d+ bytes, 502 of them here"):
+        new_event("a.b", "x" * 500, source="/t").encoded(600)

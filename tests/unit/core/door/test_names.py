@@ -21,6 +21,7 @@ from pydantic.version import version_short
 from pipeline import Event, InvalidEvent, Payload
 from pipeline.agents.declare import declare
 from pipeline.agents.payloads import payload_of
+from pipeline.contracts.registry import Types
 from pipeline.core.event import new_event
 
 
@@ -56,7 +57,7 @@ def received(annotation: Any, data: Any) -> Any:
     def handler(payload: Any) -> None: ...
 
     handler.__annotations__["payload"] = annotation
-    return payload_of(declare(handler, on="#"), new_event("order.placed", data, source="/test"))
+    return payload_of(declare(handler, on="#"), new_event("order.placed", data, source="/test"), Types())
 
 
 def test_an_agent_gets_what_its_class_knows_of_a_newer_payload_nested_ones_too() -> None:

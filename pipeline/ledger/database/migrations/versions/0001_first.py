@@ -142,6 +142,16 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("stream", "state", "tx", "seq"),
     )
     op.create_table(
+        "pipeline_tags",
+        sa.Column("name", WORD, nullable=False),
+        sa.Column("value", WORD, nullable=False),
+        sa.Column("tx", BIG, autoincrement=False, nullable=False),
+        sa.Column("seq", BIG, autoincrement=False, nullable=False),
+        sa.PrimaryKeyConstraint("name", "value", "tx", "seq"),
+        sqlite_with_rowid=False,
+    )
+    op.create_index("pipeline_tags_seq", "pipeline_tags", ["seq"], unique=False)
+    op.create_table(
         "pipeline_timers",
         sa.Column("id", ID, nullable=False),
         sa.Column("kind", sa.String(length=16), nullable=False),

@@ -1,11 +1,7 @@
-"""The command that shows the bus at work: demo."""
+"""The command that shows the bus at work: demo briefing."""
 
 from __future__ import annotations
 
-import os
-import shlex
-import shutil
-import sys
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,20 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..core.times import monotonic
-from .group import CommandSet, examples
-from .options import AsJson
-from .output import print_json, printable
+from ..options import AsJson
+from ..output import print_json, printable
+from .trying import command, teller
 
 if TYPE_CHECKING:
-    from ..examples.briefing.demo import Report
-
-commands = CommandSet()
+    from ...examples.briefing.demo import Report
 
 LONGEST_QUESTION = 2000
 WIDTH = 100
-#: Where the text of a line begins, behind the seconds.
-INDENT = " " * 8
 
 WHAT = """\
 pipeline is an event bus for Python, on Celery. A program publishes what has happened; every function that
@@ -47,12 +38,7 @@ RabbitMQ or Redis, and PostgreSQL, take their places by a setting.
 """
 
 
-@commands.command(
-    epilog=examples(
-        "pipeline demo", 'pipeline demo "How do exceptions work?" "How do I sort a list?" --directory /tmp/briefing'
-    )
-)
-def demo(
+def briefing(
     questions: Annotated[list[str] | None, typer.Argument(help="Questions about Python; default a few.")] = None,
     directory: Annotated[
         Path | None, typer.Option(file_okay=False, help="Where all state goes; default a new temporary directory.")
@@ -61,23 +47,17 @@ def demo(
     as_json: AsJson = False,
 ) -> None:
     """See it work: agents answer questions, a worker is killed, nothing is lost and nothing done twice."""
-    from ..examples.briefing.demo import QUESTIONS, run
+    from ...examples.briefing.demo import QUESTIONS, run
 
     asked = questions or list(QUESTIONS)
     if not all(0 < len(question.strip()) <= LONGEST_QUESTION for question in asked):
         raise typer.BadParameter(f"a question has 1 to {LONGEST_QUESTION} characters", param_hint="QUESTIONS")
     if as_json:
         report = run(asked, directory=directory, timeout=timeout)
-        print_json({**report.as_data(), "try": [command for _, command in _commands(report)]})
+        print_json({**report.as_data(), "try": [line for _, line in _commands(report)]})
         return
     typer.echo(WHAT)
-    start = monotonic()
-
-    def tell(text: str) -> None:
-        first, *more = text.splitlines()
-        typer.echo("\n".join([f"{monotonic() - start:5.1f} s {first}", *(f"{INDENT}{line}" for line in more)]))
-
-    _print_report(run(asked, directory=directory, timeout=timeout, tell=tell))
+    _print_report(run(asked, directory=directory, timeout=timeout, tell=teller()))
 
 
 def _print_report(report: Report) -> None:
@@ -86,8 +66,8 @@ def _print_report(report: Report) -> None:
         typer.echo(f"\n{printable(story.question.data['query'])}\n{textwrap.indent(answer, '  ')}")
     typer.echo(f"\n{_balance(report)}\n")
     typer.echo(f"{report.seconds:.1f} s in all. Events, e-mails and logs are in {report.directory}. Try on them:")
-    for what, command in _commands(report):
-        typer.echo(f"\n  # {what}\n  {command}")
+    for what, line in _commands(report):
+        typer.echo(f"\n  # {what}\n  {line}")
     typer.echo("\nYour own agents, in 30 lines: the example in README.md.")
 
 
@@ -116,7 +96,6 @@ def _found(counts: Mapping[str, int]) -> str:
 
 def _commands(report: Report) -> list[tuple[str, str]]:
     """Return commands to try on what the demonstration has left, each behind what it shows."""
-    start = [*_without_settings(), *_this_command(), "--config", str(report.config)]
     hardest = report.hardest.question.correlation_id
     replay = ("replay", "--to", "email", "--type", "research.complete", "--dry-run")
     shown = (
@@ -124,19 +103,4 @@ def _commands(report: Report) -> list[tuple[str, str]]:
         ("what an agent had given up, and who gave it back to it", ("events", "--type", "delivery.*")),
         ("replay: how many past events one agent would get again, and act on again (without --dry-run)", replay),
     )
-    return [(what, shlex.join([*start, *command])) for what, command in shown]
-
-
-def _this_command() -> list[str]:
-    """Return how this command was called, so that it can be called again in the same shell."""
-    called = Path(sys.argv[0])
-    if called.suffix == ".py":
-        return [sys.executable, "-m", "pipeline.cli.main"]
-    found = shutil.which(called.name)
-    return [called.name if found and Path(found).resolve() == called.resolve() else str(called)]
-
-
-def _without_settings() -> list[str]:
-    """Return what keeps settings in the environment from winning over those of the demonstration."""
-    names = [name for name in os.environ if name.startswith("PIPELINE_")]
-    return ["env", *(word for name in sorted(names) for word in ("-u", name))] if names else []
+    return [(what, command(report.config, words)) for what, words in shown]

@@ -1,0 +1,1 @@
+"""CESQL 1.0: expressions on the attributes of events."""

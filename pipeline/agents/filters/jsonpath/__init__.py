@@ -1,0 +1,1 @@
+"""JSONPath (RFC 9535): what queries are, and how they go through an event."""

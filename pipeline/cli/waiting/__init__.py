@@ -1,0 +1,1 @@
+"""The commands about work that waits, is limited, or is stopped."""

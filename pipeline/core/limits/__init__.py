@@ -1,0 +1,1 @@
+"""Limits over all workers: what they say, and how a rate is counted."""

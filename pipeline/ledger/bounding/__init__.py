@@ -1,0 +1,1 @@
+"""What stops a whole tree of work, and bounds what it may spend."""

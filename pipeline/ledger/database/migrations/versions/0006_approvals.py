@@ -1,0 +1,52 @@
+"""Approvals: actions that wait for somebody's decision, and the rules by which some need none."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0006"
+down_revision = "0005"
+
+BIG = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+ID = sa.String(length=255)
+WORD = sa.String(length=255).with_variant(sa.String(length=255, collation="C"), "postgresql")
+
+
+def upgrade() -> None:
+    """Add the tables."""
+    op.create_table(
+        "pipeline_approvals",
+        sa.Column("id", ID, nullable=False),
+        sa.Column("event_id", ID, nullable=False),
+        sa.Column("agent", WORD, nullable=False),
+        sa.Column("action", WORD, nullable=False),
+        sa.Column("correlation", ID, nullable=False),
+        sa.Column("proposal", sa.Text(), nullable=False),
+        sa.Column("metadata", sa.Text(), nullable=False),
+        sa.Column("asked", BIG, nullable=False),
+        sa.Column("expires", BIG, nullable=True),
+        sa.Column("due", BIG, nullable=True),
+        sa.Column("status", sa.String(length=16), nullable=False),
+        sa.Column("args", sa.Text(), nullable=True),
+        sa.Column("votes", sa.Text(), server_default="[]", nullable=False),
+        sa.Column("by", ID, nullable=True),
+        sa.Column("reason", sa.Text(), nullable=True),
+        sa.Column("decided", BIG, nullable=True),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_index("pipeline_approvals_due", "pipeline_approvals", ["due"], unique=False)
+    op.create_index("pipeline_approvals_status", "pipeline_approvals", ["status", "asked", "id"], unique=False)
+    op.create_index("pipeline_approvals_correlation", "pipeline_approvals", ["correlation"], unique=False)
+    op.create_table(
+        "pipeline_approval_rules",
+        sa.Column("id", ID, nullable=False),
+        sa.Column("action", WORD, nullable=False),
+        sa.Column("agent", WORD, nullable=True),
+        sa.Column("condition", sa.Text(), nullable=True),
+        sa.Column("until", BIG, nullable=True),
+        sa.Column("by", ID, nullable=False),
+        sa.Column("made", BIG, nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_index("pipeline_approval_rules_action", "pipeline_approval_rules", ["action"], unique=False)

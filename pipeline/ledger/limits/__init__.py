@@ -1,0 +1,1 @@
+"""Limits over all workers: turns, slots and lines, kept in the ledger."""

@@ -1,0 +1,60 @@
+"""Who of those in a limit's line is next."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sqlalchemy import Connection, and_, exists, select, update
+
+from ..database.tables import deliveries
+from ..database.waiting import HAS_WAITING, pauses, shares, turns
+from ..waiting.pauses import AGENT
+from .states import CALLED, WAITING
+
+if TYPE_CHECKING:
+    from ...core.limits.limit import Rule
+
+#: What one turn costs a share of weight 1.
+COST = 1_000_000
+#: Of a turn: that somebody has paused its agent.
+OF_PAUSED = exists(
+    select(pauses.c.name)
+    .join(deliveries, deliveries.c.agent == pauses.c.name)
+    .where(deliveries.c.id == turns.c.delivery, pauses.c.kind == AGENT)
+    .correlate(turns)
+)
+
+
+def pick(connection: Connection, line: str, passed: int, rule: Rule, number: int, at: int) -> tuple[list[str], int]:
+    """Choose who is next: of the share that has spent least the most urgent one, and of those the oldest.
+
+    Those of paused agents stay where they are: they would keep slots that others could use.
+
+    Start-time fair queueing (Goyal, Vin, Cheng, 1996) with turns of one size: like deficit round robin, but one
+    number for each share is enough: `passed` is what those have spent that are next.
+    """
+    picked: list[str] = []
+    paused: list[str] = []
+    of_line = shares.c.line == line
+    by_spent = select(shares).where(of_line, HAS_WAITING).order_by(shares.c.spent, shares.c.share).limit(1)
+    while len(picked) < number:
+        share = connection.execute(by_spent.where(shares.c.share.not_in(paused))).first()
+        if share is None:
+            break
+        waiting = and_(turns.c.line == line, turns.c.state == WAITING, turns.c.share == share.share)
+        oldest = select(turns.c.delivery).where(waiting).order_by(turns.c.first, turns.c.second, turns.c.delivery)
+        found = connection.execute(oldest.where(~OF_PAUSED).limit(1)).scalar()
+        this = and_(of_line, shares.c.share == share.share)
+        if found is None:
+            if connection.execute(oldest.limit(1)).first() is None:
+                connection.execute(update(shares).where(this).values(waiting=0))
+            paused.append(share.share)
+            continue
+        passed = max(passed, share.spent)
+        spent = share.spent + round(COST / rule.weight(share.share))
+        connection.execute(update(shares).where(this).values(spent=spent, waiting=shares.c.waiting - 1))
+        connection.execute(
+            update(turns).where(turns.c.delivery == found, turns.c.line == line).values(state=CALLED, since=at)
+        )
+        picked.append(found)
+    return picked, passed
