@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import os
 import re
 import signal
@@ -34,7 +35,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--ledgers", default=",".join(LEDGERS), help="ledgers to test on, comma-separated")
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        # Thousands of processes import the package; where PYTHONDONTWRITEBYTECODE is set each would compile it, too.
+        root = Path(__file__).parents[1]
+        for directory in (root / "pipeline", root / "tests"):
+            compileall.compile_dir(directory, quiet=2)
     # A shell without job control starts what runs in the background with these ignored, and children inherit that.
     for number in (signal.SIGINT, signal.SIGQUIT):
         if signal.getsignal(number) is signal.SIG_IGN:

@@ -16,6 +16,7 @@ from typing import Any
 from kombu import Connection, Queue
 
 from pipeline import Pipeline
+from tests.nursery import NURSERY, Child
 from tests.servers import Server, wait_for
 
 #: The environment of workers on Redis that get a dead worker's events within seconds.
@@ -101,7 +102,7 @@ class Worker:
     name: str = "w1"
     options: tuple[str, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
-    process: subprocess.Popen[bytes] | None = None
+    process: Child | None = None
 
     @property
     def log(self) -> Path:
@@ -110,15 +111,12 @@ class Worker:
 
     def start(self, *, wait: bool = True) -> Worker:
         """Start the worker, and with `wait` return when it is ready."""
-        command = [
-            sys.executable, "-W", "ignore::celery.platforms.SecurityWarning", "-m", "celery", "-A", self.app, "worker",
-            "-P", self.pool, "-c", str(self.concurrency), "-n", f"{self.name}@test", "-l", "INFO", *self.options,
+        arguments = [
+            "-A", self.app, "worker", "-P", self.pool, "-c", str(self.concurrency), "-n", f"{self.name}@test",
+            "-l", "INFO", *self.options,
         ]  # fmt: skip
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                command, env=self.broker.environment(**self.environment), stdout=log, stderr=log,
-                stdin=subprocess.DEVNULL, start_new_session=True, cwd=self.broker.directory,
-            )  # fmt: skip
+        environment = self.broker.environment(**self.environment)
+        self.process = NURSERY.start(arguments, environment, self.broker.directory, self.log)
         if wait:
             wait_for(self._ready_or_dead, f"worker {self.name} to be ready", 90)
             assert self.process.poll() is None, self.output()

@@ -7,11 +7,21 @@ from pathlib import Path
 
 import psutil
 
+from tests.nursery import NURSERY
+
 
 def children() -> set[int]:
-    """Return the processes that this one has started and not waited for; none where the kernel does not list them."""
+    """Return the processes that this one has started and not waited for; none where the kernel does not list them.
+
+    Workers are forked of a process that is there for that alone.
+    """
+    nursery = NURSERY.pid
+    return _of("self") if nursery is None else (_of("self") | _of(nursery)) - {nursery}
+
+
+def _of(parent: str | int) -> set[int]:
     found: set[int] = set()
-    for thread in Path("/proc/self/task").glob("*/children"):
+    for thread in Path(f"/proc/{parent}/task").glob("*/children"):
         with contextlib.suppress(OSError):  # the thread has ended
             found.update(map(int, thread.read_text().split()))
     return found

@@ -85,7 +85,10 @@ def test_a_cold_end_in_the_middle_of_a_write_begins_when_that_is_done(
     worker(name="two")
     broker.journal.wait(10, agent="beta")
     wait_for(lambda: backlog(bus, "agent.beta") == 0, "the queue to be empty")
-    assert broker.journal.count(agent="beta") == {event.id: 1 for event in events}
+    runs = broker.journal.count(agent="beta")
+    assert runs.keys() == {event.id for event in events}
+    # A cold end does not wait for the pool: what ran there at that moment, and was not recorded yet, runs again.
+    assert sum(runs.values()) - len(runs) <= (one.concurrency if pool == "prefork" else 0)
 
 
 def test_who_asks_twice_for_a_cold_end_does_not_wait_for_the_handler_in_the_loop(
