@@ -16,7 +16,7 @@ from typing import Any
 from kombu import Connection, Queue
 
 from pipeline import Pipeline
-from tests.nursery import NURSERY, Child
+from tests.nursery import FORKED, NURSERY, Child, start_anew
 from tests.servers import Server, wait_for
 
 #: The environment of workers on Redis that get a dead worker's events within seconds.
@@ -102,7 +102,7 @@ class Worker:
     name: str = "w1"
     options: tuple[str, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
-    process: Child | None = None
+    process: Child | subprocess.Popen[bytes] | None = None
 
     @property
     def log(self) -> Path:
@@ -115,8 +115,8 @@ class Worker:
             "-A", self.app, "worker", "-P", self.pool, "-c", str(self.concurrency), "-n", f"{self.name}@test",
             "-l", "INFO", *self.options,
         ]  # fmt: skip
-        environment = self.broker.environment(**self.environment)
-        self.process = NURSERY.start(arguments, environment, self.broker.directory, self.log)
+        start = NURSERY.start if self.pool in FORKED else start_anew
+        self.process = start(arguments, self.broker.environment(**self.environment), self.broker.directory, self.log)
         if wait:
             wait_for(self._ready_or_dead, f"worker {self.name} to be ready", 90)
             assert self.process.poll() is None, self.output()

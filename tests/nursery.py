@@ -35,7 +35,20 @@ PRELOADED = (
     "pipeline.ledger.ledger", "pipeline.ledger.database.migrate", "pipeline.delivery.consumer",
     "pipeline.workers.step", "pipeline.workers.sweeper", "pipeline.delivery.lane.step", "pipeline.delivery.short.way",
 )  # fmt: skip
-PYTHON = [sys.executable, "-m", "celery"]
+#: The pools of workers that are forked; others patch Python first, or read the environment while they are imported.
+FORKED = ("prefork", "solo", "threads")
+CELERY = [sys.executable, "-m", "celery"]
+
+
+def start_anew(
+    arguments: list[str], environment: Mapping[str, str], directory: Path, log: Path
+) -> subprocess.Popen[bytes]:
+    """Start `python -m celery` with some arguments from nothing; its output is appended to a file."""
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            [*CELERY, *arguments], env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+            start_new_session=True, cwd=directory,
+        )  # fmt: skip
 
 
 class Child:
@@ -57,7 +70,7 @@ class Child:
         deadline = None if timeout is None else time.monotonic() + timeout
         while (code := self.poll()) is None:
             if deadline is not None and time.monotonic() > deadline:
-                raise subprocess.TimeoutExpired(PYTHON, timeout or 0)
+                raise subprocess.TimeoutExpired(CELERY, timeout or 0)
             time.sleep(0.01)
         return code
 
