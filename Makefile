@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 # Processes that test at once, each with servers of its own; most tests wait for worker processes.
-TESTERS ?= 3
+TESTERS ?= 4
 
 # A virtual environment whose Python has gone (upgraded, moved) is made anew; make looks at the marks before that.
 $(shell test -x $(BIN)/python || rm -f $(VENV)/.installed $(VENV)/.installed-crew $(VENV)/.installed-dev)

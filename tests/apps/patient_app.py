@@ -64,7 +64,8 @@ def of(delivery: str) -> dict[str, Any]:
     return found
 
 
-_keep, _park, _add, _release, _sent = Steps.keep, Waits.park, Waits.add, Waits.release, Chores.send_at_once
+_keep, _park, _add, _release = Steps.keep, Waits.park, Waits.add, Waits.release
+_sent, _look = Chores.send_at_once, Chores.look
 _acknowledge = Message.ack_log_error
 
 
@@ -90,20 +91,29 @@ def park(self: Waits, parking: Parking, *run: Any) -> bool:
 
 
 def release(self: Waits, connection: Connection, found: Sequence[Row[Any]], *results: Any) -> list[str]:
-    released = _release(self, connection, found, *results)
-    for id in released:
+    ids = _release(self, connection, found, *results)
+    for id in ids:
         die("releasing", of(id))
         (HERE / f"released-{id}").touch()
-    return released
+    return ids
+
+
+def released(point: str) -> None:
+    for path in HERE.glob("released-*"):
+        die(point, of(path.name.removeprefix("released-")))
 
 
 def send_at_once(self: Chores) -> int:
-    for path in HERE.glob("released-*"):
-        die("released", of(path.name.removeprefix("released-")))
+    released("released")
     number = _sent(self)
-    for path in HERE.glob("released-*"):
-        die("sent", of(path.name.removeprefix("released-")))
+    released("sent")
     return number
+
+
+def look(self: Chores) -> int:
+    for point in ("released", "sent"):  # more were released together than a worker can die of
+        released(point)
+    return _look(self)
 
 
 def acknowledge(self: Message, *args: Any, **options: Any) -> None:
@@ -116,5 +126,5 @@ def acknowledge(self: Message, *args: Any, **options: Any) -> None:
 
 
 Steps.keep, Waits.add, Waits.park, Waits.release = keep, add, park, release  # type: ignore[method-assign]
-Chores.send_at_once = send_at_once  # type: ignore[method-assign]
+Chores.send_at_once, Chores.look = send_at_once, look  # type: ignore[method-assign]
 Message.ack_log_error = acknowledge

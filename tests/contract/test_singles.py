@@ -8,7 +8,7 @@ import pytest
 
 from pipeline import Event, Pipeline
 from pipeline.core.outcome import OPEN
-from tests.harness import Broker, StartWorker, Worker
+from tests.harness import SOON, Broker, StartWorker, Worker
 from tests.records import rows
 from tests.servers import wait_for
 
@@ -185,7 +185,7 @@ def test_who_comes_while_one_runs_takes_its_place_and_that_of_those_that_wait(
 def test_a_worker_that_is_killed_while_it_has_the_slot_leaves_nobody_waiting_for_ever(
     bus: Pipeline, broker: Broker, single: StartWorker, way: str
 ) -> None:
-    one = single(name="w1")
+    one = single(name="w1", environment=SOON)
     kinds = ("skip", "queue", "cancel")
     first = {when: publish(bus, f"{when}.{way}", 1, gate=f"never-{when}") for when in kinds}
     for event in first.values():
@@ -198,7 +198,7 @@ def test_a_worker_that_is_killed_while_it_has_the_slot_leaves_nobody_waiting_for
     one.kill()
     for when in ("skip", "queue"):
         open_gate(broker, f"never-{when}")
-    single(name="w2")
+    single(name="w2", environment=SOON)
     becomes(bus, first["skip"], "succeeded", BACK)
     becomes(bus, second["queue"], "succeeded", BACK)
     if way == "sync":
