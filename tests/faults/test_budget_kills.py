@@ -17,7 +17,7 @@ from pipeline.core.event import new_event
 from pipeline.core.ids import delivery_id
 from pipeline.ledger.bounding.budget import Amounts
 from pipeline.ledger.database.waiting import reservations
-from tests.faults.test_crash_points import Crew
+from tests.faults.test_crash_points import SOON, Crew
 from tests.harness import Broker, StartWorker, delete_queues
 from tests.records import logged, rows
 
@@ -79,7 +79,7 @@ def survive(bus: Pipeline, broker: Broker, crew: Crew, number: int) -> str:
 def test_whoever_is_killed_around_a_reservation_has_spent_what_it_had_reserved_and_no_more(
     bus: Pipeline, broker: Broker, worker: StartWorker
 ) -> None:
-    survive(bus, broker, Crew(worker, "prefork", 3, app="budgets_crash_app").add(1), 4)
+    survive(bus, broker, Crew(worker, "prefork", 3, app="budgets_crash_app", **SOON).add(1), 4)
 
 
 @pytest.mark.faults
@@ -87,4 +87,4 @@ def test_whoever_is_killed_around_a_reservation_has_spent_what_it_had_reserved_a
 def test_a_hundred_killed_at_each_point_around_a_reservation(
     bus: Pipeline, broker: Broker, worker: StartWorker, report: Callable[[str], None], pool: str
 ) -> None:
-    report(survive(bus, broker, Crew(worker, pool, 3, app="budgets_crash_app").add(3), 100))
+    report(survive(bus, broker, Crew(worker, pool, 3, app="budgets_crash_app", **SOON).add(3), 100))

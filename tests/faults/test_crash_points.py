@@ -33,6 +33,8 @@ IN_THE_PUBLISHER = ("publisher-append", "publisher-sent")
 ALONE = ("--without-mingle",)
 #: Nothing is left to reconciliation: what it sends once more may run beside the first copy, though to no effect.
 PATIENT = {"PIPELINE_RECONCILE_AFTER": "600"}
+#: But for what was parked: what a worker had taken to send it, and was killed before it did, reconciliation sends.
+SOON = {"PIPELINE_RECONCILE_AFTER": "8"}
 
 
 @pytest.fixture

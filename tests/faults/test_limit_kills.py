@@ -18,7 +18,7 @@ from pipeline import Pipeline
 from pipeline.core.event import new_event
 from pipeline.core.ids import delivery_id
 from pipeline.ledger.database.waiting import turns, waits
-from tests.faults.test_crash_points import Crew
+from tests.faults.test_crash_points import SOON, Crew
 from tests.harness import Broker, StartWorker, delete_queues
 from tests.limits import most_at_once
 from tests.records import logged, rows
@@ -30,13 +30,12 @@ pytestmark = pytest.mark.usefixtures("nothing_disappears")
 IN_THE_POOL = ("taken", "parking", "parked", "handing", "handed", "calling")
 #: Where a worker's main process dies: before what was called is sent, and after it.
 IN_THE_WORKER = ("called", "sent")
-#: Behind a commit: a process that another event ends right there does not come to its own death.
-BEHIND = {"parked", "handed"}
+#: What not every event passes: a process that another one ends right behind a commit does not come to its own death
+#: there, and what was called by a worker that died is sent by reconciliation.
+BEHIND = {"parked", "handed", "sent"}
 LIMIT = 2
 #: Keys that the events with an order have.
 KEYS = 2
-#: What a worker had taken that was killed before it could send it: reconciliation does.
-SOON = {"PIPELINE_RECONCILE_AFTER": "8"}
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from pipeline.core.event import Event, new_event
 from pipeline.core.ids import delivery_id
 from pipeline.core.outcome import OPEN
 from pipeline.ledger.database.waiting import cancelled, turns, waits
-from tests.faults.test_crash_points import Crew
+from tests.faults.test_crash_points import SOON, Crew
 from tests.harness import APPS, Broker, StartWorker, delete_queues, run
 from tests.records import logged, rows
 from tests.servers import wait_for
@@ -108,11 +108,11 @@ def state(bus: Pipeline) -> str:
 def test_who_is_killed_around_a_stop_leaves_the_tree_stopped_or_going_on_and_no_turn_is_lost(
     bus: Pipeline, broker: Broker, worker: StartWorker
 ) -> None:
-    survive(bus, broker, Crew(worker, "prefork", 4, app="stops_crash_app").add(2), 1)
+    survive(bus, broker, Crew(worker, "prefork", 4, app="stops_crash_app", **SOON).add(2), 1)
 
 
 @pytest.mark.faults
 def test_a_hundred_killed_at_each_point_around_a_stop(
     bus: Pipeline, broker: Broker, worker: StartWorker, report: Callable[[str], None]
 ) -> None:
-    report(survive(bus, broker, Crew(worker, "prefork", 4, app="stops_crash_app").add(2), 100))
+    report(survive(bus, broker, Crew(worker, "prefork", 4, app="stops_crash_app", **SOON).add(2), 100))

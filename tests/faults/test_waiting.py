@@ -12,7 +12,7 @@ import pytest
 
 from pipeline import Pipeline
 from pipeline.core.ids import delivery_id
-from tests.faults.test_crash_points import Crew
+from tests.faults.test_crash_points import SOON, Crew
 from tests.harness import Broker, StartWorker, delete_queues
 from tests.records import logged, rows
 
@@ -82,7 +82,7 @@ def survive(bus: Pipeline, broker: Broker, crew: Crew, points: tuple[str, ...], 
 def test_processes_killed_around_every_arrow_of_a_wait_lose_nothing_and_pay_nothing_twice(
     bus: Pipeline, broker: Broker, worker: StartWorker
 ) -> None:
-    crew = Crew(worker, "prefork", 2, app="patient_app").add(2)
+    crew = Crew(worker, "prefork", 2, app="patient_app", **SOON).add(2)
     survive(bus, broker, crew, (*IN_THE_POOL, *IN_THE_WORKER), 4)
 
 
@@ -90,11 +90,11 @@ def test_processes_killed_around_every_arrow_of_a_wait_lose_nothing_and_pay_noth
 def test_a_hundred_processes_killed_at_each_arrow_of_a_wait(
     bus: Pipeline, broker: Broker, worker: StartWorker, report: Callable[[str], None]
 ) -> None:
-    report(survive(bus, broker, Crew(worker, "prefork", 4, app="patient_app").add(2), IN_THE_POOL, 100))
+    report(survive(bus, broker, Crew(worker, "prefork", 4, app="patient_app", **SOON).add(2), IN_THE_POOL, 100))
 
 
 @pytest.mark.faults
 def test_a_hundred_workers_killed_around_the_release_of_what_waits(
     bus: Pipeline, broker: Broker, worker: StartWorker, report: Callable[[str], None]
 ) -> None:
-    report(survive(bus, broker, Crew(worker, "solo", app="patient_app").add(3), IN_THE_WORKER, 100))
+    report(survive(bus, broker, Crew(worker, "solo", app="patient_app", **SOON).add(3), IN_THE_WORKER, 100))
