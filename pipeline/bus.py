@@ -9,7 +9,7 @@ import socket
 import threading
 import weakref
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from .agents.agent import Agents
 from .brokers.topology import topology_of
@@ -23,12 +23,14 @@ from .publishing.publisher import Publisher
 
 if TYPE_CHECKING:
     from celery import Celery
+    from sqlalchemy import Connection
 
     from .agents.loop import EventLoop, Lifespan
     from .contracts.blobs.blobs import Blobs
+    from .core.event import Encoded
     from .history.projections import Projections
     from .ledger.bounding.budget import Budget
-    from .ledger.facts import Stop
+    from .ledger.facts import Delivery, Run, Stop
     from .ledger.ledger import Ledger
     from .limits.bounds import Bounds
     from .limits.pauses import Pauses
@@ -78,6 +80,21 @@ class Pulse:
         return monotonic() - self.at <= within
 
 
+class Flows(Protocol):
+    """Moves flows on, of which deliveries are steps."""
+
+    def ending(
+        self, run: Run, delivery: Delivery, what: str, sent: list[Encoded], work: Callable[[Connection], bool]
+    ) -> bool:
+        """Record by `work` that a step has ended, with what follows from that; say whether it was recorded."""
+
+    def look(self) -> int:
+        """End the flows whose time is over; return how many did."""
+
+    def mend(self) -> int:
+        """End the flows of which nothing is left to be done; return how many did."""
+
+
 class Bus:
     """What the rooms of one app share.
 
@@ -96,6 +113,7 @@ class Bus:
         stop_running: lets handlers of this process, when it is a worker's, end whose tree was stopped.
         making: held while something of the rest is made.
         budgets: those that were declared, by name.
+        flows: what steps of flows are recorded with; None without a ledger.
         lifespans: what is entered on each event loop of async handlers before the first one, and left at its end.
 
     """
@@ -117,6 +135,7 @@ class Bus:
         self.making = threading.RLock()
         self.lifespans: list[Lifespan] = []
         self.budgets: dict[str, Budget] = {}
+        self.flows: Flows | None = None
         atexit.register(_close, weakref.ref(self))
 
     def name_worker(self) -> None:

@@ -11,8 +11,9 @@ from sqlalchemy import Connection
 from pipeline.core.event import Encoded, Event, new_event
 from pipeline.core.ids import delivery_id
 from pipeline.history.tree import EventNode, Trace
-from pipeline.ledger.database.rows import Write, join_ended, join_started
+from pipeline.ledger.database.rows import Write
 from pipeline.ledger.facts import Delivery, Success
+from pipeline.ledger.flows.rows import COMPLETED, Start
 from pipeline.ledger.ledger import Ledger
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -76,11 +77,17 @@ def cascade(ledger: Ledger) -> dict[str, Event]:
     return {event.type: event for event in (order, paid, mailed, booked, note)}
 
 
-def started_join(event: Event) -> Write:
-    return join_started(delivery_id(event.id, "join"), "briefing", event.id, event.correlation_id)
+def started_join(event: Event, id: str | None = None) -> list[Write]:
+    """Return what starts a join without members."""
+    about = ("briefing", "join", event.key, event.correlation_id, b"{}")
+    return Start(id or delivery_id(event.id, "join"), *about, members=()).rows()
 
 
 def end_join(ledger: Ledger, id: str, done: Event) -> None:
     """Publish the event of a join."""
-    ended = join_ended(id, done.causation_id or "", done.correlation_id)
-    ledger.append([Encoded(done, done.encode())], due_in=0, rows=[ended])
+
+    def work(connection: Connection) -> None:
+        ledger.append([Encoded(done, done.encode())], due_in=0, connection=connection)
+        ledger.waiting.flows.finish(connection, id, COMPLETED, "all")
+
+    ledger.database.run(work)

@@ -1,4 +1,4 @@
-"""The application: a Celery app with an event bus in it, and how agents, joins and schedules are declared."""
+"""The application: a Celery app with an event bus in it, and how agents and schedules are declared."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ from ..core.limits.single import Debounce, Singleton, When
 from ..core.retry import HOLD, Breaker, Retry
 from ..ledger.bounding.budget import AtLimit, Budget, amounts
 from ..settings import Settings
+from .coordinating import Coordinating
 from .pausing import Pausing
 from .publishing import Publishing
 from .reading import Reading
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from ..ledger.bounding.budgets import Budgets
 
 
-class Pipeline(Publishing, Reading, Pausing):
+class Pipeline(Coordinating, Publishing, Reading, Pausing):
     """An event bus on a Celery app.
 
     `Pipeline("shop")` builds the Celery app, `Pipeline(celery_app)` adds the bus to one that exists. Either can be
@@ -227,39 +228,6 @@ class Pipeline(Publishing, Reading, Pausing):
         lifespan = asynccontextmanager(make)
         self.bus.lifespans.append(lifespan)
         return lifespan
-
-    def join(
-        self,
-        name: str,
-        *,
-        on: Subscription | Iterable[Subscription],
-        agents: Iterable[Agent],
-        emits: str | type[Payload],
-        fails: str | None = None,
-    ) -> Agent:
-        """Run several agents on each event as one chord, and publish one event with all their results.
-
-        Arguments:
-            name: the join's name; it is an agent like any other, with a queue of its own.
-            agents: the members; what they return is their result.
-            emits: the type of the event that follows, with data `{"original": ..., "results": {agent: result}}`.
-            fails: the type of the event when a member is dead, with data `{"original": ..., "error": ...}`;
-                default `emits` with its last word replaced by `failed`.
-
-        Raises InvalidAgent or InvalidEvent that says what is wrong.
-
-        """
-        from ..coordination.join import failed_type, starter
-
-        members = list(agents)
-        agent = declare(starter(self.celery, name, members, emits, fails), on=on, name=name)
-        type_ = emits if isinstance(emits, str) else emits.event_type
-        agent.members = tuple(member.name for member in members)
-        agent.emits = (emits, fails or failed_type(type_))
-        agent.declared = place_of_call(sys._getframe(1), agent.members, type_, fails)
-        if not isinstance(emits, str):
-            self.bus.types.note(emits)
-        return self._add(agent)
 
     def schedule(self, name: str, when: Any, what: Payload | str, data: Any = None) -> None:
         """Let `celery beat` publish an event on a crontab or interval.

@@ -144,8 +144,10 @@ class Wiring:
     def _bookkeeping(self) -> Mapping[str, Any]:
         """Return who keeps the books of deliveries, with a ledger or without, and how Celery treats their tasks."""
         if self._bus.has_ledger:
+            from ..coordination.flows import Flows
             from ..delivery.inbox import Inbox
 
+            self._bus.flows = self._bus.flows or Flows(self._bus)
             self._books = self._books or Inbox(self._bus)
             request, lost = "RecordedRequest", False
         else:

@@ -13,7 +13,7 @@ from . import agents, doctor, events, ledger, letters, publish, replay
 from .contracts import asyncapi, explain, schemas
 from .demo import commands as demo
 from .group import INTERRUPTED, Commands, examples
-from .waiting import approvals, budget, cancel, limits, pauses
+from .waiting import approvals, budget, cancel, flows, limits, pauses
 
 cli = typer.Typer(
     cls=Commands,
@@ -78,6 +78,7 @@ cli.add_typer(events.commands)
 cli.add_typer(cancel.commands)
 cli.add_typer(replay.commands)
 cli.add_typer(budget.commands, name="budget")
+cli.add_typer(flows.commands, name="flows")
 cli.add_typer(letters.commands, name="dead")
 cli.add_typer(approvals.commands, name="approvals")
 cli.add_typer(ledger.commands, name="ledger")

@@ -12,7 +12,6 @@ from ..brokers.topology import EMIT_FAILED_TASK, EMIT_TASK
 from ..core.errors import BrokerUnavailable, LedgerUnavailable
 from ..core.event import Event, new_event
 from ..core.ids import caused_id
-from ..ledger.database.rows import Write, join_ended
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -39,7 +38,6 @@ class EmitTask(Task):  # type: ignore[misc]  # celery's classes are untyped
         data: Any,
         cause: dict[str, Any] | None,
         task_id: str,
-        join: tuple[str, str] | None,
     ) -> None:
         """Publish an event whose id follows from the task's, so that a repeated task publishes the same event."""
         event = new_event(
@@ -51,7 +49,7 @@ class EmitTask(Task):  # type: ignore[misc]  # celery's classes are untyped
             id=caused_id(task_id, 0, self.bus.ledger.secret if self.bus.has_ledger else b""),
             version=self.bus.types.newest(event_type),
         )
-        self.bus.outbox.publish([event], rows=ended(join, event))
+        self.bus.outbox.publish([event])
 
 
 class Emit(EmitTask):
@@ -65,15 +63,15 @@ class Emit(EmitTask):
         event_type: str,
         cause: dict[str, Any] | None = None,
         names: list[str] | None = None,
-        join: str | None = None,
-        of: str | None = None,
     ) -> None:
         """Publish `result` as the data of an event; with `names`, as a join does: each result by its agent."""
         if names is not None:
-            data = {"original": (cause or {}).get("data"), "results": dict(zip(names, result, strict=True))}
+            results = dict(zip(names, result, strict=True))
+            about = {"completed_by": "all", "results": results, "errors": {}, "missing": []}
+            data = {"original": (cause or {}).get("data"), **about}
         else:
             data = result if isinstance(result, dict) else {"results" if isinstance(result, list) else "result": result}
-        self.publish(event_type, data, cause, self.request.id, (join, of) if join and of else None)
+        self.publish(event_type, data, cause, self.request.id)
 
 
 class EmitFailed(EmitTask):
@@ -90,12 +88,10 @@ class EmitFailed(EmitTask):
         traceback: Any,
         event_type: str,
         cause: dict[str, Any],
-        join: str | None = None,
-        of: str | None = None,
     ) -> None:
         """Publish the original data and the error."""
         data = {"original": cause.get("data"), "error": str(exc)}
-        self.publish(event_type, data, cause, request.id, (join, of) if join and of else None)
+        self.publish(event_type, data, cause, request.id)
 
 
 def emit(event_type: str, *, cause: Event | None = None, app: Celery | None = None) -> Signature:
@@ -110,13 +106,3 @@ def emit(event_type: str, *, cause: Event | None = None, app: Celery | None = No
     return Signature(
         EMIT_TASK, kwargs={"event_type": event_type, "cause": cause.__json__() if cause else None}, app=app
     )
-
-
-def ended(join: tuple[str, str] | None, event: Event) -> list[Write]:
-    """Return the row that says that a join is complete with an event; none for what is no join in the ledger.
-
-    Arguments:
-        join: its id, and the key of the event that it works on.
-
-    """
-    return [] if join is None else [join_ended(*join, event.correlation_id)]

@@ -155,6 +155,10 @@ class UnknownEvent(PipelineError, LookupError):
     """The ledger has no event, delivery or timer with that id."""
 
 
+class UnknownFlow(PipelineError, LookupError):
+    """The ledger has no flow with that id."""
+
+
 class InvalidStep(InvalidEvent):
     """A step or a wait was written wrongly, or returned what cannot be kept; another attempt would not mend it."""
 

@@ -40,6 +40,11 @@ def delivery_id(event_id: str, agent: str) -> str:
     return derived_id(event_id, agent)
 
 
+def member_id(flow: str, position: int) -> str:
+    """Return the id of the delivery that is one step of a flow."""
+    return derived_id(flow, f"member/{position}")
+
+
 def foreign_id(source: str, id: str) -> str:
     """Return the id that the bus knows another program's event by: its own one is unique for its source only."""
     return _format(sha1(_FOREIGN + f"{len(source)}:{source}{id}".encode(), usedforsecurity=False).digest(), 0x50)

@@ -16,7 +16,7 @@ from vine import promise
 
 from ..agents.agent import Agent
 from ..core.errors import EventTooLarge, InvalidEvent, LedgerError
-from ..core.ids import Seal, delivery_id, derived_id
+from ..core.ids import Seal, delivery_id, derived_id, member_id
 from ..core.observe import Log, ended
 from ..core.routing import reaches
 from ..ledger.aside import Bad
@@ -82,7 +82,7 @@ class AgentConsumer(Connected):
 
     def _check_results(self) -> None:
         """Raise SystemExit for a join whose members' results would be nowhere."""
-        joins = [agent.name for agent in self.bus.agents if agent.members]
+        joins = [agent.name for agent in self.bus.agents if agent.members and not self.bus.has_ledger]
         try:
             if joins:
                 self.app.backend.ensure_chords_allowed()
@@ -346,7 +346,7 @@ def to_task_message(message: Any, event: dict[str, Any], agent: Agent, queue: st
     """
     bus, targets = event["bus"], event["targets"]
     named = targets and targets.split(",")
-    if not reaches(agent.name, agent.patterns, event["type"], named):
+    if "flow" not in bus and not reaches(agent.name, agent.patterns, event["type"], named):
         key = message.delivery_info.get("routing_key")
         if not bus and isinstance(key, str) and key != queue and reaches(agent.name, agent.patterns, key, named):
             bus = {"routed": key}  # other programs may choose a routing key that is not the type
@@ -367,6 +367,8 @@ def to_task_message(message: Any, event: dict[str, Any], agent: Agent, queue: st
 def _headers(event: dict[str, Any], bus: dict[str, Any], agent: Agent) -> dict[str, Any]:
     """Return the headers of the task that an event becomes, and with them what the delivery has to know about it."""
     id = delivery_id(event["id"], agent.name)
+    if "flow" in bus:
+        id = member_id(*bus["flow"])
     if "replay" in bus:
         id = derived_id(id, bus["replay"])
     delivery = id

@@ -40,7 +40,7 @@ logger = Log(get_logger(__name__))
 #: Deliveries that are written down at once, and seconds after which a ledger that is away is asked again.
 MOST, PAUSE = 500, 1.0
 #: Marks of messages that ask for one delivery, which the consumer does not filter: a step of the delivery does.
-ASKED = frozenset({"attempt", "requeued", "goes_on"})
+ASKED = frozenset({"attempt", "requeued", "goes_on", "flow"})
 
 
 class PassedBy(NamedTuple):

@@ -19,7 +19,6 @@ from ..contracts import newer
 from ..core.errors import (
     CannotPark,
     LedgerError,
-    LedgerRefused,
     NotAnEventError,
     Revoked,
     WorkerDied,
@@ -36,13 +35,24 @@ from ..core.retry import Again, Dead
 from ..core.routing import wants
 from ..core.times import SECOND, now
 from ..ledger.database.fast import CONTENT
-from ..ledger.facts import AlreadyRecordedError, Claim, Delivery, Success
+from ..ledger.facts import AlreadyRecordedError, Claim, Delivery, Run, Success
+from ..ledger.flows.flows import DONE, FAILED
 from ..ledger.limits.lines import Ending
 from ..ledger.waiting.wait import GATHERS, VERSION, Parking, Wait
 from ..ledger.workers import versions_of
 from ..publishing.outbox import GRACE, timer_of
 from . import strays
-from .delivery import Ended, NotRecordedError, Postponed, Scheduled, Verdict, death_of, decided, outcome_of
+from .delivery import (
+    RECORDING,
+    Ended,
+    NotRecordedError,
+    Postponed,
+    Scheduled,
+    Verdict,
+    death_of,
+    decided,
+    outcome_of,
+)
 from .steps import Filtered, Parks, Paused, Result
 from .turns.quiet import hold
 from .turns.turns import ASK_AGAIN, rest, take
@@ -56,22 +66,6 @@ if TYPE_CHECKING:
 
 logger = Log(get_task_logger(__name__))
 NO_EFFECT = "delivery %s is over: another run was recorded first, or its tree was cancelled; this run takes no effect"
-
-
-class Recording:
-    """Around what reads or writes the ledger: when it is away, the delivery goes back to its queue.
-
-    What the database refuses it would refuse again: that is raised as it is.
-    """
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if isinstance(error, LedgerError) and not isinstance(error, LedgerRefused):
-            raise NotRecordedError(str(error)) from error
-
-
-RECORDING = Recording()
 
 
 class Inbox:
@@ -146,15 +140,16 @@ class Inbox:
         Raises NotRecordedError when the ledger is away and the delivery has to come again.
         """
         success = self._success(delivery, attempt, effects, answer)
-        error = None
+        error, follows = None, list[Encoded]()
+        work = partial(self._succeed_in, delivery=delivery, attempt=attempt, success=success)
         try:
             with RECORDING:
                 if session is not None:
                     session.flush()
-                    self._succeed_in(session.connection(), delivery, attempt, success)
+                    self._in_flow(lambda do: do(session.connection()), delivery, DONE, follows)(work)
                     session.commit()
-                elif delivery.turns or delivery.leads:
-                    self._bus.ledger.database.run(lambda own: self._succeed_in(own, delivery, attempt, success))
+                elif delivery.is_alone:
+                    self._in_flow(self._bus.ledger.database.run, delivery, DONE, follows)(work)
                 else:
                     self._bus.ledger.succeed(success)
         except AlreadyRecordedError as exc:
@@ -162,7 +157,12 @@ class Inbox:
             if session is not None and delivery.turns:
                 session.rollback()  # it holds SQLite's write lock
             self._give_back(delivery)
-        return self._recorded(success, error)
+        return [*self._recorded(success, error), *follows]
+
+    def _in_flow(self, run: Run, delivery: Delivery, what: str, follows: list[Encoded]) -> Run:
+        """Return what runs the transaction that records the end of a step of a flow: that moves on in it."""
+        flows = self._bus.flows
+        return run if delivery.flow is None or flows is None else partial(flows.ending, run, delivery, what, follows)
 
     def _give_back(self, delivery: Delivery) -> None:
         """Hand on what a delivery has had in vain: somebody has stopped it, and now it has ended."""
@@ -170,7 +170,7 @@ class Inbox:
             with RECORDING:
                 self._bus.ledger.limits.lines.give_back(delivery.id, delivery.turns)
 
-    def _succeed_in(self, connection: Connection, delivery: Delivery, attempt: int, success: Success) -> None:
+    def _succeed_in(self, connection: Connection, delivery: Delivery, attempt: int, success: Success) -> bool:
         ledger, ending = self._bus.ledger, Ending(delivery.id, delivery.turns, over=True)
         opened = ledger.limits.lines.locked(connection, ending.turns) if delivery.turns else ()
         members = ledger.waiting.batches.lock(connection, delivery.id) if delivery.leads else ()
@@ -179,6 +179,7 @@ class Inbox:
             ledger.waiting.batches.succeed(connection, members, attempt)
         if delivery.turns:
             ledger.limits.lines.hand_on(connection, ending, opened)
+        return True
 
     def succeed_all(self, ended: Sequence[Ended]) -> list[Sequence[Encoded] | BaseException]:
         """Record a group of successes in one transaction; return for each what succeed() would return or raise."""
@@ -202,9 +203,9 @@ class Inbox:
             delivery.id,
             emitted,
             [] if silent else later,
-            effects.rows,
+            () if silent else effects.rows,
             due_in=None if silent else GRACE,
-            result=orjson.dumps(answer).decode() if delivery.in_canvas else None,
+            result=orjson.dumps(answer).decode() if delivery.keeps_result else None,
             first=attempt == 1,
             before=delivery.emitted,
         )
@@ -281,8 +282,10 @@ class Inbox:
     def filtered(self, delivery: Delivery, attempt: int, reason: str) -> None:
         """Record that the agent does not want the event after all, and why."""
         with RECORDING:
-            filter = self._bus.ledger.deliveries.filter
-            self._run(delivery, over=True)(lambda own: filter(own, delivery.id, attempt, reason))
+            filter, follows = self._bus.ledger.deliveries.filter, list[Encoded]()
+            run = self._in_flow(self._run(delivery, over=True), delivery, DONE, follows)
+            run(lambda own: filter(own, delivery.id, attempt, reason))
+        self.send(follows)
 
     def paused(self, delivery: Delivery, attempt: int, pause: Paused) -> Verdict:
         """Record that the handler is to be called later, and that this attempt does not count.
@@ -384,12 +387,13 @@ class Inbox:
     def _die(self, delivery: Delivery, attempt: int | None, error: BaseException) -> None:
         encoded = self._emitted(delivery, death_of(delivery, attempt, error), None)
         told, traceback = line_of(error), traceback_of(error)
-        run, die = self._run(delivery, dead=True), self._bus.ledger.die
+        die, follows = self._bus.ledger.die, list[Encoded]()
+        run = self._in_flow(self._run(delivery, dead=True), delivery, FAILED, follows)
         if delivery.leads:
             made = attempt or delivery.retry.max + 1
             run = partial(self._bus.ledger.waiting.batches.dying, run, delivery.id, made, told, traceback)
         if die(delivery.id, attempt, encoded, error=told, traceback=traceback, due_in=GRACE, run=run):
-            self.send(encoded)
+            self.send([*encoded, *follows])
 
 
 def _scheduled(due: int | None) -> Scheduled:

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 logger = Log(get_task_logger(__name__))
 
+#: Marks of messages that somebody has asked for by name, and of those whose event is wanted, whatever its type.
+ASKED, GOES_ON = frozenset({"replay", "requeued", "flow"}), frozenset({"goes_on", "flow"})
 #: Seconds between the soft time limit, which a handler may clean up after, and the kill.
 HARD_LIMIT_GRACE = 10.0
 #: Seconds in which other workers may take what one has handed on: on the embedded broker who acknowledges looks at the
@@ -177,7 +179,7 @@ class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
 
     def _succeed(self, context: Context, delivery: Delivery, attempt: int, value: Any) -> Any:
         """Record what the handler leaves behind, send that, and return its answer."""
-        answer = self._collect(context, value, in_canvas=delivery.in_canvas)
+        answer = self._collect(context, value, keeps=delivery.keeps_result)
         effects, session = context.end(), context.opened_session
         emitted = self.books.succeed(delivery, attempt, effects, answer, session)
         if session is not None:
@@ -215,9 +217,9 @@ class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
         logger.error("%s", told, exc_info=error)
         return NotRecordedError(line_of(error))
 
-    def _collect(self, context: Context, value: Any, *, in_canvas: bool) -> Any:
-        """Take what the handler returned: the next events, or for a canvas the result that its chord waits for."""
-        if in_canvas:
+    def _collect(self, context: Context, value: Any, *, keeps: bool) -> Any:
+        """Take what the handler returned: the next events, or the result that a chord or a flow waits for."""
+        if keeps:
             return answer_of(self.agent.name, value, self.bus.blobs.context)
         for payload in returned_payloads(self.agent.name, value):
             context.publish(payload)
@@ -274,7 +276,8 @@ class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
         if bus.get("type", event.type) != event.type:
             raise NotAnEventError(f"its header says that it is {bus['type']!r}, and its body {event.type!r}")
         is_own = "ledger" in bus
-        asked, in_canvas = "replay" in bus or "requeued" in bus, not request.ignore_result
+        asked, in_canvas = not bus.keys().isdisjoint(ASKED), not request.ignore_result
+        flow, pos = bus.get("flow") or (None, 0)
         return Delivery(
             # The consumer has derived it, but for tasks, whose id canvases and other programs may choose.
             id=bus.get("delivery") or (request.id if is_own else delivery_id(event.key, self.agent.name)),
@@ -298,11 +301,13 @@ class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
             handed=bus.get("handed", 0),
             waits=bus.get("waits"),
             leads=self.agent.batch is not None and not (asked or in_canvas),
+            flow=flow,
+            pos=pos,
             turns=turns_of(self.agent, event, is_replayed="replay" in bus) if self.agent.is_limited else (),
         )
 
     def _wants(self, event: Event, bus: dict[str, Any]) -> bool:
-        if self.agent.name in event.targets or self.agent.matches(event.type) or "goes_on" in bus:
+        if self.agent.name in event.targets or self.agent.matches(event.type) or not bus.keys().isdisjoint(GOES_ON):
             return True
         # Another program's event may be wanted for the routing key that it came with, which the ledger does not keep:
         # but what is not wanted counts no attempt.

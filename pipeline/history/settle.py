@@ -18,7 +18,7 @@ from ..ledger.ledger import Ledger
 from ..ledger.subscribers import Asked
 from .events import unknown_event
 from .trace import at_one_time, trace, tree_of
-from .tree import DeliveryNode, EventNode, JoinNode, Trace
+from .tree import DeliveryNode, EventNode, FlowNode, Trace
 
 #: Things that a message lists.
 _LISTED = 10
@@ -33,7 +33,7 @@ class Settled:
         timers: delayed events that are not due yet.
         deliveries: those that wait, run or are to be retried.
         undelivered: events on their way to an agent, with its name.
-        joins: those that are not complete.
+        flows: those that are not complete.
 
     """
 
@@ -41,11 +41,11 @@ class Settled:
     timers: tuple[str, ...] = ()
     deliveries: tuple[tuple[EventNode, DeliveryNode], ...] = ()
     undelivered: tuple[tuple[EventNode, str], ...] = ()
-    joins: tuple[JoinNode, ...] = ()
+    flows: tuple[FlowNode, ...] = ()
 
     def __bool__(self) -> bool:
         """Say whether nothing is open."""
-        return not (self.unsent or self.timers or self.deliveries or self.undelivered or self.joins)
+        return not (self.unsent or self.timers or self.deliveries or self.undelivered or self.flows)
 
     def lines(self) -> list[str]:
         """Return one line for each thing that is open."""
@@ -57,7 +57,7 @@ class Settled:
                 for event, delivery in self.deliveries
             ),
             *(f"agent {name!r} has not begun with {event.type} {event.id}" for event, name in self.undelivered),
-            *(f"join {join.name!r} of {join.event} is not complete" for join in self.joins),
+            *(f"{flow.kind} {flow.name!r} of {flow.event} is not complete" for flow in self.flows),
         ]
 
 
@@ -89,7 +89,7 @@ def settled(ledger: Ledger, event_id: str) -> Settled:
                 (event, delivery) for event in caused for delivery in event.deliveries if delivery.outcome in OPEN
             ),
             undelivered=_undelivered(ledger, connection, caused),
-            joins=tuple(join for join in tree.joins if not join.ended),
+            flows=tuple(flow for flow in tree.flows if not flow.ended),
         )
 
 
@@ -151,7 +151,9 @@ def _undelivered(
     What lies before an agent's cursor in the log was never meant for it, or has a delivery already; what its filter
     keeps back and nobody records never has one.
     """
-    have = {(event.id, one.agent) for event in caused for one in event.deliveries if one.replay is None}
+    have = {
+        (event.id, one.agent) for event in caused for one in event.deliveries if one.replay is None and one.flow is None
+    }
     missing = []
     for listener in ledger.subscribers.listeners(connection):
         awaited = [

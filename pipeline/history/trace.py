@@ -14,12 +14,12 @@ from ..core.event import DEFAULT_PRIORITY, Encoded
 from ..core.outcome import Outcome
 from ..core.times import moment
 from ..ledger.aside import read
-from ..ledger.database.tables import deliveries, events, joins
+from ..ledger.database.tables import deliveries, events, flows
 from ..ledger.database.waiting import steps
 from ..ledger.ledger import Ledger
 from ..ledger.log import in_order
 from .events import unknown_event
-from .tree import DeliveryNode, EventNode, JoinNode, StepNode, Trace
+from .tree import DeliveryNode, EventNode, FlowNode, StepNode, Trace
 
 _OUTCOMES = {outcome.value: outcome for outcome in Outcome}
 
@@ -77,8 +77,8 @@ def tree_of(connection: Connection, correlation: str, top: str | None) -> Trace:
     roots = _hang_events(nodes, emitters, {**given, **nodes})
     tree = Trace(correlation, roots if top is None else [nodes[top]], [])
     within = {event.id for event in tree}
-    started = [_join(row) for row in connection.execute(_JOINS, mine) if row.event_id in within]
-    return replace(tree, joins=started)
+    started = [_flow(row) for row in connection.execute(_FLOWS, mine) if row.event_id in within]
+    return replace(tree, flows=started)
 
 
 def _hang_deliveries(emitters: _Emitters) -> None:
@@ -133,7 +133,7 @@ _EVENTS = in_order(
 _DELIVERIES = (
     select(
         *(deliveries.c[name] for name in ("event_id", "id", "agent", "outcome", "attempts")),
-        *(deliveries.c[name] for name in ("started", "ended", "due", "worker", "error", "replay")),
+        *(deliveries.c[name] for name in ("started", "ended", "due", "worker", "error", "replay", "flow")),
     )
     .join(events, events.c.id == deliveries.c.event_id)
     .where(_MINE)
@@ -146,7 +146,7 @@ _STEPS = (
     .where(_MINE)
     .order_by(steps.c.started, steps.c.name, steps.c.number)
 )
-_JOINS = select(joins).where(joins.c.correlation == bindparam("correlation")).order_by(joins.c.started, joins.c.id)
+_FLOWS = select(flows).where(flows.c.correlation == bindparam("correlation")).order_by(flows.c.started, flows.c.id)
 
 
 def _event(row: Row[Any]) -> EventNode:
@@ -181,8 +181,9 @@ def _delivery(
     return DeliveryNode(id, agent, _OUTCOMES[outcome], attempts, _time(started), _time(ended), _time(due), *more)
 
 
-def _join(row: Row[Any]) -> JoinNode:
-    return JoinNode(row.id, row.name, row.event_id, moment(row.started), _time(row.ended))
+def _flow(row: Row[Any]) -> FlowNode:
+    times = moment(row.started), _time(row.ended), _time(row.due)
+    return FlowNode(row.id, row.name, row.kind, row.status, row.event_id, *times, row.reason)
 
 
 def _time(at: int | None) -> datetime | None:

@@ -44,6 +44,7 @@ class DeliveryNode:
     worker: str | None
     error: str | None
     replay: str | None
+    flow: str | None = None
     children: list[EventNode] = field(default_factory=list, repr=False)
     steps: list[StepNode] = field(default_factory=list, repr=False)
 
@@ -97,17 +98,21 @@ class EventNode:
 
 
 @dataclass(slots=True)
-class JoinNode:
-    """A join that one of the events started; it has not ended while members are missing."""
+class FlowNode:
+    """A flow that one of the events started, such as a join; it has not ended while members are missing."""
 
     id: str
     name: str
+    kind: str
+    status: str
     event: str
     started: datetime
     ended: datetime | None
+    due: datetime | None
+    reason: str | None
 
     def as_data(self) -> dict[str, Any]:
-        """Return what is known about the join, as JSON."""
+        """Return what is known about the flow, as JSON."""
         return {name: _plain(getattr(self, name)) for name in self.__slots__}
 
 
@@ -117,7 +122,7 @@ class Trace:
 
     correlation: str
     roots: list[EventNode]
-    joins: list[JoinNode]
+    flows: list[FlowNode]
 
     def walk(self) -> Iterator[tuple[int, EventNode | DeliveryNode]]:
         """Go through events and deliveries from the first cause on, each with its depth."""
@@ -137,7 +142,7 @@ class Trace:
         return {
             "correlation": self.correlation,
             "events": [event.as_data() for event in self],
-            "joins": [join.as_data() for join in self.joins],
+            "flows": [flow.as_data() for flow in self.flows],
         }
 
     def render(self) -> str:
@@ -150,8 +155,8 @@ class Trace:
             lines.append(f"{'  ' * depth}{_line(node, start)}")
             if isinstance(node, DeliveryNode):
                 lines += [f"{'  ' * depth}   {_step_line(step, start)}" for step in node.steps]
-        pending = (join for join in self.joins if not join.ended)
-        lines += [f"join {join.name} is not complete, {_since(start, join.started)}" for join in pending]
+        pending = (flow for flow in self.flows if not flow.ended)
+        lines += [f"{flow.kind} {flow.name} is not complete, {_since(start, flow.started)}" for flow in pending]
         return "\n".join(lines)
 
     def __str__(self) -> str:

@@ -51,12 +51,11 @@ class Deliveries:
     def __init__(self, database: Database) -> None:
         self._database = database
         make = database.insert
-        self._insert = make(deliveries).on_conflict_do_nothing()
+        self.insert = make(deliveries).on_conflict_do_nothing()
         made = (deliveries.c[name] for name in ("attempts", "emitted", "outcome"))
         self._claim = claim_with(make(deliveries)).returning(*made, *relaxed(database))
-        self._known = select(*(deliveries.c[name] for name in ("outcome", "result", "emitted", *RUNNER))).where(
-            deliveries.c.id == bindparam("id")
-        )
+        known = (deliveries.c[name] for name in ("outcome", "result", "emitted", *RUNNER))
+        self._known = select(*known).where(deliveries.c.id == bindparam("id"))
         mine = deliveries.c.id == bindparam("key")
         running = and_(mine, deliveries.c.outcome == _RUNNING)
         this_attempt = and_(running, deliveries.c.attempts == bindparam("attempt"))
@@ -191,9 +190,8 @@ class Deliveries:
 
         """
         statement = self._die if attempt is None else self._die.where(deliveries.c.attempts == attempt)
-        return self._recorded(
-            connection, statement, {"key": id, "ended": now(), "error": error, "traceback": traceback}
-        )
+        row = {"key": id, "ended": now(), "error": error, "traceback": traceback}
+        return self._recorded(connection, statement, row)
 
     def _recorded(self, connection: Connection, statement: Any, row: Mapping[str, Any]) -> bool:
         if connection.execute(statement, row).rowcount:
@@ -227,11 +225,11 @@ class Deliveries:
         ]
         if rows:
             # In the order of groups' claims: else each could wait for the other.
-            connection.execute(self._insert, sorted(rows, key=itemgetter("id")))
+            connection.execute(self.insert, sorted(rows, key=itemgetter("id")))
 
     def unrouted(self, event_ids: Iterable[str], at: int) -> Statement:
         """Return what notes that no agent listens to some events; what is noted already stays as it is."""
-        return self._insert, [unrouted_row(id, at) for id in event_ids]
+        return self.insert, [unrouted_row(id, at) for id in event_ids]
 
     def forget_unrouted(self, connection: Connection, event_ids: Sequence[str]) -> None:
         """Take that note back: an agent has come after all."""
@@ -285,21 +283,25 @@ class Deliveries:
 
     # -- of trees that are stopped
 
-    def cancel(self, connection: Connection, ids: Sequence[str], reason: str) -> list[Any]:
-        """Stop deliveries that have not ended; return them as they were: id, outcome and worker.
-
-        Only those whose handler still runs have a process then.
-        """
+    def cancel(
+        self, connection: Connection, ids: Sequence[str], reason: str, outcome: Outcome = Outcome.CANCELLED
+    ) -> list[Any]:
+        """Stop deliveries that have not ended; return them as they were: id, outcome and worker."""
         columns = (deliveries.c.id, deliveries.c.outcome, deliveries.c.worker)
         found: list[Any] = []
         for some in chunks(sorted(ids)):
             mine = and_(deliveries.c.id.in_(some), OPEN, ~DEAD)
             found += connection.execute(select(*columns).where(mine).order_by(deliveries.c.id).with_for_update()).all()
-        values = {"outcome": Outcome.CANCELLED.value, "ended": now(), "due": None, "error": reason, "traceback": None}
+        values: dict[str, Any] = {"outcome": outcome.value, "ended": now(), "due": None, "error": reason}
+        values["traceback"] = None
         values["process"] = case((deliveries.c.outcome == _RUNNING, deliveries.c.process), else_=None)
         for some in chunks([row.id for row in found]):
             self._set(connection, deliveries.c.id.in_(some), values)
         return found
+
+    def late(self, connection: Connection, id: str) -> None:
+        """Note of a delivery that has succeeded that the flow which it is a step of had ended before."""
+        self._set(connection, deliveries.c.id == id, {"outcome": Outcome.LATE.value})
 
     def add_cancelled(self, connection: Connection, missing: Iterable[tuple[str, str]], reason: str) -> None:
         """Stop what is still on its way to its agents.
@@ -311,7 +313,7 @@ class Deliveries:
         stopped = {"outcome": Outcome.CANCELLED.value, "started": now(), "ended": now(), "error": reason}
         rows = [{"id": delivery_id(id, agent), "event_id": id, "agent": agent, **stopped} for id, agent in missing]
         if rows:
-            connection.execute(self._insert, sorted(rows, key=itemgetter("id")))
+            connection.execute(self.insert, sorted(rows, key=itemgetter("id")))
 
     def refuse(self, connection: Connection, id: str, reason: str) -> None:
         """Note why a claim was refused, which has counted an attempt."""
@@ -344,7 +346,7 @@ class Deliveries:
     def restore(self, connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
         """Add deliveries as an archive has them."""
         if rows:
-            connection.execute(self._insert, list(rows))
+            connection.execute(self.insert, list(rows))
 
     @staticmethod
     def _set(connection: Connection, which: Any, values: Mapping[str, Any]) -> None:

@@ -18,7 +18,7 @@ from .aside import Bad, read
 from .database.database import Database
 from .database.leases import BATCH, in_seconds, locked
 from .database.rows import DEAD_AFTER, chunks
-from .database.tables import AT_ONCE, OPEN, agents, deliveries, events, outbox, timers, workers
+from .database.tables import ACTIVE, AT_ONCE, OPEN, agents, deliveries, events, flows, outbox, timers, workers
 from .database.waiting import approvals, batches, lines, pauses, steps, stops, waits
 from .deliveries import Deliveries
 from .subscribers import Wants
@@ -34,6 +34,7 @@ class Look(NamedTuple):
         pauses: whether anybody waits for a scope that is, or was, paused, or a pause has ended.
         turns: whether somebody is to be called out of a line.
         batches: whether a batch may be complete.
+        flows: whether the time of one is over.
 
     """
 
@@ -47,6 +48,7 @@ class Look(NamedTuple):
     stops: bool = False
     approvals: bool = False
     batches: bool = False
+    flows: bool = False
 
 
 class Message(NamedTuple):
@@ -67,6 +69,7 @@ _LOOK = select(
     exists(stops.c.delivery),
     exists().where(approvals.c.due <= bindparam("at")),
     exists().where(batches.c.due <= bindparam("at")),
+    exists(flows.c.id).where(ACTIVE, flows.c.due <= bindparam("at")),
 )
 #: Steps of the handler: not those before it, such as a quiet time that is over.
 STEPS_DONE = and_(steps.c.delivery == deliveries.c.id, steps.c.number >= 0)
@@ -75,6 +78,8 @@ _MESSAGES = select(
         deliveries.c[name]
         for name in ("id", "event_id", "agent", "outcome", "attempts", "replay", "broadcast", "requeued", "started")
     ),
+    deliveries.c.flow,
+    deliveries.c.pos,
     func.coalesce(deliveries.c.body, events.c.body).label("body"),
     or_(deliveries.c.emitted > 0, exists().where(STEPS_DONE)).label("goes_on"),
 ).join(events, events.c.id == deliveries.c.event_id)
@@ -85,6 +90,7 @@ _FILTERED = (
     .join(agents, agents.c.name == deliveries.c.agent)
     .where(agents.c.filters != ALL, deliveries.c.outcome == Outcome.QUEUED.value, events.c.targets.is_(None))
     .where(deliveries.c.started.is_(None), deliveries.c.requeued == 0, deliveries.c.replay.is_(None))
+    .where(deliveries.c.flow.is_(None))
 )
 _DEAD = select(
     deliveries.c.replay,
@@ -197,6 +203,8 @@ class Due:
             bus["begun"] = True
         if row.goes_on:  # whatever a newer version of its agent wants: half of it is done
             bus["goes_on"] = True
+        if row.flow:
+            bus["flow"] = [row.flow, row.pos]
         if row.requeued:
             bus["requeued"] = row.requeued
         if row.replay:

@@ -76,6 +76,8 @@ class Delivery(NamedTuple):
         waits: since when it waits for a worker that reads it (microseconds), without a ledger.
         turns: what it needs of limits over all workers.
         leads: whether a batch may end with it: what becomes of it becomes of all that are in that.
+        flow: the flow that it is a step of, which what becomes of it moves on.
+        pos: which step.
 
     """
 
@@ -100,6 +102,18 @@ class Delivery(NamedTuple):
     waits: int | None = None
     turns: tuple[Turn, ...] = ()
     leads: bool = False
+    flow: str | None = None
+    pos: int = 0
+
+    @property
+    def keeps_result(self) -> bool:
+        """Whether what the handler returns is its result, which somebody else needs, and nothing to publish."""
+        return self.in_canvas or self.flow is not None
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether the end of others is recorded with its own, so that its transaction is not shared."""
+        return bool(self.turns) or self.leads or self.flow is not None
 
     def goes_on(self, claim: Claim) -> Delivery:
         """Return the delivery with what its claim knows of an earlier run that was parked."""

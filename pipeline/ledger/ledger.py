@@ -60,6 +60,7 @@ class Ledger:
         self.workers = Workers(self.database)
         self.subscribers = Subscribers(self.database, self.workers, wants)
         self.deliveries = Deliveries(self.database)
+        statements.member = self.deliveries.insert
         self.due = Due(self.database, self.deliveries, lambda: self.seal, self.append, wants)
         self.aside = SetAside(self.database)
         self.events = Events(self.database, statements, self.aside)
@@ -173,7 +174,7 @@ class Ledger:
                 statements += self.waiting.approvals.proposed(proposals, at)
             if missed:
                 statements.append(self.deliveries.unrouted([event.key for event in missed], at))
-        return [*statements, *((getattr(self._statements, name), [row]) for name, row in rows)]
+        return [*statements, *self._statements.of(rows)]
 
     def delay(self, record: Encoded, timer: dict[str, Any], connection: Connection | None = None) -> None:
         """Keep an event until it is due; the same event again gets the new due time.

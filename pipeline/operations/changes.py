@@ -235,4 +235,5 @@ class Requeue:
 
     def _marks(self, letter: DeadLetter) -> dict[str, Any]:
         marks = {"attempt": 1, "ledger": self._bus.ledger.id, "requeued": letter.requeued + 1, "message": now()}
+        marks |= {} if letter.flow is None else {"flow": [letter.flow, letter.pos]}
         return marks if letter.replay is None else {**marks, "replay": letter.replay, "broadcast": letter.broadcast}

@@ -215,12 +215,12 @@ def _file_check(name: str, path: Path, said: list[tuple[Any, ...]]) -> Check:
 
 
 def results(celery: Celery) -> Check:
-    """Read from the result backend, where joins and chords keep what their members return."""
+    """Read from the result backend, where chords keep what their members return, and joins without a ledger."""
     backend = celery.backend
     url = celery.conf.result_backend
     if type(backend).__name__ == "DisabledBackend":
         mend = "set PIPELINE_RESULT_BACKEND, or result_backend of your Celery app"
-        return fail("results", "no result backend: joins and chords cannot end", mend)
+        return fail("results", "no result backend: chords cannot end, nor joins without a ledger", mend)
     if hasattr(backend, "database"):
         path, _ = parse_url(backend.url)
         return _file_check("results", path, backend.database.read("PRAGMA quick_check"))
@@ -235,9 +235,9 @@ def shared_results(celery: Celery) -> Iterator[Check]:
     backend = _scheme(str(celery.conf.result_backend or ""))
     if not _is_local(_broker_url(celery)) and backend in LOCAL:
         yield warn(
-            "joins",
-            "the broker may serve many machines, but results lie in a file on this one: a join ends only when all "
-            "of its members run here",
+            "chords",
+            "the broker may serve many machines, but results lie in a file on this one: a chord ends only when all "
+            "of its members run here, and so does a join without a ledger",
             "set PIPELINE_RESULT_BACKEND to a server that all workers reach, such as redis://HOST/1",
         )
 

@@ -32,6 +32,7 @@ class DeadLetter:
         edited: whether somebody has edited the event's data for this delivery.
         readable: whether the event can be read; if not, it can only be requeued with other data, or dropped.
         requeued: how often it was given back to its agent before.
+        flow, pos: the flow that it is a step of, and which one.
 
     """
 
@@ -48,6 +49,8 @@ class DeadLetter:
     edited: bool = False
     readable: bool = True
     requeued: int = 0
+    flow: str | None = None
+    pos: int | None = None
 
     @property
     def age(self) -> timedelta:
@@ -153,9 +156,11 @@ def letter_of(row: Row[Any]) -> DeadLetter:
         ended=moment(row.ended),
         replay=row.replay,
         broadcast=row.broadcast,
-        edited=row.body is not None,
+        edited=row.body is not None and (row.flow is None or row.requeued > 0),
         readable=readable,
         requeued=row.requeued,
+        flow=row.flow,
+        pos=row.pos,
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import orjson
 from celery.utils.log import get_logger
@@ -90,6 +90,8 @@ class Chores:
             Chore("release", 0, self.release),
             Chore("mend limits", MEND, self._ledger.limits.calling.mend),
             Chore("mend batches", MEND, self._mend_batches),
+            Chore("flows", 0, lambda: self._flows("look") if self._due.flows else 0),
+            Chore("mend flows", MEND, lambda: self._flows("mend")),
             Chore("forget keys", FORGET, self._ledger.limits.calling.forget),
             Chore("send at once", 0, lambda: self.send_at_once() if self._due.at_once else 0),
             Chore("stop", 0, lambda: self.stop() if self._due.stops else 0),
@@ -140,6 +142,12 @@ class Chores:
             (due.batches, waiting.batches.form),
         ]
         return each(partial(self._release, look) for is_due, look in looks if is_due)
+
+    def _flows(self, what: Literal["look", "mend"]) -> int:
+        """End flows whose time is over, or of which nothing is left to be done; the events that follow are due now."""
+        done: int = 0 if self._bus.flows is None else getattr(self._bus.flows, what)()
+        self._due = self._due._replace(outbox=self._due.outbox or done > 0)
+        return done
 
     def _mend_batches(self) -> int:
         return self._release(self._ledger.waiting.batches.mend)

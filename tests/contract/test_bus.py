@@ -201,7 +201,10 @@ def test_a_join_publishes_one_event_with_all_results(bus: Pipeline, broker: Brok
     event = bus.publish("pair.started", {"n": 5}, correlation_id="c-1")
     broker.journal.wait(2, agent="outcome")
     (complete,) = broker.journal.lines(agent="outcome", type="pair.complete")
-    assert complete["data"] == {"original": {"n": 5}, "results": {"left": {"left": 5}, "right": {"n": 5}}}
+    results = {"left": {"left": 5}, "right": {"n": 5}}
+    assert complete["data"] == {
+        "original": {"n": 5}, "completed_by": "all", "results": results, "errors": {}, "missing": []
+    }  # fmt: skip
     assert (complete["correlation"], complete["causation"]) == ("c-1", event.id)
 
 

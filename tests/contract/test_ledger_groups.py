@@ -19,11 +19,12 @@ from pipeline.core.ids import delivery_id
 from pipeline.core.outcome import Outcome
 from pipeline.core.times import now
 from pipeline.ledger.database import fast
-from pipeline.ledger.database.rows import Write, join_started, timer_row
-from pipeline.ledger.database.tables import events, joins, outbox, timers
+from pipeline.ledger.database.rows import timer_row
+from pipeline.ledger.database.tables import events, flows, outbox, timers
 from pipeline.ledger.facts import AlreadyRecordedError, Claim, Delivery, Success
 from pipeline.ledger.ledger import Ledger
 from tests.ledgers import again, claim, die, locked, new_order, record
+from tests.logs import started_join
 from tests.records import rows, run_agents
 from tests.servers import AT_MOST
 from tests.threads import in_threads
@@ -158,7 +159,7 @@ def success(event: Event, run: Run) -> Success:
     types = ["order.paid"] * run.heard + ["nobody.hears"] * run.unheard
     emitted = [record(new_order(type, cause=event), delivery=id) for type in types]
     later = [timer_row(new_order().id, "publish", now(), event.correlation_id, b"{}") for _ in range(run.later)]
-    joined: list[Write] = [join_started(id, "all", event.id, event.correlation_id)] if run.joined else []
+    joined = started_join(event, id) if run.joined else []
     return Success(id, emitted, later, joined, run.due_in, str(run.which), run.first)
 
 
@@ -169,7 +170,7 @@ def left_behind(app: Pipeline, event: Event) -> list[Any]:
     sent = [(row["type"], len(rows(app, outbox, event_id=row["id"]))) for row in emitted]
     unheard = [len(rows(app, event_id=row["id"], outcome="unrouted")) for row in emitted]
     kept = [row["kind"] for row in rows(app, timers, correlation=event.correlation_id)]
-    return [state_of(app, event), sent, unheard, sorted(kept), len(rows(app, joins, id=own))]
+    return [state_of(app, event), sent, unheard, sorted(kept), len(rows(app, flows, id=own))]
 
 
 def test_a_group_of_successes_does_what_its_members_do_one_by_one(app: Pipeline, ledger: Ledger) -> None:

@@ -6,14 +6,14 @@ import pytest
 
 from pipeline import Pipeline
 from pipeline.core.errors import LedgerError
-from pipeline.core.ids import delivery_id
 from pipeline.core.outcome import Outcome
 from pipeline.core.times import now
-from pipeline.ledger.database.rows import join_ended, join_started, timer_row
-from pipeline.ledger.database.tables import deliveries, events, joins, outbox, timers
+from pipeline.ledger.database.rows import timer_row
+from pipeline.ledger.database.tables import deliveries, events, flows, outbox, timers
 from pipeline.ledger.facts import Success
 from pipeline.ledger.ledger import AlreadyRecordedError, Ledger
 from tests.ledgers import again, claim, delivery, die, new_order, record, running
+from tests.logs import started_join
 from tests.records import rows
 from tests.threads import in_threads
 
@@ -24,26 +24,26 @@ def test_a_success_is_recorded_with_everything_that_it_emitted(app: Pipeline, le
     event, id = running(ledger)
     emitted = record(new_order(), delivery=id)
     later = timer_row("later", "publish", now(), event.correlation_id, new_order().encode())
-    join = join_started(id, "briefing", event.id, event.correlation_id)
-    ledger.succeed(Success(id, [emitted], [later], [join], due_in=0, result="1"))
+    join = started_join(event, id)
+    ledger.succeed(Success(id, [emitted], [later], join, due_in=0, result="1"))
     row = delivery(app)
     assert (row["outcome"], row["emitted"], row["result"]) == ("succeeded", 1, "1")
     assert row["ended"] >= row["started"]
     assert [row["delivery"] for row in rows(app, events, id=emitted.event.id)] == [id]
     assert [row["event_id"] for row in rows(app, outbox)] == [emitted.event.id]
     assert [row["id"] for row in rows(app, timers)] == ["later"]
-    assert [row["id"] for row in rows(app, joins)] == [id]
+    assert [row["id"] for row in rows(app, flows)] == [id]
 
 
 def test_the_second_success_of_a_delivery_writes_nothing(app: Pipeline, ledger: Ledger) -> None:
     event, id = running(ledger)
     ledger.succeed(Success(id, [record(new_order())], [], due_in=0))
-    before = {table.name: rows(app, table) for table in (deliveries, events, outbox, timers, joins)}
+    before = {table.name: rows(app, table) for table in (deliveries, events, outbox, timers, flows)}
     late = timer_row("late", "publish", now(), event.correlation_id, new_order().encode())
-    join = join_started(id, "briefing", event.id, event.correlation_id)
+    join = started_join(event, id)
     with pytest.raises(AlreadyRecordedError):
-        ledger.succeed(Success(id, [record(new_order())], [late], [join], due_in=0))
-    assert {table.name: rows(app, table) for table in (deliveries, events, outbox, timers, joins)} == before
+        ledger.succeed(Success(id, [record(new_order())], [late], join, due_in=0))
+    assert {table.name: rows(app, table) for table in (deliveries, events, outbox, timers, flows)} == before
 
 
 def test_of_two_runs_that_succeed_at_once_one_takes_effect(app: Pipeline, ledger: Ledger) -> None:
@@ -118,27 +118,3 @@ def test_nothing_is_recorded_of_an_attempt_whose_claim_a_crash_has_undone(app: P
         with pytest.raises(LedgerError, match="has lost the claim"):
             record_it()
     assert (rows(app, events), rows(app, timers)) == ([], [])
-
-
-def test_a_join_has_ended_whichever_is_written_first(app: Pipeline, ledger: Ledger) -> None:
-    for first in ("start", "end"):
-        event = new_order()
-        assert claim(ledger, event).attempt == 1
-        id = delivery_id(event.id, "billing")
-        completed = record(new_order("briefing.complete", cause=event))
-        steps = [
-            lambda id=id, event=event: ledger.succeed(
-                Success(id, rows=[join_started(id, "briefing", event.id, event.correlation_id)], due_in=None)
-            ),
-            lambda id=id, completed=completed, event=event: ledger.append(
-                [completed], due_in=0, rows=[join_ended(id, event.id, event.correlation_id)]
-            ),
-        ]
-        for step in steps if first == "start" else reversed(steps):
-            step()
-        (row,) = rows(app, joins, id=id)
-        assert row["ended"] is not None, first
-        assert (row["event_id"], row["correlation"]) == (event.id, event.correlation_id)
-        assert [row["event_id"] for row in rows(app, outbox)] == [completed.event.id]
-        ledger.mark_sent([completed.event.id])
-        assert rows(app, events, id=completed.event.id)

@@ -13,7 +13,7 @@ from pipeline.core.event import Encoded
 from pipeline.core.ids import delivery_id
 from pipeline.core.times import now
 from pipeline.ledger.bounding.budget import TREE
-from pipeline.ledger.database.tables import joins
+from pipeline.ledger.database.tables import flows
 from pipeline.ledger.database.waiting import budgets
 from pipeline.ledger.facts import Delivery
 from pipeline.operations.keeping import archive
@@ -94,11 +94,15 @@ def test_an_event_with_which_something_is_still_to_be_done_stays(app: Pipeline, 
         app.dead_letters.requeue(die(app, event))
     elif state == "joining":
         succeed(app, event, "billing")
-        _add(app, joins, id="j", name="j", event_id=event.id, correlation=event.correlation_id, started=1)
+        _add(app, flows, **flow(id="j", event_id=event.id, correlation=event.correlation_id))
     age(app, [event], 10 * DAY)
     before = everything(app)
     assert prune(app.ledger, older_than=DAYS) == Pruned(0, 0, 0, 1, None)
     assert everything(app) == before
+
+
+def flow(**values: Any) -> dict[str, Any]:
+    return {"name": "j", "kind": "join", "status": "active", "definition": "", "members": 2, "started": 1, **values}
 
 
 def _add(app: Pipeline, table: Any, **values: Any) -> None:
@@ -137,11 +141,11 @@ def test_budgets_of_days_and_trees_that_are_long_over_go_too_and_those_that_coun
     assert left == {("tenant", "acme", "2026-01-02"), ("tenant", "acme", ""), (TREE, event.correlation_id, "")}
 
 
-def test_joins_that_ended_long_ago_go_too(app: Pipeline) -> None:
+def test_flows_that_ended_long_ago_go_too(app: Pipeline) -> None:
     for number, ended in enumerate([now() - 10 * DAY, now(), None]):
-        _add(app, joins, id=str(number), name="j", event_id="e", correlation="c", started=1, ended=ended)
+        _add(app, flows, **flow(id=str(number), event_id="e", correlation="c", ended=ended))
     prune(app.ledger, older_than=DAYS)
-    assert [row["id"] for row in rows(app, joins)] == ["1", "2"]
+    assert [row["id"] for row in rows(app, flows)] == ["1", "2"]
 
 
 def test_events_go_in_batches_with_progress(app: Pipeline) -> None:

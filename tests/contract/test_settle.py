@@ -9,7 +9,7 @@ from sqlalchemy import update
 
 from pipeline.core.errors import InvalidSelection, PipelineError, SettleTimeout
 from pipeline.core.event import Encoded
-from pipeline.core.ids import caused_id
+from pipeline.core.ids import caused_id, delivery_id
 from pipeline.core.times import micros
 from pipeline.history.settle import settle, settled
 from pipeline.history.tree import DeliveryNode
@@ -128,13 +128,13 @@ def test_a_delayed_event_is_waited_for(ledger: Ledger) -> None:
 def test_a_join_is_waited_for(ledger: Ledger) -> None:
     order, other = made("order.created", correlation_id="c"), made("order.created", correlation_id="c")
     put(ledger, order, other)
-    join = started_join(order)
-    succeed(ledger, order, "join", joins=[join])
+    id, join = delivery_id(order.id, "join"), started_join(order)
+    succeed(ledger, order, "join", joins=join)
 
     assert settled(ledger, order.id).lines() == [f"join 'briefing' of {order.id} is not complete"]
     assert settled(ledger, other.id)
-    done = made("order.briefed", cause=order, id=caused_id(join.row["id"], 0))
-    end_join(ledger, join.row["id"], done)
+    done = made("order.briefed", cause=order, id=caused_id(id, 0))
+    end_join(ledger, id, done)
     assert settled(ledger, order.id).lines() == [f"order.briefed {done.id} is not sent yet"]
 
 

@@ -15,7 +15,7 @@ from pipeline.core.ids import delivery_id
 from pipeline.core.times import SECOND
 from pipeline.history.settle import settle, settled
 from pipeline.history.trace import trace
-from pipeline.ledger.database.tables import deliveries, events, joins
+from pipeline.ledger.database.tables import deliveries, events, flows
 from pipeline.ledger.facts import Success
 from pipeline.ledger.ledger import Ledger
 from tests.logs import START, begin, cascade, made, outline, put, started_join, succeed
@@ -150,7 +150,7 @@ def test_a_trace_as_json(ledger: Ledger) -> None:
     assert (first["time"], first["priority"], first["seq"]) == ("2026-01-01T00:00:00Z", 2, 1)
     assert first["deliveries"][0]["outcome"] == "succeeded"
     assert first["deliveries"][0]["events"] == [paid.id]
-    assert found["joins"] == []
+    assert found["flows"] == []
 
 
 def test_a_trace_as_text(ledger: Ledger) -> None:
@@ -177,7 +177,7 @@ def test_a_trace_as_text(ledger: Ledger) -> None:
             update(deliveries).where(deliveries.c.ended.is_not(None)).values(ended=7 * SECOND, attempts=3)
         )
         connection.execute(update(deliveries).where(deliveries.c.agent == "mailer").values(due=9 * SECOND))
-        connection.execute(insert(joins), [{**started_join(order).row, "started": 6 * SECOND}])
+        connection.execute(insert(flows), [{**started_join(order)[1].row, "started": 6 * SECOND}])
 
     lines = str(trace(ledger, order.id)).splitlines()
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Row, and_, delete, select, update
+from sqlalchemy import Connection, Row, and_, delete, select
 
 from ...core.announcements import TreeCancelled
 from ...core.errors import UnknownEvent
@@ -26,7 +26,7 @@ from ...core.times import moment, now
 from ..aside import read_all
 from ..database.leases import in_seconds
 from ..database.rows import GONE_AFTER, chunks
-from ..database.tables import deliveries, events, joins, outbox, timers
+from ..database.tables import deliveries, events, outbox, timers
 from ..database.waiting import cancelled, stops, waits
 from ..facts import Cancellation, Cancelled, Claim, Part, Stop
 from ..subscribers import Asked, Subscribers
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from ..database.database import Database
     from ..deliveries import Deliveries
     from ..facts import Delivery
+    from ..flows.flows import Flows
     from ..waiting.approvals import Approvals
 
 #: Passes at most: more are needed only where a tree grows faster than it is read.
@@ -43,7 +44,7 @@ MOST_PASSES = 20
 LONGEST_WAY = 64
 #: Columns of what may be part of a tree.
 _EVENT = tuple(events.c[name] for name in ("id", "type", "causation", "delivery", "targets", "replay", "tx", "seq"))
-_DELIVERY = tuple(deliveries.c[name] for name in ("id", "event_id", "agent", "outcome", "replay", "worker"))
+_DELIVERY = tuple(deliveries.c[name] for name in ("id", "event_id", "agent", "outcome", "replay", "worker", "flow"))
 
 
 @dataclass
@@ -82,7 +83,9 @@ class Trees:
         subscribers: Subscribers,
         append: Callable[..., object],
         approvals: Approvals,
+        flows: Flows,
     ) -> None:
+        self._flows = flows
         self._approvals = approvals
         self._database = database
         self._deliveries = deliveries
@@ -179,6 +182,7 @@ class Trees:
         if not tree.is_whole:
             self._mark(connection, first, list(tree.events))
         told = str(first)
+        self._flows.cancel(connection, list(tree.events), told)
         self._approvals.cancel(connection, list(tree.events), first.by, first.reason)
         own = [row for row in tree.emitters.values() if row.replay is None]  # a replay was asked for by name
         ids = [row.id for row in own]
@@ -199,7 +203,6 @@ class Trees:
             delayed=tuple(_take(connection, timers, timers.c.id, _delayed(connection, tree))),
         )
         _take(connection, outbox, outbox.c.event_id, list(tree.events))
-        self._end_joins(connection, tree)
         running = [row for row in was if _runs(row)]
         if terminate:  # those, too, that were stopped before, and may still run
             running += [row for row in own if row.worker and row.outcome == Outcome.CANCELLED.value]
@@ -219,7 +222,7 @@ class Trees:
 
     def _underway(self, connection: Connection, tree: _Tree) -> list[Part]:
         """Return what agents are still to get: in their queues, or to be sent there."""
-        have = {(row.event_id, row.agent) for row in tree.emitters.values() if row.replay is None}
+        have = {(row.event_id, row.agent) for row in tree.emitters.values() if row.replay is None and row.flow is None}
         found: list[Part] = []
         for listener in self._subscribers.listeners(connection):
             heard = [
@@ -236,12 +239,6 @@ class Trees:
                 Part("", listener.name, row.id, row.type, Outcome.QUEUED) for row in heard if row.id not in kept_back
             ]
         return found
-
-    @staticmethod
-    def _end_joins(connection: Connection, tree: _Tree) -> None:
-        for some in chunks(list(tree.events)):
-            mine = and_(joins.c.event_id.in_(some), joins.c.ended.is_(None))
-            connection.execute(update(joins).where(mine).values(ended=now()))
 
     def _announce(self, connection: Connection, done: Cancelled) -> None:
         told = TreeCancelled(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from ..flows.flows import Flows
 from ..waiting.approvals import Approvals
 from ..waiting.arrivals import Arrivals
 from ..waiting.batches import Batches
@@ -40,6 +41,7 @@ class Waiting:
         trees: what was stopped, and does not run any more.
         pauses: agents and scopes that are paused.
         batches: deliveries that are handled together.
+        flows: deliveries that belong together, and what follows from them.
         bounds: agents that have more waiting than they may.
         attempts: how those of agents with a breaker went.
 
@@ -63,7 +65,8 @@ class Waiting:
         self.approvals = Approvals(database, self.waits, append, secret)
         self.batches = Batches(database, deliveries, self.waits, self.steps, due.announce)
         self.newcomers = Newcomers(database)
-        self.trees = Trees(database, deliveries, subscribers, append, self.approvals)
+        self.flows = Flows(database, deliveries)
+        self.trees = Trees(database, deliveries, subscribers, append, self.approvals, self.flows)
         self.budgets = Budgets(database, self.waits, append)
         self.pauses = Pauses(database, self.waits)
         self.bounds = Bounds(database, append)

@@ -29,16 +29,6 @@ def timer_row(id: str, kind: str, due: int, correlation: str, body: bytes | None
     return {"id": id, "kind": kind, "due": due, "correlation": correlation, "body": body and body.decode()}
 
 
-def join_started(id: str, name: str, event_id: str, correlation: str) -> Write:
-    """Return the row of a join that has started."""
-    return Write("join_started", _join(id, name, event_id, correlation))
-
-
-def join_ended(id: str, event_id: str, correlation: str) -> Write:
-    """Return the row of a join whose event is published; it may be there before the join's start is recorded."""
-    return Write("join_ended", _join(id, "", event_id, correlation) | {"ended": now()})
-
-
 def attempt_made(agent: str) -> Write:
     """Return what counts an attempt of an agent with a breaker that has succeeded."""
     return Write("attempt", {"agent": agent, "minute": minute(), "made": 1, "failed": 0})
@@ -47,10 +37,6 @@ def attempt_made(agent: str) -> Write:
 def minute() -> int:
     """Return the time in minutes since 1970."""
     return now() // SECOND // 60
-
-
-def _join(id: str, name: str, event_id: str, correlation: str) -> dict[str, Any]:
-    return {"id": id, "name": name, "event_id": event_id, "correlation": correlation, "started": now()}
 
 
 def unrouted_row(event_id: str, at: int) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import (
@@ -25,8 +27,9 @@ from sqlalchemy import (
 
 from ...core.outcome import Outcome
 from .database import Database
-from .rows import chunks
-from .tables import deliveries, events, joins, outbox, tags, timers, workers
+from .fast import Statement
+from .rows import Write, chunks
+from .tables import definitions, deliveries, events, flows, outbox, tags, timers, workers
 from .waiting import attempts, cancelled, reservations, steps
 
 #: Who runs a delivery.
@@ -45,6 +48,8 @@ class Statements:
         if not database.is_sqlite:
             event = event.values(tx=literal_column("txid_current()"))
         self.event = event
+        #: Of deliveries, which another file writes.
+        self.member: Any = None
         place = select(bindparam("name", type_=String), bindparam("value", type_=String), events.c.tx, events.c.seq)
         tag = insert(tags).from_select(
             ["name", "value", "tx", "seq"], place.where(events.c.id == bindparam("event_id"))
@@ -60,15 +65,18 @@ class Statements:
         new = {"due": timer.excluded.due, "body": timer.excluded.body}
         self.timer = timer.on_conflict_do_update(index_elements=["id"], set_=new)
         self.timer_gone = delete(timers).where(timers.c.id == bindparam("timer"))
-        self.join_started = insert(joins).on_conflict_do_nothing()
-        join = insert(joins)
+        self.flow = insert(flows).on_conflict_do_nothing()
+        self.definition = insert(definitions).on_conflict_do_nothing()
         #: Of all ids in one list, which SQLite does not know.
         sent_all = delete(outbox).where(outbox.c.event_id == any_(bindparam("ids", type_=ARRAY(String))))
         self.sent_all = sent_all.returning(outbox.c.event_id, *relaxed(database))
-        self.join_ended = join.on_conflict_do_update(index_elements=["id"], set_={"ended": join.excluded.ended})
         attempt = insert(attempts)
         more = {name: attempts.c[name] + attempt.excluded[name] for name in ("made", "failed")}
         self.attempt = attempt.on_conflict_do_update(index_elements=["agent", "minute"], set_=more)
+
+    def of(self, rows: Sequence[Write]) -> list[Statement]:
+        """Return what writes rows: those that follow each other with one statement have it together."""
+        return [(getattr(self, name), [row for _, row in some]) for name, some in groupby(rows, key=itemgetter(0))]
 
 
 def relaxed(database: Database) -> list[Any]:

@@ -21,6 +21,10 @@ ID = String(255)
 #: Has an outcome that is not final; SQLite uses the index of open deliveries only in a query that repeats it.
 OPEN = text("outcome NOT IN ({})".format(", ".join(f"'{outcome.value}'" for outcome in FINAL)))
 _UNROUTED = text("outcome = 'unrouted'")
+#: Is a step of a flow.
+IN_FLOW = text("flow IS NOT NULL")
+#: Of flows that go on; as above.
+ACTIVE = text("ended IS NULL")
 #: Is to be sent with the next sweep; as above.
 AT_ONCE = text("outcome = 'queued' AND due = 0")
 
@@ -108,9 +112,13 @@ deliveries = Table(
     Column("requeued", Integer, nullable=False, server_default="0"),
     #: Since when it waits for a worker that reads its event's version.
     Column("waits", BIG),
+    #: The flow that it is a step of, and which one.
+    Column("flow", ID),
+    Column("pos", Integer),
     Index("pipeline_deliveries_event", "event_id"),
     Index("pipeline_deliveries_unrouted", "event_id", sqlite_where=_UNROUTED, postgresql_where=_UNROUTED),
     Index("pipeline_deliveries_open", "outcome", "agent", "due", sqlite_where=OPEN, postgresql_where=OPEN),
+    Index("pipeline_deliveries_flow", "flow", sqlite_where=IN_FLOW, postgresql_where=IN_FLOW),
     Index("pipeline_deliveries_at_once", "id", sqlite_where=AT_ONCE, postgresql_where=AT_ONCE),
 )
 
@@ -193,17 +201,42 @@ snapshots = Table(
     Column("body", Text, nullable=False),
 )
 
-#: One row for each join that was started; it ends when its event is published.
-joins = Table(
-    "pipeline_joins",
+#: One row for each flow that was started: several deliveries that belong together, such as the members of a join.
+flows = Table(
+    "pipeline_flows",
     metadata,
+    #: That of the delivery that has started it.
     Column("id", ID, primary_key=True),
     Column("name", ID, nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("status", String(16), nullable=False),
+    #: The event that it works on.
     Column("event_id", ID, nullable=False),
     Column("correlation", ID, nullable=False),
+    Column("definition", ID, nullable=False),
+    #: How many steps it has, how many of them have ended well, and how many are dead. The rows of the deliveries say
+    #: which; these numbers say when it is worth while to look at them.
+    Column("members", Integer, nullable=False),
+    Column("done", Integer, nullable=False, server_default="0"),
+    Column("failed", Integer, nullable=False, server_default="0"),
     Column("started", BIG, nullable=False),
     Column("ended", BIG),
-    Index("pipeline_joins_correlation", "correlation"),
+    #: When it ends in any case.
+    Column("due", BIG),
+    #: What it was complete by, or why it has failed.
+    Column("reason", Text),
+    Index("pipeline_flows_correlation", "correlation"),
+    Index("pipeline_flows_event", "event_id"),
+    Index("pipeline_flows_active", "id", sqlite_where=ACTIVE, postgresql_where=ACTIVE),
+    Index("pipeline_flows_due", "due", sqlite_where=ACTIVE, postgresql_where=ACTIVE),
+)
+
+#: One row for each definition that a flow was started with, by its digest: newer versions do not change those that run.
+definitions = Table(
+    "pipeline_definitions",
+    metadata,
+    Column("id", ID, primary_key=True),
+    Column("body", Text, nullable=False),
 )
 
 #: Facts about the ledger itself: its id, and the secret that signs the bus's own messages.

@@ -19,7 +19,7 @@ from ...core.routing import targets_of
 from ...core.times import SECOND, now
 from ...ledger.aside import Bad
 from ...ledger.database.rows import chunks
-from ...ledger.database.tables import deliveries, events, joins, outbox
+from ...ledger.database.tables import deliveries, events, flows, outbox
 from ...ledger.ledger import Ledger
 from ...ledger.log import after
 from ...ledger.subscribers import Asked
@@ -111,7 +111,7 @@ def prune(
             progress(number)
     if older_than is not None:
         before = _before(older_than)
-        ended = delete(joins).where(joins.c.ended < before)
+        ended = delete(flows).where(flows.c.ended < before)
         ledger.database.run(lambda connection: connection.execute(ended))
         ledger.waiting.budgets.prune(before)
     unnamed = 0 if blobs is None else blobs.prune(partial(still_named, ledger))
@@ -194,9 +194,8 @@ def examine(connection: Connection, rows: Sequence[dict[str, Any]], ledger: Ledg
     for delivery in rows_of(connection, of_these):
         by_event[delivery["event_id"]].append(delivery)
     busy = set(connection.execute(select(outbox.c.event_id).where(outbox.c.event_id.in_(ids))).scalars())
-    correlations = {row["correlation"] for row in rows}
-    open_joins = select(joins.c.event_id).where(joins.c.correlation.in_(correlations), joins.c.ended.is_(None))
-    busy.update(connection.execute(open_joins).scalars())
+    active = select(flows.c.event_id).where(flows.c.event_id.in_(ids), flows.c.ended.is_(None))
+    busy.update(connection.execute(active).scalars())
     busy |= _awaited(connection, rows, by_event, ledger) | ledger.waiting.steps.awaited(connection, ids)
     examined = Examined([], [])
     for row in rows:
@@ -215,7 +214,8 @@ def _awaited(
     ledger: Ledger,
 ) -> set[str]:
     """Return the events that should reach an agent, and reconciliation has not been there yet to see to it."""
-    have = {(id, delivery["agent"]) for id, mine in by_event.items() for delivery in mine}
+    own = ((id, delivery) for id, mine in by_event.items() for delivery in mine if delivery["flow"] is None)
+    have = {(id, delivery["agent"]) for id, delivery in own}
     awaited: set[str] = set()
     # What an agent wants whose row is damaged, nobody knows: all that it has not seen stays.
     for listener in ledger.subscribers.listeners(connection, unreadable=("#",)):

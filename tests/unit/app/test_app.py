@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from celery.app.utils import find_app
 
-from pipeline import ConfigError, Event, InvalidAgent, InvalidEvent, Payload, Pipeline
+from pipeline import ConfigError, Event, InvalidAgent, InvalidEvent, InvalidFilter, LedgerOff, Payload, Pipeline
 from pipeline.core.event import new_event
 
 
@@ -115,6 +115,36 @@ def test_a_join_that_is_declared_wrongly_is_refused(app: Pipeline, options: dict
     members = [known.get(name, name) for name in options.pop("agents")]
     with pytest.raises((InvalidAgent, InvalidEvent), match=message):
         app.join(options.pop("name"), agents=members, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"quorum": 3}, "quorum=3 is more than its 2 members"),
+        ({"quorum": 0}, "quorum=0 is no number of members"),
+        ({"quorum": 1, "first": True}, "first=True is quorum=1; give one of them"),
+        ({"deadline": "soon"}, "deadline: 'soon'"),
+        ({"deadline": -1}, "deadline: -1"),
+        ({"on_failure": "ignore"}, "on_failure='ignore' is neither 'fail' nor 'collect'"),
+        ({"each": "data.items"}, "has 2 agents; with each= one agent gets each item"),
+        ({"each": "data.items", "expect": list}, "each= makes a member of each item, and expect= chooses agents"),
+        ({"each": "event"}, "each: .*the whole envelope"),
+        ({"until": {"results.a": {"$gtt": 1}}}, r"\$gtt"),
+    ],
+)
+def test_what_a_join_waits_for_is_checked_where_it_is_declared(
+    tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    app = Pipeline("test", directory=tmp_path)
+    members = [app.agent(name=name)(lambda data: None) for name in ("left", "right")]
+    with pytest.raises((InvalidAgent, InvalidEvent, InvalidFilter), match=message):
+        app.join("pair", on="a.b", agents=members, emits="pair.done", **options)
+
+
+def test_what_a_chord_cannot_wait_for_needs_a_ledger(app: Pipeline) -> None:
+    members = [app.agent(name="left")(lambda data: None), app.agent(name="right")(lambda data, ctx: None)]
+    with pytest.raises(LedgerOff, match="without a ledger it is Celery's chord, which knows neither deadline="):
+        app.join("pair", on="a.b", agents=members, emits="pair.done", quorum=1)
 
 
 def test_a_join_is_an_agent_with_a_queue_of_its_own(app: Pipeline) -> None:

@@ -25,7 +25,7 @@ def app(app: Pipeline) -> Pipeline:
 
 def test_a_chord_ends_in_an_event_of_the_newest_version(app: Pipeline, sent: list[Event]) -> None:
     for id, type in (("t1", "both.done"), ("t2", "others.done")):
-        app.celery.tasks[EMIT_TASK].publish(type, {"results": [1, 2]}, None, id, None)
+        app.celery.tasks[EMIT_TASK].publish(type, {"results": [1, 2]}, None, id)
     assert [(event.type, event.schema_version) for event in sent] == [("both.done", "3.0.0"), ("others.done", "1.0.0")]
 
 

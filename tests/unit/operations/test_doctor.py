@@ -73,7 +73,7 @@ def test_the_doctor_reports_a_broker_that_is_away(module: str) -> None:
     assert found.returncode == 1
     assert checked["broker"]["status"] == "fail"
     assert "PIPELINE_BROKER_URL" in checked["broker"]["mend"]
-    assert checked["joins"]["status"] == "warn"  # results lie in a file, the broker does not
+    assert checked["chords"]["status"] == "warn"  # results lie in a file, the broker does not
     assert "workers" not in checked
     assert "secret" not in found.stdout + found.stderr
 

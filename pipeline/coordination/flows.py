@@ -1,0 +1,187 @@
+"""The one who moves flows on: in the transaction that records what became of a step, and for those whose time is over.
+
+There is no coordinator: whoever records a step's outcome has the flow's row locked, sees whether the flow ends with it,
+and writes what follows into the log and the outbox. So a flow moves once for each fact, whatever is killed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from ..agents.filters.filter import parse
+from ..core.errors import EventTooLarge, InvalidEvent, line_of
+from ..core.event import Encoded, Event, new_event
+from ..core.ids import caused_id
+from ..core.observe import Log
+from ..core.outcome import Outcome
+from ..ledger.aside import read
+from ..ledger.bounding.trees import stop
+from ..ledger.flows.flows import BADLY, FAILED, WELL, Step
+from ..ledger.flows.rows import COMPLETED
+from ..publishing.outbox import GRACE
+from .flow import Counts, Definition, End, end_of
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Row
+
+    from ..bus import Bus
+    from ..ledger.facts import Delivery, Run
+
+logger = Log(logging.getLogger(__name__))
+NOT_NEEDED = "{} {} had ended ({})"
+
+
+class Flows:
+    """Moves flows on."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self._ledger = bus.ledger
+        self._flows = bus.ledger.waiting.flows
+
+    def ending(
+        self,
+        run: Run,
+        delivery: Delivery,
+        what: str,
+        sent: list[Encoded],
+        work: Callable[[Connection], bool],
+    ) -> bool:
+        """Record that a step has ended, with what follows from that; say whether it was recorded.
+
+        Arguments:
+            run: what runs the transaction.
+            what: DONE or FAILED.
+            sent: gets the events that follow, which are to be sent then.
+            work: records the step's outcome, and says whether it has.
+
+        """
+        assert delivery.flow is not None
+        flow = delivery.flow
+
+        def whole(connection: Connection) -> bool:
+            sent.clear()  # the transaction may be made once more
+            self._flows.lock(connection, flow)
+            recorded = work(connection)
+            if recorded:
+                sent.extend(self._follow(connection, delivery, what))
+            return recorded
+
+        return run(whole)
+
+    def _follow(self, connection: Connection, delivery: Delivery, what: str) -> list[Encoded]:
+        assert delivery.flow is not None
+        row = self._flows.count(connection, delivery.flow, what)
+        if row is None:
+            if what != FAILED:
+                self._flows.late(connection, delivery.id)
+            return []
+        definition = definition_in(self._flows.definition(connection, row.definition))
+        counts = Counts(row.members, row.done, row.failed)
+        if definition.until is None and end_of(definition, counts) is None:
+            return []
+        return self._settle(connection, row.id, definition, due_in=GRACE)
+
+    def _settle(
+        self, connection: Connection, id: str, definition: Definition, *, due_in: float, is_over: bool = False
+    ) -> list[Encoded]:
+        """End a flow if its steps say so; return the event that follows."""
+        steps = self._flows.steps(connection, id)
+        outcomes = [step.outcome.value for step in steps]
+        counts = Counts(len(steps), sum(one in WELL for one in outcomes), sum(one in BADLY for one in outcomes))
+        results = results_of(definition, steps)
+        is_met = definition.until is not None and parse(definition.until).matches({"data": results})
+        end = end_of(definition, counts, is_met=is_met, is_over=is_over)
+        if end is None:
+            self._flows.recount(connection, id, steps)
+            return []
+        record = self._event(connection, id, definition, end, results)
+        self._ledger.append([record], due_in=due_in, connection=connection)
+        self._flows.finish(connection, id, end.status, end.reason)
+        if definition.cancel_rest:
+            told = NOT_NEEDED.format("its flow", definition.name, end.reason)
+            stop(self._ledger.database, connection, self._flows.end_rest(connection, id, told))
+        return [record]
+
+    def _event(
+        self, connection: Connection, id: str, definition: Definition, end: End, results: dict[str, Any]
+    ) -> Encoded:
+        """Return the event that follows from the end of a flow; what is too large for one is a failure, too."""
+        found = self._flows.body(connection, id)
+        record = None if found is None else read(*found)
+        cause = record.event if isinstance(record, Encoded) else None
+        about = {"original": None if cause is None else cause.data}
+        make = partial(self._encoded, connection, id, definition, cause)
+        try:
+            if end.status == COMPLETED:
+                return make(definition.emits, {**about, "completed_by": end.reason, **results})
+            return make(definition.fails, {**about, "error": _error(end, results), **results})
+        except (InvalidEvent, EventTooLarge) as exc:
+            logger.error("flow %s %s: its results make no event: %s", definition.name, id, line_of(exc))
+            error = f"the results of its members make no event: {line_of(exc)}"
+            return make(definition.fails, {"original": None, "error": error, "results": None, "errors": {}})
+
+    def _encoded(
+        self, connection: Connection, id: str, definition: Definition, cause: Event | None, type: str, data: Any
+    ) -> Encoded:
+        event = new_event(
+            type,
+            data,
+            source=definition.source,
+            cause=cause,
+            id=caused_id(id, 0, self._ledger.secret),
+            version=self._bus.types.newest(type),
+        )
+        return self._bus.outbox.encode([event])[0]._replace(delivery=id)
+
+    # -- what nobody records a step of
+
+    def look(self) -> int:
+        """End the flows whose time is over; return how many did."""
+        return sum(self._ledger.database.run(partial(self._end, id, is_over=True)) for id in self._flows.due())
+
+    def mend(self) -> int:
+        """End the flows of which no step is open: somebody has dropped or buried the last one."""
+        return sum(self._ledger.database.run(partial(self._end, id, is_over=False)) for id in self._flows.stuck())
+
+    def _end(self, id: str, connection: Connection, *, is_over: bool) -> int:
+        row: Row[Any] | None = self._flows.read(connection, id)
+        if row is None:  # another worker was at it
+            return 0
+        definition = definition_in(self._flows.definition(connection, row.definition))
+        return len(self._settle(connection, id, definition, due_in=0, is_over=is_over))
+
+
+@lru_cache(maxsize=1024)
+def definition_in(body: str) -> Definition:
+    """Return the definition that a flow was started with."""
+    return Definition.of(orjson.loads(body))
+
+
+def results_of(definition: Definition, steps: Sequence[Step]) -> dict[str, Any]:
+    """Return what the steps of a flow have come to: results, errors, and what is missing.
+
+    By the agents' names; where the steps are one agent's for each item of a list, by the items' positions.
+    """
+    done = {step.pos: orjson.loads(step.result or "null") for step in steps if step.outcome is Outcome.SUCCEEDED}
+    key: Callable[[Step], Any] = (lambda step: step.pos) if definition.each else (lambda step: step.agent)
+    return {
+        "results": (
+            [done.get(step.pos) for step in steps]
+            if definition.each
+            else {step.agent: done[step.pos] for step in steps if step.pos in done}
+        ),
+        "errors": {str(key(step)): step.error or step.outcome.value for step in steps if step.outcome.value in BADLY},
+        "missing": [key(step) for step in steps if step.pos not in done and step.outcome.value not in BADLY],
+    }
+
+
+def _error(end: End, results: dict[str, Any]) -> str:
+    """Return why a flow has failed, with the first error."""
+    first = next(iter(results["errors"].items()), None)
+    return end.reason if first is None else f"{end.reason}: {first[0]}: {first[1]}"

@@ -1,0 +1,1 @@
+"""Flows: deliveries that belong together."""

@@ -1,0 +1,184 @@
+"""The table of flows: how far each has come, and its end. What follows from what, is decided above.
+
+A flow's row is locked before the delivery that is recorded with it, and before those that end with it: so facts come
+one after the other, and nobody waits for somebody who waits for him.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from sqlalchemy import Connection, Row, and_, exists, not_, select, update
+
+from ...core.errors import UnknownFlow
+from ...core.outcome import OPEN, Outcome
+from ...core.times import now
+from ..database.leases import BATCH, locked
+from ..database.rows import chunks
+from ..database.tables import definitions, deliveries, events, flows
+from ..database.waiting import waits
+from .rows import CANCELLED
+
+if TYPE_CHECKING:
+    from ..database.database import Database
+    from ..deliveries import Deliveries
+
+#: Counted as done, and as failed.
+DONE, FAILED = "done", "failed"
+#: What a step has come to.
+WELL = (Outcome.SUCCEEDED.value, Outcome.FILTERED.value)
+BADLY = (Outcome.DEAD.value, Outcome.DROPPED.value, Outcome.CANCELLED.value)
+_OPEN = tuple(outcome.value for outcome in OPEN)
+
+
+class Step(NamedTuple):
+    """A step of a flow, as its delivery's row says it.
+
+    Attributes:
+        result: what its handler has returned, as JSON.
+
+    """
+
+    id: str
+    pos: int
+    agent: str
+    outcome: Outcome
+    result: str | None
+    error: str | None
+
+
+class Flows:
+    """The table of flows."""
+
+    def __init__(self, database: Database, deliveries: Deliveries) -> None:
+        self._database = database
+        self._deliveries = deliveries
+        self._definitions: dict[str, str] = {}
+        self._count = {
+            column: update(flows)
+            .where(flows.c.ended.is_(None))
+            .values({column: flows.c[column] + 1})
+            .returning(*(flows.c[name] for name in ("id", "definition", "members", "done", "failed")))
+            for column in (DONE, FAILED)
+        }
+
+    # -- what belongs to the transaction that records a step
+
+    def lock(self, connection: Connection, id: str) -> None:
+        """Let no other fact about a flow be recorded until the transaction ends; SQLite has one writer in any case."""
+        if not self._database.is_sqlite:
+            query = select(flows.c.ended).where(flows.c.id == id)
+            connection.execute(query.with_for_update(key_share=True)).first()
+
+    def count(self, connection: Connection, id: str, what: str) -> Row[Any] | None:
+        """Count one more step as done or failed, which locks the flow; None when it has ended."""
+        return connection.execute(self._count[what].where(flows.c.id == id)).first()
+
+    def recount(self, connection: Connection, id: str, steps: Sequence[Step]) -> None:
+        """Let the numbers say what the rows say: a dead letter may have been requeued."""
+        outcomes = [step.outcome.value for step in steps]
+        numbers = {"done": sum(one in WELL for one in outcomes), "failed": sum(one in BADLY for one in outcomes)}
+        connection.execute(update(flows).where(flows.c.id == id).values(numbers))
+
+    def late(self, connection: Connection, id: str) -> None:
+        """Record that a step has succeeded after its flow had ended."""
+        self._deliveries.late(connection, id)
+
+    def steps(self, connection: Connection, id: str) -> list[Step]:
+        """Return the steps of a flow, in their order."""
+        columns = (deliveries.c[name] for name in Step._fields)
+        rows = connection.execute(select(*columns).where(deliveries.c.flow == id).order_by(deliveries.c.pos))
+        return [Step(*row)._replace(outcome=Outcome(row.outcome)) for row in rows]
+
+    def definition(self, connection: Connection, digest: str) -> str:
+        """Return what a flow follows, as JSON."""
+        if digest not in self._definitions:
+            query = select(definitions.c.body).where(definitions.c.id == digest)
+            self._definitions[digest] = connection.execute(query).scalar_one()
+        return self._definitions[digest]
+
+    @staticmethod
+    def body(connection: Connection, id: str) -> tuple[str, str] | None:
+        """Return the id and the body of the event that a flow works on."""
+        query = select(events.c.id, events.c.body).join(flows, flows.c.event_id == events.c.id)
+        row = connection.execute(query.where(flows.c.id == id)).first()
+        return None if row is None else (row.id, row.body)
+
+    @staticmethod
+    def finish(connection: Connection, id: str, status: str, reason: str) -> None:
+        """Record that a flow has ended, and why."""
+        values = {"status": status, "reason": reason, "ended": now()}
+        connection.execute(update(flows).where(flows.c.id == id).values(values))
+
+    def end_rest(self, connection: Connection, id: str, reason: str) -> list[Any]:
+        """Let those steps not run that have not ended; return them as they were.
+
+        Who records his end at this moment is left out: he comes late by himself.
+        """
+        mine = and_(deliveries.c.flow == id, deliveries.c.outcome.in_(_OPEN))
+        parked = select(waits.c.delivery).where(waits.c.delivery.in_(select(deliveries.c.id).where(mine)))
+        waiting = connection.execute(locked(parked.order_by(waits.c.delivery))).scalars().all()
+        free = and_(mine, deliveries.c.outcome != Outcome.PARKED.value)
+        query = select(deliveries.c.id).where(free).order_by(deliveries.c.id)
+        ids = sorted({*waiting, *connection.execute(locked(query)).scalars()})
+        return self._deliveries.cancel(connection, ids, reason, Outcome.LATE)
+
+    # -- flows that nobody else moves on
+
+    def due(self, limit: int = BATCH) -> list[str]:
+        """Return flows whose time is over."""
+        query = select(flows.c.id).where(flows.c.ended.is_(None), flows.c.due <= now()).order_by(flows.c.due)
+        return self._ids(query.limit(limit))
+
+    def stuck(self, limit: int = BATCH) -> list[str]:
+        """Return flows of which no step is open, and that have not ended: one was buried, or dropped, by somebody."""
+        step = and_(deliveries.c.flow == flows.c.id, deliveries.c.outcome.in_(_OPEN))
+        return self._ids(select(flows.c.id).where(flows.c.ended.is_(None), not_(exists().where(step))).limit(limit))
+
+    def _ids(self, query: Any) -> list[str]:
+        return list(self._database.read(lambda connection: connection.execute(query).scalars().all()))
+
+    def read(self, connection: Connection, id: str) -> Row[Any] | None:
+        """Return the row of a flow that goes on, with its lock."""
+        query = select(flows).where(flows.c.id == id, flows.c.ended.is_(None))
+        return connection.execute(query.with_for_update(key_share=True)).first()
+
+    def cancel(self, connection: Connection, event_ids: Sequence[str], reason: str) -> None:
+        """Record that flows have ended because the tree of the events that they work on was stopped."""
+        for some in chunks(event_ids):
+            mine = and_(flows.c.event_id.in_(some), flows.c.ended.is_(None))
+            values = {"status": CANCELLED, "ended": now(), "reason": reason}
+            connection.execute(update(flows).where(mine).values(values))
+
+    # -- for those who look
+
+    def recent(self, *, name: str | None = None, status: str | None = None, limit: int = 100) -> list[Row[Any]]:
+        """Return flows, the newest first."""
+        query = select(flows).order_by(flows.c.started.desc(), flows.c.id).limit(limit)
+        if name is not None:
+            query = query.where(flows.c.name == name)
+        if status is not None:
+            query = query.where(flows.c.status == status)
+        return list(self._database.read(lambda connection: connection.execute(query).all()))
+
+    def show(self, id: str, *, prefix: bool = False) -> tuple[Row[Any], str, list[Step]]:
+        """Return a flow, its definition as JSON, and its steps.
+
+        Arguments:
+            prefix: whether the id may be the beginning of one.
+
+        Raises UnknownFlow when there is none, or several begin so.
+
+        """
+        mine = flows.c.id.startswith(id, autoescape=True) if prefix else flows.c.id == id
+
+        def work(connection: Connection) -> tuple[Row[Any], str, list[Step]]:
+            rows = connection.execute(select(flows).where(mine).limit(2)).all()
+            if len(rows) != 1:
+                what = "several flows" if rows else "no flow"
+                raise UnknownFlow(f"the ledger has {what} {id!r}; `pipeline flows list` shows those that it has")
+            (row,) = rows
+            return row, self.definition(connection, row.definition), self.steps(connection, row.id)
+
+        return self._database.read(work)

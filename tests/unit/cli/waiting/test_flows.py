@@ -1,0 +1,66 @@
+"""The commands for flows: what they print, where, and with which exit code."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.core.ids import delivery_id, member_id
+from pipeline.ledger.facts import Delivery, Success
+from pipeline.ledger.flows.rows import Member, Start
+from tests.commands import Shop
+from tests.logs import end_join, made, put, succeed
+
+DEFINITION = b'{"name":"checks","emits":"order.checked","fails":"order.failed","source":"/shop"}'
+
+
+@pytest.fixture
+def flows(shop: Shop) -> list[str]:
+    """A join that has ended, and one of which one of two members is done."""
+    found = []
+    for number, seconds in enumerate((1, 2)):
+        order = made("order.placed", {"n": number}, at=seconds)
+        put(shop.app.ledger, order)
+        id = delivery_id(order.key, "checks")
+        about = ("checks", "join", order.key, order.correlation_id, DEFINITION)
+        start = Start(id, *about, [Member("stock"), Member("credit")])
+        succeed(shop.app.ledger, order, "checks", joins=start.rows())
+        found.append(id)
+        stock = member_id(id, 0)
+        assert shop.app.ledger.claim(Delivery(stock, order, "stock"), worker="w").attempt
+        shop.app.ledger.succeed(Success(stock, result='{"available":true}', due_in=None))
+    end_join(shop.app.ledger, found[0], made("order.checked"))
+    return found
+
+
+def test_flows_are_listed(shop: Shop, flows: list[str]) -> None:
+    heading, *lines = shop.out("flows", "list").splitlines()
+    assert heading.split() == ["id", "kind", "name", "status", "done", "started", "why"]
+    assert [line.split()[:5] for line in lines] == [
+        [flows[1][:8], "join", "checks", "active", "0/2"],
+        [flows[0][:8], "join", "checks", "completed", "0/2"],
+    ]
+    assert [each["id"] for each in shop.json("flows", "list", "--status", "active")] == [flows[1]]
+    assert shop.json("flows", "list", "--name", "other") == []
+    assert shop("flows", "list", "--limit", "1").stderr.startswith("pipeline: there are more than 1")
+    shop.fails(1, "status: no flow is 'activ'; did you mean 'active'?", "flows", "list", "--status", "activ")
+
+
+def test_one_is_shown_with_its_steps_and_as_a_picture(shop: Shop, flows: list[str]) -> None:
+    lines = shop.out("flows", "show", flows[1][:8]).splitlines()
+    assert lines[0] == f"join checks {flows[1]}: active"
+    assert [line.split() for line in lines[2:]] == [
+        ["step", "agent", "outcome", "result"],
+        ["0", "stock", "succeeded", '{"available":true}'],
+        ["1", "credit", "queued", "-"],
+    ]
+    shown = shop.json("flows", "show", flows[1])
+    assert [(step["agent"], step["result"]) for step in shown["steps"]] == [
+        ("stock", {"available": True}),
+        ("credit", None),
+    ]
+    assert shown["definition"]["emits"] == "order.checked"
+    picture = shop.out("flows", "show", flows[1], "--mermaid")
+    assert picture.startswith("flowchart LR\n")
+    assert 's0["stock: succeeded"]' in picture
+    assert 'end_(["order.checked: active"])' in picture
+    shop.fails(1, "the ledger has no flow '00000000'; `pipeline flows list` shows", "flows", "show", "00000000")
