@@ -10,6 +10,7 @@ from .app.app import Pipeline
 from .app.default import default_app
 from .contracts.blobs.blob import Blob
 from .coordination.chords import emit
+from .coordination.saga import step
 from .core.errors import (
     AlreadyDecided,
     BlobAltered,
@@ -42,6 +43,7 @@ from .core.errors import (
     UnknownAgent,
     UnknownBudget,
     UnknownEvent,
+    UnknownFlow,
     Vetoed,
     WaitTimeout,
 )
@@ -99,11 +101,13 @@ __all__ = [
     "UnknownAgent",
     "UnknownBudget",
     "UnknownEvent",
+    "UnknownFlow",
     "Vetoed",
     "WaitTimeout",
     "__version__",
     "default_app",
     "emit",
+    "step",
 ]
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ..ledger.bounding.budget import Spending
     from ..ledger.database.database import Database
     from ..ledger.database.rows import Write
+    from ..ledger.flows.rows import FlowView
     from ..ledger.ledger import Ledger
     from ..ledger.waiting.wait import Wait
 
@@ -59,7 +60,7 @@ class Context(Pausing):
     """
 
     __slots__ = (
-        "_asking", "_before", "_blobs", "_by_hand", "_closing", "_ended", "_events", "_has_begun", "_later",
+        "_asking", "_before", "_blobs", "_by_hand", "_closing", "_ended", "_events", "_flow", "_has_begun", "_later",
         "_ledger", "_mutex", "_next", "_opening", "_priority", "_rows", "_source", "_spending", "_types", "agent",
         "attempt", "batch", "delivery_id", "event", "opened_session", "replay", "waiting",
     )  # fmt: skip
@@ -78,6 +79,7 @@ class Context(Pausing):
         types: Types | None = None,
         blobs: dict[str, Any] | None = None,
         emitted: int = 0,
+        flow: str | None = None,
     ) -> None:
         self.event, self.agent, self.delivery_id = event, agent, delivery_id
         self.attempt, self.replay = attempt, replay
@@ -102,6 +104,7 @@ class Context(Pausing):
         self._has_begun = False
         self.waiting: Waiting | None = None
         self._spending: Spending | None = None
+        self._flow: str | FlowView | None = flow
 
     @classmethod
     def for_test(
@@ -308,6 +311,13 @@ class Context(Pausing):
         if self._spending is None:
             self._spending = self._waits("ctx.budget").spending(self.agent, self.attempt)
         return self._spending
+
+    @property
+    def flow(self) -> FlowView | None:
+        """The join, saga or workflow that it is a step of, with what steps before it came to; None for none."""
+        if isinstance(self._flow, str) and self._ledger is not None:
+            self._flow = aside(partial(self._ledger.waiting.flows.view, self._flow))
+        return None if isinstance(self._flow, str) else self._flow
 
     @property
     def cancelled(self) -> bool:

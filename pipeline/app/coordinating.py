@@ -4,30 +4,112 @@ from __future__ import annotations
 
 import sys
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from ..agents.agent import Agent
 from ..agents.declare import Subscription, declare
 from ..agents.filters import Where
+from ..core.errors import LedgerOff
 from ..core.event import Payload
 from ..core.ids import place_of_call
+from ..families import SagaCompensate, SagaStep
 
 if TYPE_CHECKING:
     from ..bus import Bus
     from ..coordination.instances import Instances
     from ..coordination.join import Expect, OnFailure
+    from ..coordination.saga import FlowStep
 
 
 class Coordinating:
-    """Declares joins."""
+    """Declares joins, sagas and workflows."""
 
     bus: Bus
 
+    def saga(
+        self,
+        name: str,
+        *,
+        on: Subscription | Iterable[Subscription],
+        steps: Iterable[Agent | FlowStep],
+        emits: str | type[Payload] | None = None,
+        fails: str | None = None,
+        key: str | None = None,
+        deadline: float | timedelta | str | None = None,
+    ) -> Agent:
+        """Do steps one after the other for each event; when one fails, undo those that were done, the last one first.
+
+        Arguments:
+            name: the saga's name; it is an agent like any other, with a queue of its own.
+            steps: agents, or step(agent, undo=...), in their order.
+            emits: the type of the event that follows when all are done, with data `{"original": ..., "results": {step:
+                result}}`; default NAME.completed.
+            fails: the type of the event that follows when it was undone or has failed, with `status`, `error` and
+                `compensated` besides; default NAME.failed.
+            key: a path into the event, such as "data.order_id": one saga for each of its values, however many events.
+            deadline: seconds, a timedelta or a text such as "1h", after which it is given up and undone.
+
+        Raises InvalidAgent, InvalidEvent or InvalidFilter that says what is wrong, and LedgerOff without a ledger.
+
+        """
+        return self._flow("saga", name, on, steps, emits, fails, key, deadline)
+
+    def workflow(
+        self,
+        name: str,
+        *,
+        on: Subscription | Iterable[Subscription],
+        steps: Mapping[str, Agent | FlowStep],
+        emits: str | type[Payload] | None = None,
+        fails: str | None = None,
+        key: str | None = None,
+        deadline: float | timedelta | str | None = None,
+    ) -> Agent:
+        """Do steps for each event as a graph: each when those that it comes after are over, and its condition is met.
+
+        Arguments:
+            steps: by name, agents or step(agent, after=..., when=...); those that come after none begin at once.
+
+        The other arguments, and the errors, are those of saga().
+
+        """
+        return self._flow("workflow", name, on, steps, emits, fails, key, deadline)
+
+    def _flow(
+        self,
+        kind: str,
+        name: str,
+        on: Subscription | Iterable[Subscription],
+        steps: Any,
+        emits: str | type[Payload] | None,
+        fails: str | None,
+        key: str | None,
+        deadline: Any,
+    ) -> Agent:
+        from ..coordination.saga import Starter, starter, steps_of
+
+        bus = self.bus
+        if not bus.has_ledger:
+            raise LedgerOff(f"{kind} {name!r} needs a ledger, which knows how far it has come; ledger_url is empty")
+        done = emits if emits is not None else f"{name}.completed"
+        type_ = done if isinstance(done, str) else done.event_type
+        failed = fails or f"{name}.failed"
+        about: Any = {"source": f"{bus.source}/agent/{name}", "key": key, "deadline": deadline}
+        flow = Starter(kind, name, steps_of(kind, name, steps), emits=type_, fails=failed, **about)
+        agent = declare(starter(flow), on=on, name=name)
+        agent.members = flow.agents
+        told: tuple[type[Payload], ...] = (SagaStep, SagaCompensate) if kind == "saga" else ()
+        agent.emits = (done, failed, *told)
+        agent.declared = place_of_call(sys._getframe(2), agent.members, type_, failed)
+        if not isinstance(done, str):
+            bus.types.note(done)
+        return self._add(agent)
+
     @property
     def flows(self) -> Instances:
-        """The joins that were started: list them, show one; raises LedgerOff when there is no ledger."""
+        """Joins, sagas and workflows that were started: list them, show one; raises LedgerOff without a ledger."""
         from ..coordination.instances import Instances
 
         return Instances(self.bus)

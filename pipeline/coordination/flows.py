@@ -15,16 +15,18 @@ import orjson
 
 from ..agents.filters.filter import parse
 from ..core.errors import EventTooLarge, InvalidEvent, line_of
-from ..core.event import Encoded, Event, new_event
-from ..core.ids import caused_id
+from ..core.event import Encoded, Event, Payload, new_event
+from ..core.ids import caused_id, derived_id
 from ..core.observe import Log
 from ..core.outcome import Outcome
 from ..ledger.aside import read
 from ..ledger.bounding.trees import stop
-from ..ledger.flows.flows import BADLY, FAILED, WELL, Step
-from ..ledger.flows.rows import COMPLETED
+from ..ledger.flows.flows import FAILED
+from ..ledger.flows.rows import ACTIVE, BADLY, COMPENSATING, COMPLETED, STUCK, WELL, Step
 from ..publishing.outbox import GRACE
 from .flow import Counts, Definition, End, end_of
+from .graph import Begin, Close, Command, Graph, Hold, Progress
+from .work import Work
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Row
@@ -82,6 +84,8 @@ class Flows:
                 self._flows.late(connection, delivery.id)
             return []
         definition = definition_in(self._flows.definition(connection, row.definition))
+        if isinstance(definition, Graph):
+            return self._move(connection, row, definition, due_in=GRACE)
         counts = Counts(row.members, row.done, row.failed)
         if definition.until is None and end_of(definition, counts) is None:
             return []
@@ -112,32 +116,87 @@ class Flows:
         self, connection: Connection, id: str, definition: Definition, end: End, results: dict[str, Any]
     ) -> Encoded:
         """Return the event that follows from the end of a flow; what is too large for one is a failure, too."""
+        cause = self._cause(connection, id)
+        about = {"original": None if cause is None else cause.data}
+        if end.status == COMPLETED:
+            first = definition.emits, {**about, "completed_by": end.reason, **results}
+        else:
+            first = definition.fails, {**about, "error": _error(end, results), **results}
+        error = "the results of its members are too large for one event: keep what is large in blobs"
+        least: Any = definition.fails, {"original": None, "error": error, "results": None, "errors": {}, "missing": []}
+        (record,) = self._record(id, definition.source, cause, 0, first, least)
+        return record
+
+    # -- sagas and workflows
+
+    def _move(
+        self, connection: Connection, row: Any, graph: Graph, *, due_in: float, given_up: str | None = None
+    ) -> list[Encoded]:
+        """Do what is next in a flow that follows a graph; return the events that follow.
+
+        Arguments:
+            given_up: why it is to be undone from now on.
+
+        """
+        steps = {step.pos: step for step in self._flows.steps(connection, row.id)}
+        if given_up is not None:
+            told = NOT_NEEDED.format(graph.kind, graph.name, given_up)
+            stop(self._ledger.database, connection, self._flows.end_rest(connection, row.id, told))
+            self._flows.mark(connection, row.id, COMPENSATING, given_up, due=None)
+            steps = {step.pos: step for step in self._flows.steps(connection, row.id)}
+        elif row.status == COMPENSATING:
+            given_up = row.reason
+        work = Work(graph, steps, self._cause(connection, row.id))
+        commands = Progress(graph, steps, work.meets, given_up).next()
+        records = [one for command in commands for one in self._do(connection, row, work, command)]
+        if row.status == STUCK and not any(isinstance(command, Hold) for command in commands):
+            self._flows.mark(connection, row.id, COMPENSATING if work.is_undoing(commands) else ACTIVE, None)
+        self._flows.recount(connection, row.id, [step for step in steps.values() if step.pos < len(graph.nodes)])
+        if records:
+            self._ledger.append(records, due_in=due_in, connection=connection)
+        return records
+
+    def _do(self, connection: Connection, row: Any, work: Work, command: Command) -> list[Encoded]:
+        """Do one thing in a flow; return the events that tell of it, or that follow."""
+        graph = work.graph
+        emit = partial(self._record, row.id, graph.source, work.cause)
+        match command:
+            case Begin(pos, why):
+                self._flows.begin(connection, row.id, work.event_id, work.member(pos), pos)
+                if pos >= len(graph.nodes) and row.status != COMPENSATING:
+                    self._flows.mark(connection, row.id, COMPENSATING, why)
+                return [] if graph.kind != "saga" else emit(1 + pos, *work.announced(row.id, pos, why))
+            case Close(status, reason):
+                self._flows.finish(connection, row.id, status, reason)
+                return emit(0, *work.ended(status, reason))
+            case Hold(reason):
+                self._flows.mark(connection, row.id, STUCK, reason)
+                logger.error("%s %s %s waits for somebody: %s", graph.kind, graph.name, row.id, reason)
+        return []
+
+    def _record(self, id: str, source: str, cause: Event | None, position: int, *whats: Any) -> list[Encoded]:
+        """Return an event of a flow: the first of some that fits into one."""
+        for what in whats:
+            type, data = what if isinstance(what, tuple) else (what, None)
+            try:
+                event = new_event(
+                    type,
+                    data,
+                    source=source,
+                    cause=cause,
+                    id=caused_id(derived_id(id, "flow"), position, self._ledger.secret),
+                    version=self._bus.types.newest(type) if isinstance(type, str) else Payload.schema_version,
+                )
+                return [self._bus.outbox.encode([event])[0]._replace(delivery=id)]
+            except (InvalidEvent, EventTooLarge) as exc:
+                logger.warning("flow %s: what it tells makes no event: %s", id, line_of(exc))
+        return []
+
+    def _cause(self, connection: Connection, id: str) -> Event | None:
+        """Return the event that a flow works on; None when it cannot be read any more."""
         found = self._flows.body(connection, id)
         record = None if found is None else read(*found)
-        cause = record.event if isinstance(record, Encoded) else None
-        about = {"original": None if cause is None else cause.data}
-        make = partial(self._encoded, connection, id, definition, cause)
-        try:
-            if end.status == COMPLETED:
-                return make(definition.emits, {**about, "completed_by": end.reason, **results})
-            return make(definition.fails, {**about, "error": _error(end, results), **results})
-        except (InvalidEvent, EventTooLarge) as exc:
-            logger.error("flow %s %s: its results make no event: %s", definition.name, id, line_of(exc))
-            error = f"the results of its members make no event: {line_of(exc)}"
-            return make(definition.fails, {"original": None, "error": error, "results": None, "errors": {}})
-
-    def _encoded(
-        self, connection: Connection, id: str, definition: Definition, cause: Event | None, type: str, data: Any
-    ) -> Encoded:
-        event = new_event(
-            type,
-            data,
-            source=definition.source,
-            cause=cause,
-            id=caused_id(id, 0, self._ledger.secret),
-            version=self._bus.types.newest(type),
-        )
-        return self._bus.outbox.encode([event])[0]._replace(delivery=id)
+        return record.event if isinstance(record, Encoded) else None
 
     # -- what nobody records a step of
 
@@ -154,13 +213,29 @@ class Flows:
         if row is None:  # another worker was at it
             return 0
         definition = definition_in(self._flows.definition(connection, row.definition))
+        if isinstance(definition, Graph):
+            given_up = "its time is over" if is_over else None
+            return len(self._move(connection, row, definition, due_in=0, given_up=given_up))
         return len(self._settle(connection, id, definition, due_in=0, is_over=is_over))
+
+    def abort(self, id: str, reason: str) -> bool:
+        """Give a saga or workflow up: what it has done is undone; say whether it had not ended before."""
+
+        def work(connection: Connection) -> bool:
+            row = self._flows.read(connection, id)
+            definition = None if row is None else definition_in(self._flows.definition(connection, row.definition))
+            if isinstance(definition, Graph):
+                self._move(connection, row, definition, due_in=0, given_up=reason)
+            return isinstance(definition, Graph)
+
+        return self._ledger.database.run(work)
 
 
 @lru_cache(maxsize=1024)
-def definition_in(body: str) -> Definition:
+def definition_in(body: str) -> Definition | Graph:
     """Return the definition that a flow was started with."""
-    return Definition.of(orjson.loads(body))
+    data = orjson.loads(body)
+    return Graph.of(data) if "nodes" in data else Definition.of(data)
 
 
 def results_of(definition: Definition, steps: Sequence[Step]) -> dict[str, Any]:

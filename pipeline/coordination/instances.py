@@ -11,8 +11,8 @@ import orjson
 
 from ..core.errors import InvalidSelection, nearest
 from ..core.times import as_json_time, moment
-from ..ledger.flows.flows import Step
-from ..ledger.flows.rows import STATUSES
+from ..ledger.flows.rows import STATUSES, Step
+from .flows import Flows as Mover
 
 if TYPE_CHECKING:
     from sqlalchemy import Row
@@ -90,6 +90,7 @@ class Instances:
     """The flows of an app's ledger."""
 
     def __init__(self, bus: Bus) -> None:
+        self._bus = bus
         self._flows = bus.ledger.waiting.flows
 
     def list(self, *, name: str | None = None, status: str | None = None, limit: int = 100) -> list[Flow]:
@@ -118,6 +119,27 @@ class Instances:
         """
         row, definition, steps = self._flows.show(id, prefix=len(id) >= SHORTEST_PREFIX)
         return _flow(row, definition=orjson.loads(definition), steps=steps)
+
+    def abort(self, id: str, reason: str = "somebody has given it up") -> bool:
+        """Give a saga or workflow up: what it has done is undone; say whether it had not ended before.
+
+        Raises UnknownFlow, and InvalidSelection for a join, which has nothing to undo.
+        """
+        flow = self.show(id)
+        if flow.kind == "join":
+            raise InvalidSelection(f"{flow.id} is a join, which has nothing to undo; `pipeline cancel --tree` stops it")
+        return Mover(self._bus).abort(flow.id, reason)
+
+    def check(self) -> Sequence[tuple[Flow, Sequence[str]]]:
+        """Return the flows that go on and need agents that are not declared in this process, with those agents."""
+        found = []
+        for row, definition, waiting in self._flows.going_on():
+            flow = _flow(row, definition=orjson.loads(definition))
+            nodes = flow.definition.get("nodes", ())
+            named = (name for node in nodes for name in (node["agent"], node["undo"]) if name)
+            missing = [name for name in dict.fromkeys([*named, *waiting]) if name not in self._bus.agents]
+            found += [(flow, missing)] if missing else []
+        return found
 
 
 def _flow(row: Row[Any], **more: Any) -> Flow:

@@ -9,8 +9,8 @@ from pydantic import AwareDatetime
 from .event import Payload
 
 Json = Any
-#: How the types of the events below begin, and of another one that the bus publishes (see families.py).
-ANNOUNCEMENTS = ("delivery.", "tree.cancelled", "budget.exceeded", "agent.backpressure")
+#: How the types of the events below begin, and of others that the bus publishes (see families.py).
+ANNOUNCEMENTS = ("delivery.", "tree.cancelled", "budget.exceeded", "agent.backpressure", "saga.step", "saga.compensate")
 
 
 class DeliveryDead(Payload, type="delivery.dead"):

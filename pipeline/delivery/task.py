@@ -326,6 +326,7 @@ class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
             types=self.bus.types,
             blobs=self.bus.blobs.context,
             emitted=delivery.emitted,
+            flow=delivery.flow,
         )
 
     def member(self, event: Event) -> Signature:

@@ -1,4 +1,4 @@
-"""The commands for flows: flows list, show."""
+"""The commands for flows: flows list, show, abort, check."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from ..group import CommandSet, app_of, examples
 from ..options import AsJson, Limit
 from ..output import clock, print_json, print_table, printable, say
 
-commands = CommandSet(no_args_is_help=True, help="See joins, and how far they have come.", rich_markup_mode=None)
+HELP = "See joins, sagas and workflows, and help those that cannot go on."
+STATUS = "Only those that are active, stuck, compensating, completed, failed, compensated or cancelled."
+GIVEN_UP = "somebody has given it up"
+commands = CommandSet(no_args_is_help=True, help=HELP, rich_markup_mode=None)
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="A flow's id, or its first 8 characters.")]
 
@@ -18,8 +21,8 @@ Id = Annotated[str, typer.Argument(metavar="ID", help="A flow's id, or its first
 @commands.command("list", epilog=examples("pipeline flows list", "pipeline flows list --status failed --json"))
 def list_(
     ctx: typer.Context,
-    name: Annotated[str | None, typer.Option(help="Only those of this join.")] = None,
-    status: Annotated[str | None, typer.Option(help="Only active, completed, failed or cancelled ones.")] = None,
+    name: Annotated[str | None, typer.Option(help="Only those of this join, saga or workflow.")] = None,
+    status: Annotated[str | None, typer.Option(help=STATUS)] = None,
     limit: Limit = 100,
     as_json: AsJson = False,
 ) -> None:
@@ -59,3 +62,33 @@ def show(
         typer.echo(printable(f"event {flow.event_id}, since {clock(flow.started)}"))
         rows = [(str(s.pos), s.agent, s.outcome.value, s.error or s.result or "") for s in flow.steps]
         print_table(("step", "agent", "outcome", "result"), rows)
+
+
+@commands.command(epilog=examples("pipeline flows abort 01980c5e --reason 'the customer has called'"))
+def abort(
+    ctx: typer.Context,
+    id: Id,
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why, for those who see it.")] = GIVEN_UP,
+    as_json: AsJson = False,
+) -> None:
+    """Give a saga or workflow up: what runs of it is stopped, and what it has done is undone."""
+    flows = app_of(ctx).flows
+    is_new = flows.abort(id, reason)
+    if as_json:
+        print_json(flows.show(id).as_data())
+    else:
+        say("it is undone now" if is_new else "it had ended before; nothing was changed")
+
+
+@commands.command(epilog=examples("pipeline -A shop flows check", "pipeline -A shop flows check --json"))
+def check(ctx: typer.Context, as_json: AsJson = False) -> None:
+    """Say which flows that go on need agents that this version of the app does not declare; then the exit code is 1."""
+    found = app_of(ctx).flows.check()
+    if as_json:
+        print_json([{"id": flow.id, "name": flow.name, "missing": missing} for flow, missing in found])
+    for flow, missing in [] if as_json else found:
+        typer.echo(printable(f"{flow.kind} {flow.name} {flow.id}: no agent {', '.join(missing)}"))
+    if found:
+        raise typer.Exit(1)
+    if not as_json:
+        say("all flows that go on find their agents in this version")

@@ -7,18 +7,22 @@ one after the other, and nobody waits for somebody who waits for him.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+import orjson
 from sqlalchemy import Connection, Row, and_, exists, not_, select, update
 
 from ...core.errors import UnknownFlow
+from ...core.event import Encoded
+from ...core.ids import member_id
 from ...core.outcome import OPEN, Outcome
 from ...core.times import now
+from ..aside import read
 from ..database.leases import BATCH, locked
 from ..database.rows import chunks
 from ..database.tables import definitions, deliveries, events, flows
 from ..database.waiting import waits
-from .rows import CANCELLED
+from .rows import BADLY, CANCELLED, WELL, FlowView, Member, Step
 
 if TYPE_CHECKING:
     from ..database.database import Database
@@ -26,26 +30,7 @@ if TYPE_CHECKING:
 
 #: Counted as done, and as failed.
 DONE, FAILED = "done", "failed"
-#: What a step has come to.
-WELL = (Outcome.SUCCEEDED.value, Outcome.FILTERED.value)
-BADLY = (Outcome.DEAD.value, Outcome.DROPPED.value, Outcome.CANCELLED.value)
 _OPEN = tuple(outcome.value for outcome in OPEN)
-
-
-class Step(NamedTuple):
-    """A step of a flow, as its delivery's row says it.
-
-    Attributes:
-        result: what its handler has returned, as JSON.
-
-    """
-
-    id: str
-    pos: int
-    agent: str
-    outcome: Outcome
-    result: str | None
-    error: str | None
 
 
 class Flows:
@@ -55,11 +40,12 @@ class Flows:
         self._database = database
         self._deliveries = deliveries
         self._definitions: dict[str, str] = {}
+        counted = ("id", "status", "reason", "definition", "members", "done", "failed")
         self._count = {
             column: update(flows)
             .where(flows.c.ended.is_(None))
             .values({column: flows.c[column] + 1})
-            .returning(*(flows.c[name] for name in ("id", "definition", "members", "done", "failed")))
+            .returning(*(flows.c[name] for name in counted))
             for column in (DONE, FAILED)
         }
 
@@ -80,6 +66,19 @@ class Flows:
         outcomes = [step.outcome.value for step in steps]
         numbers = {"done": sum(one in WELL for one in outcomes), "failed": sum(one in BADLY for one in outcomes)}
         connection.execute(update(flows).where(flows.c.id == id).values(numbers))
+
+    def begin(self, connection: Connection, id: str, event_id: str, step: Member, pos: int) -> None:
+        """Let a step begin, unless it has: the next sweep sends its delivery."""
+        about = {"event_id": event_id, "outcome": Outcome.QUEUED.value, "due": 0, "flow": id, "pos": pos}
+        body = step.body and step.body.decode()
+        row = {"id": member_id(id, pos), "agent": step.agent, "body": body, **about}
+        connection.execute(self._deliveries.insert, [row])
+
+    @staticmethod
+    def mark(connection: Connection, id: str, status: str, reason: str | None, **more: Any) -> None:
+        """Record what a flow that goes on is, and why."""
+        values = {"status": status, "reason": reason, **more}
+        connection.execute(update(flows).where(flows.c.id == id, flows.c.ended.is_(None)).values(values))
 
     def late(self, connection: Connection, id: str) -> None:
         """Record that a step has succeeded after its flow had ended."""
@@ -152,6 +151,32 @@ class Flows:
             connection.execute(update(flows).where(mine).values(values))
 
     # -- for those who look
+
+    def going_on(self) -> list[tuple[Row[Any], str, list[str]]]:
+        """Return the flows that have not ended, each with its definition and the agents of its open steps."""
+        query = select(flows, definitions.c.body).join(definitions, definitions.c.id == flows.c.definition)
+        step = and_(deliveries.c.flow == flows.c.id, deliveries.c.outcome.in_(_OPEN))
+        steps = select(flows.c.id, deliveries.c.agent).join(deliveries, step).where(flows.c.ended.is_(None)).distinct()
+
+        def work(connection: Connection) -> list[tuple[Row[Any], str, list[str]]]:
+            agents: dict[str, list[str]] = {}
+            for id, agent in connection.execute(steps):
+                agents.setdefault(id, []).append(agent)
+            rows = connection.execute(query.where(flows.c.ended.is_(None)).order_by(flows.c.started)).all()
+            return [(row, row.body, sorted(agents.get(row.id, ()))) for row in rows]
+
+        return self._database.read(work)
+
+    def view(self, id: str) -> FlowView:
+        """Return a flow as its steps see it."""
+        row, definition, steps = self.show(id)
+        found = self._database.read(lambda connection: self.body(connection, id))
+        record = None if found is None else read(*found)
+        original = record.event.data if isinstance(record, Encoded) else None
+        names = [node["name"] for node in orjson.loads(definition).get("nodes", ())]
+        done = [step for step in steps if step.outcome is Outcome.SUCCEEDED and step.pos < row.members]
+        results = {names[s.pos] if names else s.agent: orjson.loads(s.result or "null") for s in done}
+        return FlowView(row.id, row.name, row.kind, original, results)
 
     def recent(self, *, name: str | None = None, status: str | None = None, limit: int = 100) -> list[Row[Any]]:
         """Return flows, the newest first."""

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from celery.app.utils import find_app
 
-from pipeline import ConfigError, Event, InvalidAgent, InvalidEvent, InvalidFilter, LedgerOff, Payload, Pipeline
+from pipeline import ConfigError, Event, InvalidAgent, InvalidEvent, InvalidFilter, LedgerOff, Payload, Pipeline, step
 from pipeline.core.event import new_event
 
 
@@ -139,6 +139,49 @@ def test_what_a_join_waits_for_is_checked_where_it_is_declared(
     members = [app.agent(name=name)(lambda data: None) for name in ("left", "right")]
     with pytest.raises((InvalidAgent, InvalidEvent, InvalidFilter), match=message):
         app.join("pair", on="a.b", agents=members, emits="pair.done", **options)
+
+
+@pytest.mark.parametrize(
+    ("steps", "options", "message"),
+    [
+        ([], {}, "has 0 steps"),
+        ([1], {}, "1 is not an agent; decorate it"),
+        (["pay", "pay"], {}, "two steps are called 'pay'; give one of them another name="),
+        ([("pay", {"after": "ship"})], {}, "step 'pay' has after=; a saga's steps go one after the other"),
+        (["pay", ("ship", {"input": {"id": "results.pya.id"}})], {}, "asks for the result of 'pya', .*'pay'"),
+        ([("pay", {"input": {"id": "results.ship.id"}}), "ship"], {}, "which is not before it; it is the first one"),
+        ([("pay", {"input": {"id": "event"}})], {}, "input 'id': .*the whole envelope"),
+        (["pay"], {"key": "event"}, "key: .*the whole envelope"),
+        (["pay"], {"deadline": "soon"}, "deadline: 'soon'"),
+        (["pay"], {"emits": "no type"}, "type: 'no type'"),
+        ({"pay": ("pay", {"after": "shop"}), "ship": "ship"}, {}, "comes after 'shop'; did you mean 'ship'"),
+        (
+            {"pay": ("pay", {"after": "ship"}), "ship": ("ship", {"after": "pay"})},
+            {},
+            "wait for each other: pay -> ship",
+        ),
+        ({"pay": ("pay", {"when": {"data.x": {"$gtt": 1}}})}, {}, r"\$gtt"),
+    ],
+)
+def test_steps_that_are_declared_wrongly_are_refused(
+    tmp_path: Path, steps: Any, options: dict[str, Any], message: str
+) -> None:
+    app = Pipeline("test", directory=tmp_path)
+    known = {name: app.agent(name=name)(lambda data: None) for name in ("pay", "ship")}
+
+    def made(given: Any) -> Any:
+        return step(known[given[0]], **given[1]) if isinstance(given, tuple) else known.get(given, given)
+
+    declare = app.workflow if isinstance(steps, dict) else app.saga
+    made_of: Any = {k: made(v) for k, v in steps.items()} if isinstance(steps, dict) else [made(v) for v in steps]
+    with pytest.raises((InvalidAgent, InvalidEvent, InvalidFilter), match=message):
+        declare("order", on="order.placed", steps=made_of, **options)
+
+
+def test_a_saga_needs_a_ledger(app: Pipeline) -> None:
+    pay = app.agent(name="pay")(lambda data: None)
+    with pytest.raises(LedgerOff, match="saga 'order' needs a ledger"):
+        app.saga("order", on="order.placed", steps=[pay])
 
 
 def test_what_a_chord_cannot_wait_for_needs_a_ledger(app: Pipeline) -> None:

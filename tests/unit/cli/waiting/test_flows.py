@@ -64,3 +64,27 @@ def test_one_is_shown_with_its_steps_and_as_a_picture(shop: Shop, flows: list[st
     assert 's0["stock: succeeded"]' in picture
     assert 'end_(["order.checked: active"])' in picture
     shop.fails(1, "the ledger has no flow '00000000'; `pipeline flows list` shows", "flows", "show", "00000000")
+
+
+def test_a_saga_is_given_up_and_a_join_is_not(shop: Shop, flows: list[str]) -> None:
+    shop.fails(1, f"{flows[1]} is a join, which has nothing to undo", "flows", "abort", flows[1])
+    order = made("order.placed", {"n": 7})
+    put(shop.app.ledger, order)
+    definition = (
+        b'{"kind":"saga","name":"order","emits":"order.done","fails":"order.failed","source":"/shop",'
+        b'"nodes":[{"name":"pay","agent":"pay","undo":"refund"},{"name":"ship","agent":"ship","after":["pay"],"undo":null}]}'
+    )
+    id = delivery_id(order.key, "order")
+    start = Start(id, "order", "saga", order.key, order.correlation_id, definition, [Member("pay")], number=2)
+    succeed(shop.app.ledger, order, "order", joins=start.rows())
+    assert shop("flows", "abort", id[:8], "--reason", "no money").stderr == "pipeline: it is undone now\n"
+    shown = shop.json("flows", "show", id)
+    assert (shown["status"], shown["reason"], shown["steps"][0]["outcome"]) == ("failed", "no money", "late")
+    assert "it had ended before" in shop("flows", "abort", id).stderr
+
+
+def test_flows_are_checked_before_a_new_version_is_deployed(shop: Shop, flows: list[str]) -> None:
+    found = shop("flows", "check")
+    assert (found.exit_code, found.stdout) == (1, f"join checks {flows[1]}: no agent credit\n")
+    shop.app.agent(name="credit")(lambda data: None)
+    assert "all flows that go on find their agents" in shop("flows", "check").stderr

@@ -1,0 +1,90 @@
+"""Sagas of five steps, each step failing in turn, each message twice, and processes killed around every arrow.
+
+What was done is undone, once and in reverse order, or all is done, once (tests/apps/saga_crash_app.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from sqlalchemy import text
+
+from pipeline import Pipeline
+from pipeline.ledger.database.tables import flows
+from tests.faults.test_crash_points import SOON, Crew
+from tests.harness import Broker, StartWorker, delete_queues
+from tests.records import rows
+
+pytestmark = pytest.mark.usefixtures("nothing_disappears")
+
+STEPS = [f"step-{n}" for n in range(5)]
+#: Where a process dies: in a handler that has written, before the commit that moves the saga on, and after it.
+POINTS = ("inside", "moving", "moved")
+
+
+@pytest.fixture
+def broker(durable: Broker) -> Broker:
+    """The configurations in which this is promised."""
+    return durable
+
+
+@pytest.fixture(autouse=True)
+def effects(bus: Pipeline, broker: Broker) -> None:
+    """A table of effects in the ledger's database, and none of what an earlier test has left."""
+    if broker.name == "rabbitmq":
+        names = [f"agent.{name}" for step in STEPS for name in (step, f"un-{step}")]
+        delete_queues(broker, [*names, "agent.order", "agents.emit", "events.unrouted"])
+    number = "id INTEGER PRIMARY KEY" if bus.ledger.database.is_sqlite else "id BIGSERIAL PRIMARY KEY"
+    with bus.ledger.database.transaction() as connection:
+        connection.execute(text(f"CREATE TABLE effects ({number}, name TEXT, agent TEXT)"))
+
+
+def done(bus: Pipeline, key: str) -> list[str]:
+    """Return what took effect for an order, in its order."""
+    query = text("SELECT agent FROM effects WHERE name = :key ORDER BY id")
+    with bus.ledger.database.reading() as connection:
+        return list(connection.execute(query, {"key": key}).scalars())
+
+
+def survive(bus: Pipeline, broker: Broker, crew: Crew, number: int) -> str:
+    """Let a crew go on in spite of the deaths, and check what has come of it; return the figures."""
+    orders = {}
+    for n in range(number):
+        failing = ["", *STEPS][n % 6]
+        last = STEPS.index(failing) if failing else 5
+        # Somebody dies at a step that is done, or at what undoes one.
+        ways = [*STEPS[:last], *([f"un-{step}" for step in STEPS[:last]] if failing else [])]
+        point = [POINTS[n % 3], ways[n // 6 % len(ways)]] if ways else ["", ""]
+        orders[f"o{n}"] = failing
+        bus.publish("order.placed", {"key": f"o{n}", "fails": failing, "point": point})
+
+    def is_over() -> bool:
+        ended = {row["status"] for row in rows(bus, flows)}
+        return len(rows(bus, flows)) == number and ended <= {"completed", "compensated", "failed"}
+
+    crew.work_until(is_over, "all sagas to end", 90 + 3 * number)
+    for key, failing in orders.items():
+        before = STEPS[: STEPS.index(failing)] if failing else STEPS
+        undone = [f"un-{step}" for step in reversed(before)] if failing else []
+        assert done(bus, key) == [*before, *undone], key
+    dead = len(list(broker.directory.glob("once-*")))
+    assert dead > number / 3
+    wanted = {"completed": number // 6, "failed": number // 6, "compensated": number // 6 * 4}
+    statuses = [row["status"] for row in rows(bus, flows)]
+    assert {status: statuses.count(status) for status in wanted} == wanted
+    return (
+        f"{broker.name}: {number} sagas of 5 steps, {wanted['compensated']} compensated, every message twice, {dead} "
+        "processes killed: 0 effects missing, 0 twice, all undone in reverse order"
+    )
+
+
+def test_processes_killed_around_every_arrow_of_a_saga_leave_all_or_nothing(
+    bus: Pipeline, broker: Broker, worker: StartWorker
+) -> None:
+    survive(bus, broker, Crew(worker, "prefork", 2, app="saga_crash_app", **SOON).add(2), 12)
+
+
+@pytest.mark.faults
+def test_five_hundred_sagas(bus: Pipeline, broker: Broker, worker: StartWorker, report: Callable[[str], None]) -> None:
+    report(survive(bus, broker, Crew(worker, "prefork", 4, app="saga_crash_app", **SOON).add(2), 504))
