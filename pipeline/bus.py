@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from .core.event import Encoded
     from .history.projections import Projections
     from .ledger.bounding.budget import Budget
-    from .ledger.facts import Delivery, Run, Stop
+    from .ledger.facts import Delivery, Run, Stop, Success
     from .ledger.ledger import Ledger
     from .limits.bounds import Bounds
     from .limits.pauses import Pauses
@@ -84,7 +84,13 @@ class Flows(Protocol):
     """Moves flows on, of which deliveries are steps."""
 
     def ending(
-        self, run: Run, delivery: Delivery, what: str, sent: list[Encoded], work: Callable[[Connection], bool]
+        self,
+        run: Run,
+        delivery: Delivery,
+        what: str,
+        sent: list[Encoded],
+        success: Success | None,
+        work: Callable[[Connection], bool],
     ) -> bool:
         """Record by `work` that a step has ended, with what follows from that; say whether it was recorded."""
 

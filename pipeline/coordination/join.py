@@ -110,8 +110,9 @@ class Durable:
             ctx.publish(self._definition.emits, {"original": event.data, **about})
             return
         due = None if self._deadline is None else now() + round(self._deadline * SECOND)
-        correlation = event.correlation_id
-        start = Start(ctx.delivery_id, self._name, "join", event.key, correlation, self._as_json, members, due)
+        need = 0 if self._definition.until is not None else self._definition.quorum or len(members)
+        id, event_id, correlation = ctx.delivery_id, event.key, event.correlation_id
+        start = Start(id, self._name, "join", event_id, correlation, self._as_json, members, due, need=need)
         for row in start.rows():
             ctx.write(row)
 

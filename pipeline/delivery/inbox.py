@@ -146,10 +146,10 @@ class Inbox:
             with RECORDING:
                 if session is not None:
                     session.flush()
-                    self._in_flow(lambda do: do(session.connection()), delivery, DONE, follows)(work)
+                    self._in_flow(lambda do: do(session.connection()), delivery, DONE, follows, None)(work)
                     session.commit()
                 elif delivery.is_alone:
-                    self._in_flow(self._bus.ledger.database.run, delivery, DONE, follows)(work)
+                    self._in_flow(self._bus.ledger.database.run, delivery, DONE, follows, success)(work)
                 else:
                     self._bus.ledger.succeed(success)
         except AlreadyRecordedError as exc:
@@ -159,10 +159,10 @@ class Inbox:
             self._give_back(delivery)
         return [*self._recorded(success, error), *follows]
 
-    def _in_flow(self, run: Run, delivery: Delivery, what: str, follows: list[Encoded]) -> Run:
+    def _in_flow(self, run: Run, delivery: Delivery, what: str, *how: Any) -> Run:
         """Return what runs the transaction that records the end of a step of a flow: that moves on in it."""
         flows = self._bus.flows
-        return run if delivery.flow is None or flows is None else partial(flows.ending, run, delivery, what, follows)
+        return run if delivery.flow is None or flows is None else partial(flows.ending, run, delivery, what, *how)
 
     def _give_back(self, delivery: Delivery) -> None:
         """Hand on what a delivery has had in vain: somebody has stopped it, and now it has ended."""
@@ -283,7 +283,7 @@ class Inbox:
         """Record that the agent does not want the event after all, and why."""
         with RECORDING:
             filter, follows = self._bus.ledger.deliveries.filter, list[Encoded]()
-            run = self._in_flow(self._run(delivery, over=True), delivery, DONE, follows)
+            run = self._in_flow(self._run(delivery, over=True), delivery, DONE, follows, None)
             run(lambda own: filter(own, delivery.id, attempt, reason))
         self.send(follows)
 
@@ -388,7 +388,7 @@ class Inbox:
         encoded = self._emitted(delivery, death_of(delivery, attempt, error), None)
         told, traceback = line_of(error), traceback_of(error)
         die, follows = self._bus.ledger.die, list[Encoded]()
-        run = self._in_flow(self._run(delivery, dead=True), delivery, FAILED, follows)
+        run = self._in_flow(self._run(delivery, dead=True), delivery, FAILED, follows, None)
         if delivery.leads:
             made = attempt or delivery.retry.max + 1
             run = partial(self._bus.ledger.waiting.batches.dying, run, delivery.id, made, told, traceback)

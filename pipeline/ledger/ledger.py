@@ -64,7 +64,7 @@ class Ledger:
         self.due = Due(self.database, self.deliveries, lambda: self.seal, self.append, wants)
         self.aside = SetAside(self.database)
         self.events = Events(self.database, statements, self.aside)
-        self.timers = Timers(self.database, statements, self.append, self.due, self.aside)
+        self.timers = Timers(self.database, statements, self.append, self.due, self.aside, self.events)
         self.limits = Limits(self.database, self.deliveries)
         parts = (self.deliveries, self.timers, self.due, self.subscribers, self.append, lambda: self.secret)
         self.waiting = Waiting(self.database, statements, *parts)
@@ -176,26 +176,6 @@ class Ledger:
                 statements.append(self.deliveries.unrouted([event.key for event in missed], at))
         return [*statements, *self._statements.of(rows)]
 
-    def delay(self, record: Encoded, timer: dict[str, Any], connection: Connection | None = None) -> None:
-        """Keep an event until it is due; the same event again gets the new due time.
-
-        Arguments:
-            timer: its timer's row.
-            connection: the caller's own transaction; default a new one.
-
-        Raises IdTaken where the log, or a timer, has another event with the id.
-
-        """
-
-        def work(own: Connection) -> None:
-            self.events.check_same([record], own)
-            # Whoever is setting a timer with the id in another transaction is waited for: the first one has the id.
-            if own.execute(self._statements.timer_new, timer).first() is None:
-                self.events.check_delayed(record, own)
-                self.timers.add([timer], own)
-
-        self.database.run(work) if connection is None else work(connection)
-
     def mark_sent(self, ids: Sequence[str]) -> None:
         """Take events out of the outbox: the broker has them."""
         if len(ids) == 1:
@@ -292,6 +272,20 @@ class Ledger:
                 run_all(connection, others)
         if not recorded:
             self._raise_unrecorded(success)
+
+    def succeed_in_flow(self, success: Success, flow: str) -> bool:
+        """Record the success of a step from which nothing follows yet; say whether that is so, else nothing is written.
+
+        Arguments:
+            flow: what it is a step of.
+
+        """
+        at = now()
+        first = self.deliveries.success(success, at)
+        missed = self._missed(success.emitted) if success.emitted else ()
+        return self.database.fast.all_if(
+            first, self._left_behind([success], at, missed), before=self.waiting.flows.counting(flow)
+        )
 
     def succeed_all(self, successes: Sequence[Success]) -> list[Exception | None]:
         """Record successes with all that they leave behind, in one transaction; return what succeed() would raise.

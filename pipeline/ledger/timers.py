@@ -18,6 +18,7 @@ from .database.rows import chunks
 from .database.statements import Statements
 from .database.tables import timers
 from .due import Due, Message
+from .events import Events
 
 #: Ledger.append().
 Append = Callable[..., object]
@@ -30,11 +31,14 @@ TIMERS = "timers"
 class Timers:
     """The timers' table."""
 
-    def __init__(self, database: Database, statements: Statements, append: Append, due: Due, aside: SetAside) -> None:
+    def __init__(
+        self, database: Database, statements: Statements, append: Append, due: Due, aside: SetAside, events: Events
+    ) -> None:
         self._database = database
         self._aside = aside
         self._statements = statements
         self._append = append
+        self._events = events
         self._due = due
 
     def add(self, rows: Sequence[dict[str, Any]], connection: Connection | None = None) -> None:
@@ -48,6 +52,26 @@ class Timers:
             self._database.run(lambda own: run_all(own, self.statements(rows)))
         else:
             run_all(connection, self.statements(rows))
+
+    def delay(self, record: Encoded, timer: dict[str, Any], connection: Connection | None = None) -> None:
+        """Keep an event until it is due; the same event again gets the new due time.
+
+        Arguments:
+            timer: its timer's row.
+            connection: the caller's own transaction; default a new one.
+
+        Raises IdTaken where the log, or a timer, has another event with the id.
+
+        """
+
+        def work(own: Connection) -> None:
+            self._events.check_same([record], own)
+            # Whoever is setting a timer with the id in another transaction is waited for: the first one has the id.
+            if own.execute(self._statements.timer_new, timer).first() is None:
+                self._events.check_delayed(record, own)
+                self.add([timer], own)
+
+        self._database.run(work) if connection is None else work(connection)
 
     def statements(self, rows: Sequence[dict[str, Any]], over: Sequence[str] = ()) -> list[Statement]:
         """Return what has to be run for timers to be there.

@@ -114,12 +114,12 @@ class Outbox:
         """Keep an event until it is due; then a worker publishes it. With a transaction, as append() does."""
         if transaction is None:
             (record,) = self.encode([event])
-            self.ledger.delay(record, timer_of(record, due))
+            self.ledger.timers.delay(record, timer_of(record, due))
         else:
             connection = _connection(transaction)
             (record,) = self._in_transaction(connection, [event])
             with self.ledger.database.errors():
-                self.ledger.delay(record, timer_of(record, due), connection)
+                self.ledger.timers.delay(record, timer_of(record, due), connection)
         return record.event.marked(sent=False)
 
     def cancel(self, event_id: str) -> bool:

@@ -64,8 +64,8 @@ def settle(self: Flows, *args: Any, **options: Any) -> list[Encoded]:
     return follows
 
 
-def ending(self: Flows, run: Any, delivery: Any, what: str, sent: list[Encoded], work: Any) -> bool:
-    recorded = _ending(self, run, delivery, what, sent, work)
+def ending(self: Flows, run: Any, delivery: Any, what: str, sent: list[Encoded], *more: Any) -> bool:
+    recorded = _ending(self, run, delivery, what, sent, *more)
     die("recorded", delivery.event.data)
     for record in sent:
         die("ended", record.event.data["original"])

@@ -97,6 +97,10 @@ class Hot:
         return prepared
 
 
+class UndoneError(PipelineError):
+    """What was begun in a transaction is not to be done after all."""
+
+
 class Opened(Protocol):
     """What is used of the database.
 
@@ -156,16 +160,28 @@ class Fast:
 
         return self.run(work)
 
-    def all_if(self, first: Statement, others: Sequence[Statement]) -> bool:
-        """Run several statements in one transaction if the first one's answer has a row; say whether it had."""
+    def all_if(self, first: Statement, others: Sequence[Statement], before: Statement | None = None) -> bool:
+        """Run several statements in one transaction if the first one's answer has a row; say whether it had.
+
+        Arguments:
+            before: another one, whose answer has to have a row, too; else nothing is done.
+
+        """
 
         def work(connection: Hot) -> bool:
+            if before is not None and connection.execute(*before).fetchone() is None:
+                return False
             if connection.execute(*first).fetchone() is None:
+                if before is not None:
+                    raise UndoneError
                 return False
             run_all(connection, others)
             return True
 
-        return self.run(work, alone=not others)
+        try:
+            return self.run(work, alone=before is None and not others)
+        except UndoneError:
+            return False
 
     def run(self, work: Callable[[Hot], T], *, alone: bool = False) -> T:
         """Do `work` in a write transaction, and again while the database is away, until its timeout has passed.

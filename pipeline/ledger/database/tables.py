@@ -218,6 +218,8 @@ flows = Table(
     #: which; these numbers say when it is worth while to look at them.
     Column("members", Integer, nullable=False),
     Column("done", Integer, nullable=False, server_default="0"),
+    #: How many have to have ended before anything may follow.
+    Column("need", Integer, nullable=False, server_default="0"),
     Column("failed", Integer, nullable=False, server_default="0"),
     Column("started", BIG, nullable=False),
     Column("ended", BIG),

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import orjson
-from sqlalchemy import Connection, Row, and_, exists, not_, select, update
+from sqlalchemy import Connection, Row, and_, bindparam, exists, not_, select, update
 
 from ...core.errors import UnknownFlow
 from ...core.event import Encoded
@@ -18,6 +18,7 @@ from ...core.ids import member_id
 from ...core.outcome import OPEN, Outcome
 from ...core.times import now
 from ..aside import read
+from ..database.fast import Statement
 from ..database.leases import BATCH, locked
 from ..database.rows import chunks
 from ..database.tables import definitions, deliveries, events, flows
@@ -40,6 +41,13 @@ class Flows:
         self._database = database
         self._deliveries = deliveries
         self._definitions: dict[str, str] = {}
+        self._counting = (
+            update(flows)
+            .where(flows.c.id == bindparam("flow"), flows.c.ended.is_(None))
+            .where(flows.c.done + flows.c.failed + 1 < flows.c.need)
+            .values(done=flows.c.done + 1)
+            .returning(flows.c.id)
+        )
         counted = ("id", "status", "reason", "definition", "members", "done", "failed")
         self._count = {
             column: update(flows)
@@ -60,6 +68,10 @@ class Flows:
     def count(self, connection: Connection, id: str, what: str) -> Row[Any] | None:
         """Count one more step as done or failed, which locks the flow; None when it has ended."""
         return connection.execute(self._count[what].where(flows.c.id == id)).first()
+
+    def counting(self, id: str) -> Statement:
+        """Return what counts a step as done from which nothing follows yet; else it answers with nothing."""
+        return self._counting, {"flow": id}
 
     def recount(self, connection: Connection, id: str, steps: Sequence[Step]) -> None:
         """Let the numbers say what the rows say: a dead letter may have been requeued."""

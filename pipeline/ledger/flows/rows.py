@@ -82,6 +82,7 @@ class Start(NamedTuple):
         members: the steps that begin with it, by position where those are not the first ones.
         due: when it ends in any case (microseconds).
         number: how many steps it has; None for as many as begin with it.
+        need: how many have to have ended before anything may follow: until then nobody looks.
 
     """
 
@@ -94,12 +95,14 @@ class Start(NamedTuple):
     members: Sequence[Member] | Mapping[int, Member]
     due: int | None = None
     number: int | None = None
+    need: int = 0
 
     def rows(self) -> list[Write]:
         """Return what is written for it; the next sweep sends its deliveries."""
         digest = blake2b(self.definition, digest_size=16).hexdigest()
         flow = {name: getattr(self, name) for name in ("id", "name", "kind", "event_id", "correlation", "due")}
         flow |= {"definition": digest, "status": ACTIVE, "started": now()}
+        flow["need"] = self.need
         flow["members"] = len(self.members) if self.number is None else self.number
         about = {"event_id": self.event_id, "outcome": Outcome.QUEUED.value, "due": 0, "flow": self.id}
         members = [

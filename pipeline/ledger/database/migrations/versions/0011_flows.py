@@ -26,6 +26,7 @@ def upgrade() -> None:
         sa.Column("definition", ID, nullable=False),
         sa.Column("members", sa.Integer(), nullable=False),
         sa.Column("done", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("need", sa.Integer(), server_default="0", nullable=False),
         sa.Column("failed", sa.Integer(), server_default="0", nullable=False),
         sa.Column("started", BIG, nullable=False),
         sa.Column("ended", BIG, nullable=True),
