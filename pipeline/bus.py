@@ -119,6 +119,7 @@ class Bus:
         stop_running: lets handlers of this process, when it is a worker's, end whose tree was stopped.
         making: held while something of the rest is made.
         budgets: those that were declared, by name.
+        slots: how many sync handlers this process runs at once, when it is a worker's; None for what is none.
         flows: what steps of flows are recorded with; None without a ledger.
         lifespans: what is entered on each event loop of async handlers before the first one, and left at its end.
 
@@ -142,6 +143,7 @@ class Bus:
         self.lifespans: list[Lifespan] = []
         self.budgets: dict[str, Budget] = {}
         self.flows: Flows | None = None
+        self.slots: int | None = None
         atexit.register(_close, weakref.ref(self))
 
     def name_worker(self) -> None:

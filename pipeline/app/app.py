@@ -31,6 +31,7 @@ from ..core.limits.single import Debounce, Singleton, When
 from ..core.retry import HOLD, Breaker, Retry
 from ..ledger.bounding.budget import AtLimit, Budget, amounts
 from ..settings import Settings
+from .asking import Asking
 from .coordinating import Coordinating
 from .pausing import Pausing
 from .publishing import Publishing
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from ..ledger.bounding.budgets import Budgets
 
 
-class Pipeline(Coordinating, Publishing, Reading, Pausing):
+class Pipeline(Asking, Coordinating, Publishing, Reading, Pausing):
     """An event bus on a Celery app.
 
     `Pipeline("shop")` builds the Celery app, `Pipeline(celery_app)` adds the bus to one that exists. Either can be

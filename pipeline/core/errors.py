@@ -159,6 +159,33 @@ class UnknownFlow(PipelineError, LookupError):
     """The ledger has no flow with that id."""
 
 
+class NoResponder(PipelineError):
+    """Nobody answers a request: no agent listens to it, or no worker runs one."""
+
+
+class RequestTimeout(PipelineError, TimeoutError):
+    """Nobody has answered a request in time; what answers later is recorded all the same."""
+
+
+class RequestFailed(PipelineError):
+    """Whoever could have answered a request has failed.
+
+    Attributes:
+        code: the name of the error.
+        retryable: whether another request may do better.
+
+    """
+
+    def __init__(self, message: str, code: str = "", retryable: bool = True) -> None:
+        super().__init__(message)
+        self.code = code
+        self.retryable = retryable
+
+
+class WaitsForItself(PipelineError):
+    """A handler would wait for an answer that only its own worker can give, which it keeps busy."""
+
+
 class InvalidStep(InvalidEvent):
     """A step or a wait was written wrongly, or returned what cannot be kept; another attempt would not mend it."""
 

@@ -73,6 +73,7 @@ class AgentConsumer(Connected):
         self.on_task_request = self._admit
         self.returns = Returns(lambda seconds, do: self.call_soon_ack(self.timer.call_after, seconds, do))
         self.bus.stop_running = lambda stops: self.call_soon_ack(stop_running, self.pool, stops)
+        self.bus.slots = getattr(self.pool, "num_processes", None) or 1
         self._told = Told()
         self._acks: deque[Callable[[], Any]] = deque()
         self._gates: dict[str, Gate] = {}

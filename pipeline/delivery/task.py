@@ -19,8 +19,9 @@ from celery.utils.log import get_task_logger
 from ..agents.context import Context
 from ..agents.payloads import answer_of, returned_payloads
 from ..agents.strand import aside
+from ..core.door.replies import is_waited_for
 from ..core.errors import InvalidEvent, NotAnEventError, WorkerDied, line_of
-from ..core.event import Event
+from ..core.event import Event, Payload
 from ..core.ids import delivery_id
 from ..core.observe import Log
 from ..core.retry import Again, Dead
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
 logger = Log(get_task_logger(__name__))
 
-#: Marks of messages that somebody has asked for by name, and of those whose event is wanted, whatever its type.
+#: Marks of messages that somebody asked for by name, and of those whose event is wanted whatever its type.
 ASKED, GOES_ON = frozenset({"replay", "requeued", "flow"}), frozenset({"goes_on", "flow"})
 #: Seconds between the soft time limit, which a handler may clean up after, and the kill.
 HARD_LIMIT_GRACE = 10.0
@@ -151,6 +152,8 @@ class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
             made: what came of it where it was made before.
 
         """
+        if made is None and delivery.is_request and not is_waited_for(delivery.event.model_extra):
+            return Filtered("whoever has asked waits no longer", by_filter=False)
         if not (made or delivery.wanted) and (stray := self.books.stray(delivery)) is not None:
             return stray
         take = partial(self.books.take, delivery) if delivery.turns else None
@@ -179,7 +182,7 @@ class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
 
     def _succeed(self, context: Context, delivery: Delivery, attempt: int, value: Any) -> Any:
         """Record what the handler leaves behind, send that, and return its answer."""
-        answer = self._collect(context, value, keeps=delivery.keeps_result)
+        answer = self._collect(context, value, delivery)
         effects, session = context.end(), context.opened_session
         emitted = self.books.succeed(delivery, attempt, effects, answer, session)
         if session is not None:
@@ -217,9 +220,13 @@ class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
         logger.error("%s", told, exc_info=error)
         return NotRecordedError(line_of(error))
 
-    def _collect(self, context: Context, value: Any, *, keeps: bool) -> Any:
-        """Take what the handler returned: the next events, or the result that a chord or a flow waits for."""
-        if keeps:
+    def _collect(self, context: Context, value: Any, delivery: Delivery) -> Any:
+        """Take what the handler returned: the next events, or the result that somebody waits for."""
+        if delivery.is_request:  # payloads are both
+            for one in value if isinstance(value, (list, tuple)) else (value,):
+                if isinstance(one, Payload):
+                    context.publish(one)
+        if delivery.keeps_result:
             return answer_of(self.agent.name, value, self.bus.blobs.context)
         for payload in returned_payloads(self.agent.name, value):
             context.publish(payload)

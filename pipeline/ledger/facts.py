@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, NotRequired, TypedDict
 
 from sqlalchemy import Connection
 
+from ..core.door.replies import wants_reply
 from ..core.event import Encoded, Event
 from ..core.limits.limit import Turn
 from ..core.outcome import Outcome
@@ -108,7 +109,12 @@ class Delivery(NamedTuple):
     @property
     def keeps_result(self) -> bool:
         """Whether what the handler returns is its result, which somebody else needs, and nothing to publish."""
-        return self.in_canvas or self.flow is not None
+        return self.in_canvas or self.flow is not None or self.is_request
+
+    @property
+    def is_request(self) -> bool:
+        """Whether somebody waits for what the handler returns."""
+        return self.replay is None and wants_reply(self.event.model_extra)
 
     @property
     def is_alone(self) -> bool:

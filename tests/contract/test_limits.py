@@ -61,11 +61,12 @@ def test_what_may_not_run_is_in_no_queue_and_in_no_workers_hands(
 ) -> None:
     limited(concurrency=8)
     for n in range(8):
-        bus.publish("slot.asked", {"n": n, "seconds": 2})
+        bus.publish("slot.asked", {"n": n, "until": "gate"})
     wait_for(lambda: parked(bus, "slotted") == 3, "three to be parked")
     assert backlog(bus, "agent.slotted") == 0
     (waiting,) = {row["error"] for row in rows(bus, agent="slotted", outcome="parked")}
     assert waiting == "waits for a turn of the limit slotted"
+    (broker.directory / "gate").touch()
     assert most_at_once(broker.journal.wait(16, agent="slot")) == 5
 
 

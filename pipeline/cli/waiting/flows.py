@@ -80,7 +80,7 @@ def abort(
         say("it is undone now" if is_new else "it had ended before; nothing was changed")
 
 
-@commands.command(epilog=examples("pipeline -A shop flows check", "pipeline -A shop flows check --json"))
+@commands.command(epilog=examples("pipeline flows check", "pipeline flows check --json"))
 def check(ctx: typer.Context, as_json: AsJson = False) -> None:
     """Say which flows that go on need agents that this version of the app does not declare; then the exit code is 1."""
     found = app_of(ctx).flows.check()

@@ -1,0 +1,251 @@
+"""Requests: an event whose publisher waits for what an agent returns.
+
+What the agent returns is kept with its delivery, in the transaction that records it; whoever waits reads it there. So a
+reply survives whoever has asked, needs no queue that somebody would have to clean up, and can be asked for later. One
+thread of a process looks for all that wait in it: at once at first, and less often the longer they have waited.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import orjson
+from celery._state import get_current_task
+from sqlalchemy import select
+
+from ..core import retry
+from ..core.door.replies import REPLY_BY
+from ..core.errors import (
+    LedgerError,
+    NoResponder,
+    RequestFailed,
+    RequestTimeout,
+    UnknownEvent,
+    WaitsForItself,
+    nearest,
+)
+from ..core.event import Event
+from ..core.ids import delivery_id
+from ..core.outcome import OPEN, Outcome
+from ..core.routing import receivers
+from ..core.times import moment, monotonic, now
+from ..families import AgentResponse
+from ..ledger.database.rows import chunks
+from ..ledger.database.tables import deliveries, events
+from ..ledger.workers import versions_of
+
+if TYPE_CHECKING:
+    from sqlalchemy import Row
+
+    from ..bus import Bus
+
+#: Seconds between two looks: a share of what somebody has waited, but no less and no more than these.
+SHARE, SHORTEST, LONGEST = 0.05, 0.002, 0.1
+#: Seconds after which somebody who waits goes on waiting while the ledger is away.
+AWAY = 0.5
+_ROWS = select(
+    *(deliveries.c[name] for name in ("id", "event_id", "agent", "outcome", "result", "error", "started", "ended"))
+)
+_PERMANENT = frozenset(error.__name__ for error in retry.PERMANENT)
+_NEVER = (Outcome.FILTERED, Outcome.LATE, Outcome.CANCELLED, Outcome.DROPPED)
+
+Answers = dict[str, AgentResponse]
+
+
+class Asked(NamedTuple):
+    """Somebody who waits.
+
+    Attributes:
+        event: what was published, by its key.
+        agents: who may answer, by the delivery's id.
+        every: whether all of them are waited for.
+        since, until: when it began, and when it ends (monotonic time).
+
+    """
+
+    event: str
+    agents: Mapping[str, str]
+    every: bool
+    since: float
+    until: float
+    answer: Future[Answers]
+
+
+class Requests:
+    """Asks, and waits for answers."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self._lock = threading.Lock()
+        self._waiting: list[Asked] = []
+        self._wake = threading.Event()
+        self._owner = 0
+
+    # -- before the event is published
+
+    def prepared(self, event: Event, timeout: float, *, durable: bool = False) -> tuple[Event, dict[str, str]]:
+        """Return the event as it is to be published, and who may answer it, by the delivery's id.
+
+        Arguments:
+            timeout: seconds after which nobody begins to answer any more.
+            durable: whether nobody waits, and workers may come later.
+
+        Raises NoResponder, and WaitsForItself in a handler that would wait for its own worker.
+
+        """
+        ledger = self._bus.ledger
+        known = {agent.name: agent.patterns for agent in self._bus.agents} | ledger.subscribers.known(fresh=True)
+        agents = receivers(known, event.type, event.targets)
+        if not agents:
+            near = nearest(event.type, [pattern for patterns in known.values() for pattern in patterns])
+            raise NoResponder(f"nobody answers {event.type}: no agent listens to it; {near}")
+        versions = ledger.subscribers.versions()
+        running = [name for name in agents if versions_of(name, versions)]
+        if not running and not durable:
+            raise NoResponder(
+                f"nobody answers {event.type} now: no worker runs {' or '.join(sorted(agents))}; start one, or ask "
+                "with durable=True and come back for the reply"
+            )
+        if not durable:
+            self._check_not_own(running)
+        until = datetime.now(UTC) + timedelta(seconds=timeout)
+        asked = event.evolve(**{REPLY_BY: until.isoformat()})
+        return asked, {delivery_id(asked.key, name): name for name in agents}
+
+    def _check_not_own(self, agents: Sequence[str]) -> None:
+        """Raise WaitsForItself where the handler that asks keeps the only slot busy in which it may be answered.
+
+        Other workers may answer, too; but the broker may have given the request to this one.
+        """
+        bus, task = self._bus, get_current_task()
+        asking = getattr(task, "agent", None)
+        if bus.slots != 1 or asking is None or asking.is_async:
+            return
+        here = bus.celery.amqp.queues.consume_from
+        mine = [name for name in agents if name in bus.agents and bus.names.queue_of(name) in here]
+        if busy := [name for name in mine if not bus.agents[name].is_async]:
+            raise WaitsForItself(
+                f"agent {asking.name!r} would wait for {' or '.join(busy)}, which may be this worker's to run, one "
+                "at a time: give the worker more slots, run them in different workers (-Q), make one of them async, or "
+                "emit an event instead"
+            )
+
+    # -- afterwards
+
+    def wait(self, event: Event, agents: Mapping[str, str], timeout: float, *, every: bool = False) -> Future[Answers]:
+        """Return what will have the answers of a request that is published, by agent."""
+        at = monotonic()
+        asked = Asked(event.key, agents, every, at, at + timeout, Future())
+        with self._lock:
+            if self._owner != os.getpid():  # a process that was forked has none of its parent's threads
+                self._owner, self._waiting = os.getpid(), []
+                self._wake = threading.Event()
+                threading.Thread(target=self._look, name="pipeline-replies", daemon=True).start()
+            self._waiting.append(asked)
+        self._wake.set()
+        return asked.answer
+
+    def _look(self) -> None:
+        while True:
+            self._wake.wait()
+            with self._lock:
+                self._waiting = [one for one in self._waiting if not one.answer.done()]
+                waiting = list(self._waiting)
+                if not waiting:
+                    self._wake.clear()
+                    continue
+            try:
+                self._look_for(waiting)
+            except LedgerError:
+                pause = AWAY  # each of them ends at its time in any case
+            else:
+                pause = min(min(max((monotonic() - one.since) * SHARE, SHORTEST), LONGEST) for one in waiting)
+            for one in waiting:
+                if monotonic() > one.until and not one.answer.done():
+                    _end(one.answer, RequestTimeout(f"nobody has answered request {one.event} in time"))
+            threading.Event().wait(pause)
+
+    def _look_for(self, waiting: Sequence[Asked]) -> None:
+        rows: dict[str, Row[Any]] = {}
+        with self._bus.ledger.database.reading() as connection:
+            for some in chunks([id for one in waiting for id in one.agents]):
+                query = _ROWS.where(deliveries.c.id.in_(some), deliveries.c.outcome.not_in([o.value for o in OPEN]))
+                rows.update({row.id: row for row in connection.execute(query)})
+        for one in waiting:
+            found = answered(one.agents, rows, every=one.every)
+            if found is not None:
+                _end(one.answer, found)
+
+    def reply(self, event_id: str) -> AgentResponse | None:
+        """Return the answer to a request that was published; None while there is none.
+
+        Raises UnknownEvent, and RequestFailed when all who could have answered are dead.
+        """
+        with self._bus.ledger.database.reading() as connection:
+            if connection.execute(select(events.c.id).where(events.c.id == event_id)).first() is None:
+                raise UnknownEvent(f"the ledger has no request {event_id!r}")
+            rows = {row.id: row for row in connection.execute(_ROWS.where(deliveries.c.event_id == event_id))}
+        agents = {id: row.agent for id, row in rows.items() if row.agent}
+        found = answered(agents, {id: row for id, row in rows.items() if row.outcome not in OPEN}, every=False)
+        if isinstance(found, Exception):
+            raise found
+        return next(iter(found.values())) if found else None
+
+
+def answered(agents: Mapping[str, str], rows: Mapping[str, Row[Any]], *, every: bool) -> Answers | Exception | None:
+    """Return what a request has come to; None while that is open.
+
+    The first one counts that has returned something; of one that has returned nothing, only when no other is open.
+
+    Arguments:
+        agents: who may answer, by the delivery's id.
+        rows: the deliveries that have ended.
+        every: whether all of them are waited for.
+
+    """
+    found = {agents[id]: _response(row) for id, row in rows.items() if id in agents and row.outcome not in _NEVER}
+    is_over = all(id in rows for id in agents)
+    if every:
+        return found if is_over else None
+    good = {name: one for name, one in found.items() if one.status == "success"}
+    said = {name: one for name, one in good.items() if one.result is not None}
+    if said:
+        return said
+    if not is_over or not agents:
+        return None
+    if good:
+        return good
+    failed = next((row for id, row in rows.items() if id in agents and row.outcome == Outcome.DEAD.value), None)
+    if failed is None:
+        return NoResponder("nobody has answered: their filters, or the request's end, have kept it from them")
+    code = (failed.error or "").partition(":")[0]
+    return RequestFailed(
+        f"agent {failed.agent} has failed: {failed.error}", code=code, retryable=code not in _PERMANENT
+    )
+
+
+def _response(row: Row[Any]) -> AgentResponse:
+    is_good = row.outcome == Outcome.SUCCEEDED.value
+    ended, started = row.ended or now(), row.started or row.ended or now()
+    return AgentResponse(
+        response_id=row.id,
+        original_event_id=row.event_id,
+        agent_id=row.agent,
+        status="success" if is_good else "failure",
+        result=orjson.loads(row.result or "null") if is_good else row.error,
+        time=moment(ended),
+        processing_time_ms=(ended - started) / 1000,
+    )
+
+
+def _end(answer: Future[Answers], found: Answers | Exception) -> None:
+    if answer.set_running_or_notify_cancel():
+        if isinstance(found, Exception):
+            answer.set_exception(found)
+        else:
+            answer.set_result(found)

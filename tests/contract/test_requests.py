@@ -1,0 +1,117 @@
+"""Requests: whoever asks gets what an agent returns, and says which of four things went wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from pipeline import NoResponder, Pipeline, RequestFailed, RequestTimeout, UnknownEvent
+from tests.harness import Broker, StartWorker, Worker
+from tests.records import logged, rows
+from tests.servers import wait_for
+
+pytestmark = pytest.mark.usefixtures("nothing_disappears")
+
+
+@pytest.fixture
+def started(worker: StartWorker) -> Worker:
+    return worker(app="asked_app", pool="threads", concurrency=4)
+
+
+@pytest.mark.usefixtures("started")
+def test_whoever_asks_gets_what_an_agent_returns(bus: Pipeline, broker: Broker) -> None:
+    found = bus.request("price.asked", {"n": 4}, metadata={"user": "ada"})
+    assert (found.result, found.agent_id, found.status) == ({"price": 8}, "quote", "success")
+    (asked,) = logged(bus, "price.asked")
+    assert found.original_event_id == asked.id
+    assert found.processing_time_ms >= 0
+    assert "replyby" in (asked.model_extra or {})
+    broker.journal.wait(1, agent="audit", type="price.asked")  # who listens to all is no responder
+    found = bus.request("price.asked", {"n": 4, "typed": True})
+    assert found.result == {"price": 8.0}
+    broker.journal.wait(1, agent="audit", type="price.quoted")  # a payload is published, too
+
+
+@pytest.mark.usefixtures("started")
+def test_the_four_things_that_go_wrong_are_told_apart(bus: Pipeline, broker: Broker) -> None:
+    bus.ledger.subscribers.register({"nobody": (("nothing.asked",), None)})
+    with pytest.raises(NoResponder, match="no worker runs"):
+        bus.request("nothing.asked", {}, targets=("nobody",))
+    with pytest.raises(RequestFailed, match="agent quote has failed: LookupError: no such article") as failed:
+        bus.request("price.asked", {"n": 1, "fail": True}, targets=("quote",))
+    assert (failed.value.code, failed.value.retryable) == ("LookupError", True)
+    before = time.monotonic()
+    with pytest.raises(RequestTimeout, match="in time"):
+        bus.request("price.asked", {"n": 1, "wait": True}, timeout=0.5, targets=("quote",))
+    assert time.monotonic() - before < 5
+    (broker.directory / "gate").touch()
+
+
+def test_nobody_listens(bus: Pipeline) -> None:
+    bus.ledger.subscribers.register({"quote": (("price.asked",), None)})
+    with pytest.raises(NoResponder, match=r"no agent listens to it; did you mean 'price\.asked'"):
+        bus.request("price.askd", {})
+    assert logged(bus, "price.askd") == []
+
+
+def test_a_request_that_nobody_waits_for_any_more_is_not_run(
+    bus: Pipeline, broker: Broker, worker: StartWorker
+) -> None:
+    first = worker(app="asked_app", pool="solo")
+    first.stop()
+    bus.ledger.workers.heartbeat("w", {"quote": ["price.asked"]})
+    with pytest.raises(RequestTimeout):
+        bus.request("price.asked", {"n": 1}, timeout=0.2, targets=("quote",))
+    worker(app="asked_app", pool="solo", name="w2")
+    wait_for(lambda: [row["outcome"] for row in rows(bus, agent="quote")] == ["filtered"], "the request to be over")
+    (row,) = rows(bus, agent="quote")
+    assert row["error"] == "whoever has asked waits no longer"
+    assert broker.journal.lines(agent="quote") == []
+
+
+@pytest.mark.usefixtures("started")
+def test_all_are_asked(bus: Pipeline) -> None:
+    found = bus.gather("poll.asked", {"seconds": 0.1, "fail": True}, targets=("left", "right"))
+    assert {name: one.status for name, one in found.items()} == {"left": "success", "right": "failure"}
+    assert (found["left"].result, found["right"].result) == ("left", "LookupError: no opinion")
+    assert bus.request("poll.asked", {"seconds": 3600}).result == "right"
+
+
+@pytest.mark.usefixtures("started")
+def test_many_ask_at_once_from_threads_and_tasks(bus: Pipeline) -> None:
+    with ThreadPoolExecutor(20) as threads:
+        found = list(threads.map(lambda n: bus.request("price.asked", {"n": n}, targets=("quote",)).result, range(40)))
+    assert found == [{"price": n * 2} for n in range(40)]
+
+    async def ask() -> list[float]:
+        asked = (bus.arequest("price.asked", {"n": n}, targets=("quote",)) for n in range(100))
+        return [one.result["price"] for one in await asyncio.gather(*asked)]
+
+    assert asyncio.run(ask()) == [n * 2 for n in range(100)]
+
+
+@pytest.mark.usefixtures("started")
+def test_a_durable_request_is_asked_for_later(bus: Pipeline) -> None:
+    id = bus.request("price.asked", {"n": 3}, durable=True, targets=("quote",))
+    wait_for(lambda: bus.reply(id) is not None, "the reply")
+    found = bus.reply(id)
+    assert found is not None
+    assert found.result == {"price": 6}
+    with pytest.raises(UnknownEvent, match="has no request 'nothing'"):
+        bus.reply("nothing")
+
+
+def test_a_handler_that_would_wait_for_its_own_worker_is_refused(
+    bus: Pipeline, broker: Broker, worker: StartWorker
+) -> None:
+    first = worker(app="asked_app", pool="solo")
+    with pytest.raises(RequestFailed, match=r"'chain' would wait for .*quote.*, which may be this worker's to run"):
+        bus.request("chain.asked", {"n": 2}, targets=("chain",))
+    assert bus.request("chained.asked", {"n": 2}, targets=("chained",)).result == {"price": 4}
+    first.stop()
+    for name, queue in (("w2", "agent.chain"), ("w3", "agent.quote")):
+        worker(app="asked_app", pool="solo", name=name, options=("-Q", queue))
+    assert bus.request("chain.asked", {"n": 3}, targets=("chain",)).result == {"price": 6}
