@@ -168,13 +168,7 @@ class RequestTimeout(PipelineError, TimeoutError):
 
 
 class RequestFailed(PipelineError):
-    """Whoever could have answered a request has failed.
-
-    Attributes:
-        code: the name of the error.
-        retryable: whether another request may do better.
-
-    """
+    """Who could answer a request has failed: `code` names the error, `retryable` says whether to ask again."""
 
     def __init__(self, message: str, code: str = "", retryable: bool = True) -> None:
         super().__init__(message)

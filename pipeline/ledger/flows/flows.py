@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 #: Counted as done, and as failed.
 DONE, FAILED = "done", "failed"
+#: Flows that are looked at in one go.
+LOOKED_AT = 1000
 _OPEN = tuple(outcome.value for outcome in OPEN)
 
 
@@ -41,6 +43,8 @@ class Flows:
         self._database = database
         self._deliveries = deliveries
         self._definitions: dict[str, str] = {}
+        #: Up to which id the flows that go on were looked at.
+        self._seen = ""
         self._counting = (
             update(flows)
             .where(flows.c.id == bindparam("flow"), flows.c.ended.is_(None))
@@ -142,10 +146,19 @@ class Flows:
         query = select(flows.c.id).where(flows.c.ended.is_(None), flows.c.due <= now()).order_by(flows.c.due)
         return self._ids(query.limit(limit))
 
-    def stuck(self, limit: int = BATCH) -> list[str]:
-        """Return flows of which no step is open, and that have not ended: one was buried, or dropped, by somebody."""
+    def stuck(self) -> list[str]:
+        """Return flows of which no step is open, and that have not ended: one was buried, or dropped, by somebody.
+
+        Each call looks at the next LOOKED_AT flows that go on, and in the end begins anew: there may be any number.
+        """
+        going_on = select(flows.c.id).where(flows.c.ended.is_(None), flows.c.id > self._seen)
+        some = self._ids(going_on.order_by(flows.c.id).limit(LOOKED_AT))
+        self._seen = some[-1] if len(some) == LOOKED_AT else ""
         step = and_(deliveries.c.flow == flows.c.id, deliveries.c.outcome.in_(_OPEN))
-        return self._ids(select(flows.c.id).where(flows.c.ended.is_(None), not_(exists().where(step))).limit(limit))
+        found: list[str] = []
+        for ids in chunks(some):
+            found += self._ids(select(flows.c.id).where(flows.c.id.in_(ids), not_(exists().where(step))))
+        return found
 
     def _ids(self, query: Any) -> list[str]:
         return list(self._database.read(lambda connection: connection.execute(query).scalars().all()))

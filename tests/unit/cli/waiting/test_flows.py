@@ -88,3 +88,21 @@ def test_flows_are_checked_before_a_new_version_is_deployed(shop: Shop, flows: l
     assert (found.exit_code, found.stdout) == (1, f"join checks {flows[1]}: no agent credit\n")
     shop.app.agent(name="credit")(lambda data: None)
     assert "all flows that go on find their agents" in shop("flows", "check").stderr
+
+
+def test_flows_that_nobody_moves_on_are_found_some_at_a_time(
+    shop: Shop, flows: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.ledger.flows.flows.LOOKED_AT", 1)
+    order = made("order.placed", {"n": 9})
+    put(shop.app.ledger, order)
+    other = delivery_id(order.key, "checks")
+    start = Start(other, "checks", "join", order.key, order.correlation_id, DEFINITION, [Member("stock")])
+    succeed(shop.app.ledger, order, "checks", joins=start.rows())
+    for id, pos in ((flows[1], 1), (other, 0)):
+        step = member_id(id, pos)
+        assert shop.app.ledger.claim(Delivery(step, order, "any"), worker="w").attempt
+        shop.app.ledger.succeed(Success(step, result="1", due_in=None))
+    found = [shop.app.ledger.waiting.flows.stuck() for _ in range(4)]
+    assert [len(some) for some in found] in ([1, 1, 0, 1], [1, 1, 1, 1])
+    assert {id for some in found for id in some} == {flows[1], other}
