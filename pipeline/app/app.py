@@ -34,7 +34,6 @@ from ..settings import Settings
 from .asking import Asking
 from .coordinating import Coordinating
 from .pausing import Pausing
-from .publishing import Publishing
 from .reading import Reading
 from .wiring import Wiring, build
 
@@ -43,7 +42,7 @@ if TYPE_CHECKING:
     from ..ledger.bounding.budgets import Budgets
 
 
-class Pipeline(Asking, Coordinating, Publishing, Reading, Pausing):
+class Pipeline(Coordinating, Asking, Reading, Pausing):
     """An event bus on a Celery app.
 
     `Pipeline("shop")` builds the Celery app, `Pipeline(celery_app)` adds the bus to one that exists. Either can be

@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from ..core.event import Event, Payload
+from ..core.event import Payload
 from ..families import AgentResponse
+from .publishing import Publishing
 
 if TYPE_CHECKING:
-    from ..bus import Bus
     from ..coordination.requests import Requests
 
 #: Seconds that an answer is waited for.
 TIMEOUT = 30.0
 
 
-class Asking:
+class Asking(Publishing):
     """The asking side of a Pipeline; everything here raises LedgerOff when there is no ledger."""
-
-    bus: Bus
-    publish: Callable[..., Event]
-    apublish: Callable[..., Any]
-    _one: Callable[..., Event]
 
     @cached_property
     def _requests(self) -> Requests:

@@ -15,7 +15,7 @@ from celery.utils.log import get_task_logger
 
 from ..agents.effects import Effects
 from ..core.announcements import DeliveryDead, announces
-from ..core.errors import LedgerError, LedgerRefused, line_of
+from ..core.errors import line_of
 from ..core.event import Event, new_event
 from ..core.observe import Log
 from ..core.retry import Again, Dead, decide
@@ -79,22 +79,6 @@ class Begun:
 
 class NotRecordedError(Exception):
     """What became of a delivery could not be written: it goes back to its queue."""
-
-
-class Recording:
-    """Around what reads or writes the ledger: when it is away, the delivery goes back to its queue.
-
-    What the database refuses it would refuse again: that is raised as it is.
-    """
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if isinstance(error, LedgerError) and not isinstance(error, LedgerRefused):
-            raise NotRecordedError(str(error)) from error
-
-
-RECORDING = Recording()
 
 
 class Ended(NamedTuple):

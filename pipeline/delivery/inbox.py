@@ -14,11 +14,11 @@ from celery.exceptions import Ignore
 from celery.utils.log import get_task_logger
 
 from ..agents.effects import Effects
-from ..agents.wanting import wants_read
 from ..contracts import newer
 from ..core.errors import (
     CannotPark,
     LedgerError,
+    LedgerRefused,
     NotAnEventError,
     Revoked,
     WorkerDied,
@@ -32,27 +32,15 @@ from ..core.limits.single import QUIET
 from ..core.observe import Log
 from ..core.outcome import Outcome
 from ..core.retry import Again, Dead
-from ..core.routing import wants
 from ..core.times import SECOND, now
 from ..ledger.database.fast import CONTENT
 from ..ledger.facts import AlreadyRecordedError, Claim, Delivery, Run, Success
 from ..ledger.flows.flows import DONE, FAILED
 from ..ledger.limits.lines import Ending
 from ..ledger.waiting.wait import GATHERS, VERSION, Parking, Wait
-from ..ledger.workers import versions_of
 from ..publishing.outbox import GRACE, timer_of
 from . import strays
-from .delivery import (
-    RECORDING,
-    Ended,
-    NotRecordedError,
-    Postponed,
-    Scheduled,
-    Verdict,
-    death_of,
-    decided,
-    outcome_of,
-)
+from .delivery import Ended, NotRecordedError, Postponed, Scheduled, Verdict, death_of, decided, outcome_of
 from .steps import Filtered, Parks, Paused, Result
 from .turns.quiet import hold
 from .turns.turns import ASK_AGAIN, rest, take
@@ -66,6 +54,22 @@ if TYPE_CHECKING:
 
 logger = Log(get_task_logger(__name__))
 NO_EFFECT = "delivery %s is over: another run was recorded first, or its tree was cancelled; this run takes no effect"
+
+
+class Recording:
+    """Around what reads or writes the ledger: when it is away, the delivery goes back to its queue.
+
+    What the database refuses it would refuse again: that is raised as it is.
+    """
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, LedgerError) and not isinstance(error, LedgerRefused):
+            raise NotRecordedError(str(error)) from error
+
+
+RECORDING = Recording()
 
 
 class Inbox:
@@ -148,7 +152,7 @@ class Inbox:
                     session.flush()
                     self._in_flow(lambda do: do(session.connection()), delivery, DONE, follows, None)(work)
                     session.commit()
-                elif delivery.is_alone:
+                elif delivery.turns or delivery.leads or delivery.flow:
                     self._in_flow(self._bus.ledger.database.run, delivery, DONE, follows, success)(work)
                 else:
                     self._bus.ledger.succeed(success)
@@ -235,20 +239,12 @@ class Inbox:
     def stray(self, delivery: Delivery) -> Paused | Filtered | None:
         """Keep the event for a version that wants it; what nobody wants ends, unless somebody has asked for it."""
         with RECORDING:
-            if self._bus.ledger.subscribers.is_wanted(delivery.agent, delivery.event.type):
-                return strays.kept(delivery)
-        return None if delivery.asked or delivery.resumed else strays.ended(delivery)
+            return strays.answered(self._bus, delivery)
 
     def refused(self, delivery: Delivery, filtered: Filtered) -> Paused | Filtered:
         """Keep the event for a version that runs and wants it by its own filter; what none wants ends."""
-        event, bus = delivery.event, self._bus
-        own = bus.agents[delivery.agent].reads.get(event.type)
         with RECORDING:
-            running = bus.ledger.subscribers.versions()
-        for version in versions_of(delivery.agent, running):
-            if wants(version.patterns, event.type) and wants_read(version.filters, event, bus.types, own):
-                return strays.kept(delivery, strays.ELSEWHERE)
-        return filtered
+            return strays.refused(self._bus, delivery, filtered)
 
     def take(self, delivery: Delivery) -> Result | None:
         """Take the turns that the delivery needs, and wait for a moment if need be; or say what it has to wait for.

@@ -9,10 +9,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Hashable
+from typing import TYPE_CHECKING
 
+from ..agents.wanting import wants_read
+from ..core.routing import wants
 from ..core.times import micros, monotonic, now
 from ..ledger.facts import Delivery
 from .steps import Filtered, Paused
+
+if TYPE_CHECKING:
+    from ..bus import Bus
 
 #: Seconds that a stray waits before a worker takes it again: a quarter of its age, but no more and no less than these.
 SHORTEST, LONGEST = 0.5, 30.0
@@ -49,6 +55,23 @@ def handed_on(delivery: Delivery) -> Paused | None:
 def ended(delivery: Delivery) -> Filtered:
     """Return the end of a stray that nobody wants."""
     return Filtered(NOBODY.format(delivery.event.type))
+
+
+def answered(bus: Bus, delivery: Delivery) -> Paused | Filtered | None:
+    """Say what becomes of a stray where the ledger knows who runs; None for one that somebody has asked for."""
+    if bus.ledger.subscribers.is_wanted(delivery.agent, delivery.event.type):
+        return kept(delivery)
+    return None if delivery.asked or delivery.resumed else ended(delivery)
+
+
+def refused(bus: Bus, delivery: Delivery, filtered: Filtered) -> Paused | Filtered:
+    """Say what becomes of an event that this version's filter keeps back: another one that runs may want it."""
+    event, own = delivery.event, bus.agents[delivery.agent].reads.get(delivery.event.type)
+    running = bus.ledger.subscribers.versions()
+    for version in (versions[delivery.agent] for versions in running if delivery.agent in versions):
+        if wants(version.patterns, event.type) and wants_read(version.filters, event, bus.types, own):
+            return kept(delivery, ELSEWHERE)
+    return filtered
 
 
 def _about(seconds: float) -> float:

@@ -19,7 +19,7 @@ from celery.utils.log import get_task_logger
 from ..agents.context import Context
 from ..agents.payloads import answer_of, returned_payloads
 from ..agents.strand import aside
-from ..core.door.replies import is_waited_for
+from ..core.door.replies import is_waited_for, wants_reply
 from ..core.errors import InvalidEvent, NotAnEventError, WorkerDied, line_of
 from ..core.event import Event, Payload
 from ..core.ids import delivery_id
@@ -310,6 +310,8 @@ class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
             leads=self.agent.batch is not None and not (asked or in_canvas),
             flow=flow,
             pos=pos,
+            is_request=(is_request := "replay" not in bus and wants_reply(event.model_extra)),
+            keeps_result=in_canvas or flow is not None or is_request,
             turns=turns_of(self.agent, event, is_replayed="replay" in bus) if self.agent.is_limited else (),
         )
 

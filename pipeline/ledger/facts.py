@@ -9,7 +9,6 @@ from typing import Any, NamedTuple, NotRequired, TypedDict
 
 from sqlalchemy import Connection
 
-from ..core.door.replies import wants_reply
 from ..core.event import Encoded, Event
 from ..core.limits.limit import Turn
 from ..core.outcome import Outcome
@@ -79,6 +78,8 @@ class Delivery(NamedTuple):
         leads: whether a batch may end with it: what becomes of it becomes of all that are in that.
         flow: the flow that it is a step of, which what becomes of it moves on.
         pos: which step.
+        is_request: whether whoever has published the event waits for what the handler returns.
+        keeps_result: whether what the handler returns is its result, which somebody else needs.
 
     """
 
@@ -105,21 +106,8 @@ class Delivery(NamedTuple):
     leads: bool = False
     flow: str | None = None
     pos: int = 0
-
-    @property
-    def keeps_result(self) -> bool:
-        """Whether what the handler returns is its result, which somebody else needs, and nothing to publish."""
-        return self.in_canvas or self.flow is not None or self.is_request
-
-    @property
-    def is_request(self) -> bool:
-        """Whether somebody waits for what the handler returns."""
-        return self.replay is None and wants_reply(self.event.model_extra)
-
-    @property
-    def is_alone(self) -> bool:
-        """Whether the end of others is recorded with its own, so that its transaction is not shared."""
-        return bool(self.turns) or self.leads or self.flow is not None
+    is_request: bool = False
+    keeps_result: bool = False
 
     def goes_on(self, claim: Claim) -> Delivery:
         """Return the delivery with what its claim knows of an earlier run that was parked."""

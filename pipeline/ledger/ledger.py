@@ -174,7 +174,7 @@ class Ledger:
                 statements += self.waiting.approvals.proposed(proposals, at)
             if missed:
                 statements.append(self.deliveries.unrouted([event.key for event in missed], at))
-        return [*statements, *self._statements.of(rows)]
+        return [*statements, *self._statements.of(rows)] if rows else statements
 
     def mark_sent(self, ids: Sequence[str]) -> None:
         """Take events out of the outbox: the broker has them."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -110,8 +111,6 @@ def test_canvases_and_agents_run_with(
     ("settings", "said"),
     [
         ({"worker_consumer": "celery.worker.consumer.consumer:Consumer"}, "takes no events: derive it from pipeline."),
-        ({"result_backend": None}, "join 'pair' needs its members' results, and result_backend = None keeps none"),
-        ({"result_backend": "rpc://"}, "join 'pair' needs its members' results, and result_backend = 'rpc://' keeps"),
         ({"task_protocol": 1}, "task_protocol = 1: workers of the bus refuse such tasks; remove the setting"),
         ({"task_compression": "gzip"}, "task_compression = 'gzip': workers of the bus refuse such tasks"),
     ],
@@ -120,6 +119,17 @@ def test_canvases_and_agents_run_with(
 def test_a_setting_that_the_bus_cannot_work_with_ends_the_worker_with_one_line(
     settings: Any, said: str, broker: Broker
 ) -> None:
+    check_ended(settings, said, broker)
+
+
+@only_embedded
+@pytest.mark.parametrize("backend", [None, "rpc://"], ids=str)
+def test_a_join_without_a_ledger_needs_its_members_results(backend: str | None, broker: Broker) -> None:
+    said = f"join 'pair' needs its members' results, and result_backend = {backend!r} keeps"
+    check_ended({"result_backend": backend}, said, replace(broker, ledger=""))
+
+
+def check_ended(settings: Any, said: str, broker: Broker) -> None:
     done = run(
         [sys.executable, "-m", "celery", "-A", "surrounded_app", "worker", "-P", "solo"], broker,
         SURROUNDED=json.dumps(settings),

@@ -18,7 +18,7 @@ from celery.worker.strategy import logger as strategy
 
 from ...agents.context import Context
 from ...agents.payloads import returned_payloads
-from ...core.door.replies import wants_reply
+from ...core.door.replies import REPLY_BY
 from ...core.event import Encoded, Event
 from ...core.times import Pace, monotonic
 from ...ledger.facts import Claim, Delivery
@@ -215,7 +215,7 @@ class Runs:
             event = Event.decode(body if isinstance(body, str) else bytes(body), taken.event["id"])
         except Exception:  # whatever a stranger's body provokes: the long way says so
             return None
-        if event.type != taken.event["type"] or wants_reply(event.model_extra):
+        if event.type != taken.event["type"] or REPLY_BY in (event.model_extra or ()):
             return None
         agent = simple.agent
         return Delivery(taken.id, event, agent.name, simple.task.source, agent.retry, logged="ledger" in marks)
