@@ -209,7 +209,7 @@ class Inbox:
             [] if silent else later,
             () if silent else effects.rows,
             due_in=None if silent else GRACE,
-            result=orjson.dumps(answer).decode() if delivery.keeps_result else None,
+            result=orjson.dumps(answer).decode() if delivery.in_canvas or delivery.keeps_result else None,
             first=attempt == 1,
             before=delivery.emitted,
         )

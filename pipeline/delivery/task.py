@@ -226,7 +226,7 @@ class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
             for one in value if isinstance(value, (list, tuple)) else (value,):
                 if isinstance(one, Payload):
                     context.publish(one)
-        if delivery.keeps_result:
+        if delivery.in_canvas or delivery.keeps_result:
             return answer_of(self.agent.name, value, self.bus.blobs.context)
         for payload in returned_payloads(self.agent.name, value):
             context.publish(payload)
@@ -311,7 +311,7 @@ class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
             flow=flow,
             pos=pos,
             is_request=(is_request := "replay" not in bus and wants_reply(event.model_extra)),
-            keeps_result=in_canvas or flow is not None or is_request,
+            keeps_result=flow is not None or is_request,
             turns=turns_of(self.agent, event, is_replayed="replay" in bus) if self.agent.is_limited else (),
         )
 

@@ -79,7 +79,7 @@ class Delivery(NamedTuple):
         flow: the flow that it is a step of, which what becomes of it moves on.
         pos: which step.
         is_request: whether whoever has published the event waits for what the handler returns.
-        keeps_result: whether what the handler returns is its result, which somebody else needs.
+        keeps_result: whether what the handler returns is kept, for a flow or for whoever has published the event.
 
     """
 
