@@ -260,7 +260,7 @@ class Fast:
                 pooled = engine.raw_connection()
             driver = pooled.driver_connection
             yield driver
-            if place.is_open and not place.kept:
+            if number == keeper.number and place.is_open and not place.kept:
                 good, pooled = (number, pooled), None
                 place.kept.append(good)
         except errors as exc:
@@ -278,7 +278,8 @@ class Fast:
             raise
         finally:
             if pooled is not None and pooled.is_valid:
-                pooled.close()
+                # Another thread has found the ledger lost meanwhile: nobody would ever close what a closed pool gets.
+                pooled.close() if number == keeper.number else pooled.invalidate()
 
     def _transact(self, driver: Any, work: Callable[[Hot], T], alone: bool) -> T:
         """Commit what is done, or let the pool roll it back."""
