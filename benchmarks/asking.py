@@ -66,7 +66,7 @@ def measure(broker_name: str, count: int) -> None:
                 app.request("bench.asked", {"n": n})
                 took.append((time.monotonic() - before) * 1000)
                 app.publish("bench.told", {"sent": time.monotonic()})
-                time.sleep(APART)
+                time.sleep(APART)  # a steady rate, at which nobody waits for another one
             records.wait(count, 60)
             hops = [(executed - sent) * 1000 for sent, executed in records.read()]
             one, hop = percentile(took, 50), percentile(hops, 50)
@@ -83,7 +83,7 @@ def measure(broker_name: str, count: int) -> None:
 def _is_there(app: Pipeline) -> bool:
     """Wait until the worker is."""
     while not app.ledger.subscribers.versions():
-        time.sleep(0.1)
+        time.sleep(0.1)  # between two looks: the worker starts meanwhile
     return True
 
 

@@ -104,8 +104,8 @@ def work(app: Any, queues: str, until: Callable[[], bool] | None = None) -> None
 
     def watch(is_over: Callable[[], bool]) -> None:
         while not is_over():
-            time.sleep(0.1)
-        time.sleep(0.5)
+            time.sleep(0.1)  # between two looks, in the worker that sends
+        time.sleep(0.5)  # what is noted as sent is on its way to the broker
         _stop()
 
     state.should_stop = None

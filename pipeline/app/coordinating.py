@@ -96,7 +96,12 @@ class Coordinating:
         done = emits if emits is not None else f"{name}.completed"
         type_ = done if isinstance(done, str) else done.event_type
         failed = fails or f"{name}.failed"
-        about: Any = {"source": f"{bus.source}/agent/{name}", "key": key, "deadline": deadline}
+
+        def is_there(id: str) -> bool:  # the ledger is opened when it is first used
+            return bus.ledger.waiting.flows.is_there(id)
+
+        source = f"{bus.source}/agent/{name}"
+        about: Any = {"source": source, "key": key, "deadline": deadline, "is_there": is_there}
         flow = Starter(kind, name, steps_of(kind, name, steps), emits=type_, fails=failed, **about)
         agent = declare(starter(flow), on=on, name=name)
         agent.members = flow.agents

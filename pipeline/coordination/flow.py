@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, NamedTuple
 
-from ..ledger.flows.rows import COMPLETED, FAILED
+from ..ledger.flows.rows import BADLY, COMPLETED, FAILED, WELL, Step
 
 #: What a join may be complete by.
 ALL, FIRST, QUORUM, UNTIL, DEADLINE = "all", "first", "quorum", "until", "deadline"
@@ -58,6 +58,12 @@ class Counts(NamedTuple):
     members: int
     done: int
     failed: int
+
+    @classmethod
+    def of(cls, steps: Sequence[Step], members: int) -> Counts:
+        """Return what the rows of a flow's steps say."""
+        outcomes = [step.outcome.value for step in steps]
+        return cls(members, sum(one in WELL for one in outcomes), sum(one in BADLY for one in outcomes))
 
     @property
     def left(self) -> int:

@@ -19,10 +19,10 @@ from ..core.event import Encoded, Event, Payload, new_event
 from ..core.ids import caused_id, derived_id
 from ..core.observe import Log
 from ..core.outcome import Outcome
-from ..ledger.aside import read
 from ..ledger.bounding.trees import stop
 from ..ledger.flows.flows import FAILED
-from ..ledger.flows.rows import ACTIVE, BADLY, COMPENSATING, COMPLETED, STUCK, WELL, Step
+from ..ledger.flows.rows import ACTIVE, BADLY, COMPENSATING, COMPLETED, STUCK, Step
+from ..ledger.flows.rows import FAILED as FLOW_FAILED
 from ..publishing.outbox import GRACE
 from .flow import Counts, Definition, End, end_of
 from .graph import Begin, Close, Command, Graph, Hold, Progress
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 logger = Log(logging.getLogger(__name__))
 NOT_NEEDED = "{} {} had ended ({})"
+TOO_LARGE = "the results of its members are too large for one event: keep what is large in blobs"
 
 
 class Flows:
@@ -86,7 +87,7 @@ class Flows:
         row = self._flows.count(connection, delivery.flow, what)
         if row is None:
             if what != FAILED:
-                self._flows.late(connection, delivery.id)
+                self._ledger.deliveries.late(connection, delivery.id)
             return []
         definition = definition_in(self._flows.definition(connection, row.definition))
         if isinstance(definition, Graph):
@@ -101,15 +102,16 @@ class Flows:
     ) -> list[Encoded]:
         """End a flow if its steps say so; return the event that follows."""
         steps = self._flows.steps(connection, id)
-        outcomes = [step.outcome.value for step in steps]
-        counts = Counts(len(steps), sum(one in WELL for one in outcomes), sum(one in BADLY for one in outcomes))
+        counts = Counts.of(steps, len(steps))
         results = results_of(definition, steps)
         is_met = definition.until is not None and parse(definition.until).matches({"data": results})
         end = end_of(definition, counts, is_met=is_met, is_over=is_over)
         if end is None:
-            self._flows.recount(connection, id, steps)
+            self._flows.recount(connection, id, counts.done, counts.failed)
             return []
         record = self._event(connection, id, definition, end, results)
+        if end.status == COMPLETED and record.event.type != definition.emits:
+            end = End(FLOW_FAILED, TOO_LARGE)
         self._ledger.append([record], due_in=due_in, connection=connection)
         self._flows.finish(connection, id, end.status, end.reason)
         if definition.cancel_rest:
@@ -121,14 +123,16 @@ class Flows:
         self, connection: Connection, id: str, definition: Definition, end: End, results: dict[str, Any]
     ) -> Encoded:
         """Return the event that follows from the end of a flow; what is too large for one is a failure, too."""
-        cause = self._cause(connection, id)
-        about = {"original": None if cause is None else cause.data}
+        cause = self._flows.cause(connection, id)
+        about = {"original": cause and cause.data}
         if end.status == COMPLETED:
             first = definition.emits, {**about, "completed_by": end.reason, **results}
         else:
             first = definition.fails, {**about, "error": _error(end, results), **results}
-        error = "the results of its members are too large for one event: keep what is large in blobs"
-        least: Any = definition.fails, {"original": None, "error": error, "results": None, "errors": {}, "missing": []}
+        least: Any = (
+            definition.fails,
+            {"original": None, "error": TOO_LARGE, "results": None, "errors": {}, "missing": []},
+        )
         (record,) = self._record(id, definition.source, cause, 0, first, least)
         return record
 
@@ -151,12 +155,14 @@ class Flows:
             steps = {step.pos: step for step in self._flows.steps(connection, row.id)}
         elif row.status == COMPENSATING:
             given_up = row.reason
-        work = Work(graph, steps, self._cause(connection, row.id))
+        work = Work(graph, steps, self._flows.cause(connection, row.id))
         commands = Progress(graph, steps, work.meets, given_up).next()
         records = [one for command in commands for one in self._do(connection, row, work, command)]
         if row.status == STUCK and not any(isinstance(command, Hold) for command in commands):
             self._flows.mark(connection, row.id, COMPENSATING if work.is_undoing(commands) else ACTIVE, None)
-        self._flows.recount(connection, row.id, [step for step in steps.values() if step.pos < len(graph.nodes)])
+        counts = Counts.of([step for step in steps.values() if step.pos < row.members], row.members)
+        if counts != (row.members, row.done, row.failed):
+            self._flows.recount(connection, row.id, counts.done, counts.failed)
         if records:
             self._ledger.append(records, due_in=due_in, connection=connection)
         return records
@@ -167,14 +173,14 @@ class Flows:
         emit = partial(self._record, row.id, graph.source, work.cause)
         match command:
             case Begin(pos, why):
-                self._flows.begin(connection, row.id, work.event_id, work.member(pos), pos)
+                self._flows.begin(connection, row.id, row.event_id, work.member(pos), pos)
                 if pos >= len(graph.nodes) and row.status != COMPENSATING:
                     self._flows.mark(connection, row.id, COMPENSATING, why)
                 return [] if graph.kind != "saga" else emit(1 + pos, *work.announced(row.id, pos, why))
             case Close(status, reason):
                 self._flows.finish(connection, row.id, status, reason)
                 return emit(0, *work.ended(status, reason))
-            case Hold(reason):
+            case Hold(reason) if (row.status, row.reason) != (STUCK, reason):  # else somebody was told
                 self._flows.mark(connection, row.id, STUCK, reason)
                 logger.error("%s %s %s waits for somebody: %s", graph.kind, graph.name, row.id, reason)
         return []
@@ -196,12 +202,6 @@ class Flows:
             except (InvalidEvent, EventTooLarge) as exc:
                 logger.warning("flow %s: what it tells makes no event: %s", id, line_of(exc))
         return []
-
-    def _cause(self, connection: Connection, id: str) -> Event | None:
-        """Return the event that a flow works on; None when it cannot be read any more."""
-        found = self._flows.body(connection, id)
-        record = None if found is None else read(*found)
-        return record.event if isinstance(record, Encoded) else None
 
     # -- what nobody records a step of
 

@@ -7,9 +7,11 @@ thread of a process looks for all that wait in it: at once at first, and less of
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Mapping, Sequence, Set
 from concurrent.futures import Future
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,7 +21,7 @@ from celery._state import get_current_task
 from sqlalchemy import select
 
 from ..core import retry
-from ..core.door.replies import REPLY_BY
+from ..core.door.replies import LATER, REPLY_BY
 from ..core.errors import (
     LedgerError,
     NoResponder,
@@ -31,8 +33,9 @@ from ..core.errors import (
 )
 from ..core.event import Event
 from ..core.ids import delivery_id
+from ..core.observe import Log
 from ..core.outcome import OPEN, Outcome
-from ..core.routing import receivers
+from ..core.routing import receivers, targets_of
 from ..core.times import moment, monotonic, now
 from ..families import AgentResponse
 from ..ledger.database.rows import chunks
@@ -43,6 +46,8 @@ if TYPE_CHECKING:
     from sqlalchemy import Row
 
     from ..bus import Bus
+
+logger = Log(logging.getLogger(__name__))
 
 #: Seconds between two looks: a share of what somebody has waited, but no less and no more than these.
 SHARE, SHORTEST, LONGEST = 0.05, 0.002, 0.1
@@ -63,6 +68,7 @@ class Asked(NamedTuple):
     Attributes:
         event: what was published, by its key.
         agents: who may answer, by the delivery's id.
+        meant: those whom the event names, or who listen to just its type: they answer also by returning nothing.
         every: whether all of them are waited for.
         since, until: when it began, and when it ends (monotonic time).
 
@@ -70,6 +76,7 @@ class Asked(NamedTuple):
 
     event: str
     agents: Mapping[str, str]
+    meant: frozenset[str]
     every: bool
     since: float
     until: float
@@ -92,16 +99,18 @@ class Requests:
         """Return the event as it is to be published, and who may answer it, by the delivery's id.
 
         Arguments:
-            timeout: seconds after which nobody begins to answer any more.
+            timeout: seconds after which nobody begins to answer any more, unless it is durable.
             durable: whether nobody waits, and workers may come later.
 
         Raises NoResponder, and WaitsForItself in a handler that would wait for its own worker.
 
         """
         ledger = self._bus.ledger
-        known = {agent.name: agent.patterns for agent in self._bus.agents} | ledger.subscribers.known(fresh=True)
-        agents = receivers(known, event.type, event.targets)
-        if not agents:
+        for fresh in (False, True):
+            known = {agent.name: agent.patterns for agent in self._bus.agents} | ledger.subscribers.known(fresh=fresh)
+            if agents := receivers(known, event.type, event.targets):
+                break
+        else:
             near = nearest(event.type, [pattern for patterns in known.values() for pattern in patterns])
             raise NoResponder(f"nobody answers {event.type}: no agent listens to it; {near}")
         versions = ledger.subscribers.versions()
@@ -113,8 +122,8 @@ class Requests:
             )
         if not durable:
             self._check_not_own(running)
-        until = datetime.now(UTC) + timedelta(seconds=timeout)
-        asked = event.evolve(**{REPLY_BY: until.isoformat()})
+        until = LATER if durable else (datetime.now(UTC) + timedelta(seconds=timeout)).isoformat()
+        asked = event.evolve(**{REPLY_BY: until})
         return asked, {delivery_id(asked.key, name): name for name in agents}
 
     def _check_not_own(self, agents: Sequence[str]) -> None:
@@ -140,7 +149,7 @@ class Requests:
     def wait(self, event: Event, agents: Mapping[str, str], timeout: float, *, every: bool = False) -> Future[Answers]:
         """Return what will have the answers of a request that is published, by agent."""
         at = monotonic()
-        asked = Asked(event.key, agents, every, at, at + timeout, Future())
+        asked = Asked(event.key, agents, self._meant(event.type, event.targets), every, at, at + timeout, Future())
         with self._lock:
             if self._owner != os.getpid():  # a process that was forked has none of its parent's threads
                 self._owner, self._waiting = os.getpid(), []
@@ -149,6 +158,11 @@ class Requests:
             self._waiting.append(asked)
         self._wake.set()
         return asked.answer
+
+    def _meant(self, event_type: str, targets: Sequence[str]) -> frozenset[str]:
+        """Return the agents that an event names, or that listen to just its type, and not to it among others."""
+        known = {agent.name: agent.patterns for agent in self._bus.agents} | self._bus.ledger.subscribers.known()
+        return frozenset(targets) | {name for name, patterns in known.items() if event_type in patterns}
 
     def _look(self) -> None:
         while True:
@@ -161,14 +175,16 @@ class Requests:
                     continue
             try:
                 self._look_for(waiting)
-            except LedgerError:
-                pause = AWAY  # each of them ends at its time in any case
+            except Exception as exc:  # each of them ends at its time in any case
+                if not isinstance(exc, LedgerError):
+                    logger.exception("answers cannot be looked for")
+                pause = AWAY
             else:
                 pause = min(min(max((monotonic() - one.since) * SHARE, SHORTEST), LONGEST) for one in waiting)
             for one in waiting:
                 if monotonic() > one.until and not one.answer.done():
                     _end(one.answer, RequestTimeout(f"nobody has answered request {one.event} in time"))
-            threading.Event().wait(pause)
+            time.sleep(pause)  # between two looks: those who answer are in other processes
 
     def _look_for(self, waiting: Sequence[Asked]) -> None:
         rows: dict[str, Row[Any]] = {}
@@ -177,7 +193,7 @@ class Requests:
                 query = _ROWS.where(deliveries.c.id.in_(some), deliveries.c.outcome.not_in([o.value for o in OPEN]))
                 rows.update({row.id: row for row in connection.execute(query)})
         for one in waiting:
-            found = answered(one.agents, rows, every=one.every)
+            found = answered(one.agents, rows, one.meant, every=one.every)
             if found is not None:
                 _end(one.answer, found)
 
@@ -187,24 +203,29 @@ class Requests:
         Raises UnknownEvent, and RequestFailed when all who could have answered are dead.
         """
         with self._bus.ledger.database.reading() as connection:
-            if connection.execute(select(events.c.id).where(events.c.id == event_id)).first() is None:
+            asked = connection.execute(select(events.c.type, events.c.targets).where(events.c.id == event_id)).first()
+            if asked is None:
                 raise UnknownEvent(f"the ledger has no request {event_id!r}")
             rows = {row.id: row for row in connection.execute(_ROWS.where(deliveries.c.event_id == event_id))}
         agents = {id: row.agent for id, row in rows.items() if row.agent}
-        found = answered(agents, {id: row for id, row in rows.items() if row.outcome not in OPEN}, every=False)
+        ended = {id: row for id, row in rows.items() if row.outcome not in OPEN}
+        found = answered(agents, ended, self._meant(asked.type, targets_of(asked.targets)), every=False)
         if isinstance(found, Exception):
             raise found
         return next(iter(found.values())) if found else None
 
 
-def answered(agents: Mapping[str, str], rows: Mapping[str, Row[Any]], *, every: bool) -> Answers | Exception | None:
+def answered(
+    agents: Mapping[str, str], rows: Mapping[str, Row[Any]], meant: Set[str], *, every: bool
+) -> Answers | Exception | None:
     """Return what a request has come to; None while that is open.
 
-    The first one counts that has returned something; of one that has returned nothing, only when no other is open.
+    The first one counts that has returned something; one that is meant and has returned nothing, when no other is open.
 
     Arguments:
         agents: who may answer, by the delivery's id.
         rows: the deliveries that have ended.
+        meant: the agents that answer also by returning nothing.
         every: whether all of them are waited for.
 
     """
@@ -218,11 +239,12 @@ def answered(agents: Mapping[str, str], rows: Mapping[str, Row[Any]], *, every: 
         return said
     if not is_over or not agents:
         return None
-    if good:
-        return good
+    if done := {name: one for name, one in good.items() if name in meant}:
+        return done
     failed = next((row for id, row in rows.items() if id in agents and row.outcome == Outcome.DEAD.value), None)
     if failed is None:
-        return NoResponder("nobody has answered: their filters, or the request's end, have kept it from them")
+        heard = f"{' and '.join(sorted(good))} listened to it among others, and returned nothing" if good else ""
+        return NoResponder(f"nobody has answered: {heard or 'filters, or the end of the wait, have kept it from all'}")
     code = (failed.error or "").partition(":")[0]
     return RequestFailed(
         f"agent {failed.agent} has failed: {failed.error}", code=code, retryable=code not in _PERMANENT

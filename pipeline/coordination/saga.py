@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from ..agents.agent import Agent
 from ..agents.context import Context
 from ..agents.filters import Where, parse
 from ..agents.filters.paths import parse_path, text_at
+from ..agents.strand import aside
 from ..core.errors import InvalidAgent, InvalidEvent, nearest
 from ..core.event import Event
 from ..core.ids import derived_id
@@ -71,6 +73,7 @@ class Starter:
         kind: "saga" or "workflow".
         steps: in the order in which they are named.
         key: a path to what there is one of for each value.
+        is_there: says whether there is a flow of an id.
 
     Raises InvalidAgent, InvalidEvent or InvalidFilter when the declaration is wrong.
 
@@ -87,9 +90,10 @@ class Starter:
         source: str,
         key: str | None,
         deadline: float | timedelta | str | None,
+        is_there: Callable[[str], bool],
     ) -> None:
         what = f"{kind} {name!r}"
-        self._what, self._key = what, key
+        self._what, self._key, self._is_there = what, key, is_there
         if key is not None:
             parse_path(key, f"{what}: key")
         self._deadline = None if deadline is None else seconds_of(deadline, f"{what}: deadline")
@@ -107,6 +111,8 @@ class Starter:
             if value is None:
                 raise InvalidEvent(f"{self._what}: key={self._key!r} is missing in {event.type} {event.id}")
             id = derived_id(derived_id("flow", self.graph.name), value)
+            if aside(partial(self._is_there, id)):
+                return
         work = Work(self.graph, {}, event)
         begin = [one.pos for one in Progress(self.graph, {}, work.meets).next() if isinstance(one, Begin)]
         if not begin:
@@ -140,8 +146,7 @@ def steps_of(kind: str, name: str, steps: Iterable[Any] | Mapping[str, Any]) -> 
         for agent in agents:
             if not isinstance(agent, Agent):
                 raise InvalidAgent(f"{kind} {name!r}: {agent!r} is not an agent; decorate it with @app.agent() first")
-        label: str = own or made.name or made.agent.name
-        found.append(FlowStep(made.agent, made.undo, made.input, made.after, made.when, made.final, label))
+        found.append(replace(made, name=own or made.name or made.agent.name))
     return found
 
 

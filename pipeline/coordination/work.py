@@ -8,8 +8,7 @@ from typing import Any
 import orjson
 
 from ..agents.filters.filter import parse
-from ..agents.filters.paths import Several, parse_path
-from ..agents.filters.values import MISSING
+from ..agents.filters.paths import parse_path
 from ..core.event import Event
 from ..core.outcome import Outcome
 from ..families import SagaCompensate, SagaStep
@@ -34,11 +33,6 @@ class Work:
         nodes = list(enumerate(graph.nodes))
         self.results = {node.name: orjson.loads(done[pos].result or "null") for pos, node in nodes if pos in done}
         self._undone = [node.name for pos, node in nodes if len(nodes) + pos in done]
-
-    @property
-    def event_id(self) -> str:
-        """The key of the event that it works on."""
-        return "" if self.cause is None else self.cause.key
 
     def is_undoing(self, commands: Sequence[Command]) -> bool:
         """Say whether it undoes what it has done."""
@@ -74,9 +68,9 @@ class Work:
         if pos >= number:
             return self.results.get(node.name)
         if node.input is None:
-            return None if self.cause is None else self.cause.data
+            return self.cause and self.cause.data
         said = self._attributes()
-        return {field: _value(path, said) for field, path in node.input.items()}
+        return {field: parse_path(path).value(said) for field, path in node.input.items()}
 
     def announced(self, id: str, pos: int, why: str | None = None) -> Sequence[Any]:
         """Return what tells that a step, or what undoes one, begins: with all that is known, then with less."""
@@ -90,16 +84,9 @@ class Work:
 
     def ended(self, status: str, reason: str) -> Sequence[tuple[str, Any]]:
         """Return the event that follows from its end: with all that is known, then with less."""
-        about = {"original": None if self.cause is None else self.cause.data, "results": self.results}
+        about = {"original": self.cause and self.cause.data, "results": self.results}
         if status == COMPLETED:
             too_large = {"original": None, "results": None, "error": "its results are too large for one event"}
             return (self.graph.emits, about), (self.graph.emits, too_large)
         more = {"status": status, "error": reason, "compensated": self._undone}
         return (self.graph.fails, {**about, **more}), (self.graph.fails, {"original": None, "results": None, **more})
-
-
-def _value(path: str, said: Mapping[str, Any]) -> Any:
-    found = parse_path(path).getter()(said)
-    if isinstance(found, Several):
-        return [each for each in found if each is not MISSING]
-    return None if found is MISSING else found

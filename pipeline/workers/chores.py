@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import orjson
 from celery.utils.log import get_logger
@@ -28,7 +28,7 @@ from ..publishing.publisher import Publisher
 
 if TYPE_CHECKING:
     from ..agents.agent import Agent
-    from ..bus import Bus
+    from ..bus import Bus, Flows
     from ..history.projections import Projection
 
 logger = Log(get_logger(__name__))
@@ -90,8 +90,8 @@ class Chores:
             Chore("release", 0, self.release),
             Chore("mend limits", MEND, self._ledger.limits.calling.mend),
             Chore("mend batches", MEND, self._mend_batches),
-            Chore("flows", 0, lambda: self._flows("look") if self._due.flows else 0),
-            Chore("mend flows", MEND, lambda: self._flows("mend")),
+            Chore("flows", 0, lambda: self._end_flows(lambda flows: flows.look()) if self._due.flows else 0),
+            Chore("mend flows", MEND, lambda: self._end_flows(lambda flows: flows.mend())),
             Chore("forget keys", FORGET, self._ledger.limits.calling.forget),
             Chore("send at once", 0, lambda: self.send_at_once() if self._due.at_once else 0),
             Chore("stop", 0, lambda: self.stop() if self._due.stops else 0),
@@ -143,9 +143,9 @@ class Chores:
         ]
         return each(partial(self._release, look) for is_due, look in looks if is_due)
 
-    def _flows(self, what: Literal["look", "mend"]) -> int:
+    def _end_flows(self, end: Callable[[Flows], int]) -> int:
         """End flows whose time is over, or of which nothing is left to be done; the events that follow are due now."""
-        done: int = 0 if self._bus.flows is None else getattr(self._bus.flows, what)()
+        done = 0 if self._bus.flows is None else end(self._bus.flows)
         self._due = self._due._replace(outbox=self._due.outbox or done > 0)
         return done
 

@@ -30,6 +30,8 @@ def member(name: str) -> Agent[Any, Any]:
             time.sleep(0.02)
         if wish == "sleep":
             ctx.sleep(0.3)
+        if wish == "sleep long":
+            ctx.sleep(3600)
         if wish == "emit":
             ctx.publish("member.said", {"name": own})
         return {"name": own, "score": data.get("score", 0)}

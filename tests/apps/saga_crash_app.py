@@ -71,7 +71,7 @@ _move, _ending, _send = Flows._move, Flows.ending, Chores._send
 
 def move(self: Flows, connection: Any, row: Any, *args: Any, **options: Any) -> list[Encoded]:
     follows = _move(self, connection, row, *args, **options)
-    cause = self._cause(connection, row.id)
+    cause = self._flows.cause(connection, row.id)
     for one in self._flows.steps(connection, row.id):
         if one.outcome != "queued":
             die("moving", one.agent, cause and cause.data)  # all is written but for the commit

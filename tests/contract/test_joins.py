@@ -8,6 +8,7 @@ import pytest
 
 from pipeline import Pipeline
 from pipeline.ledger.database.tables import flows
+from pipeline.ledger.database.waiting import waits
 from tests.harness import Broker, StartWorker, Worker
 from tests.records import rows
 from tests.servers import wait_for
@@ -60,6 +61,23 @@ def test_a_member_that_is_dead_ends_the_join_and_what_has_not_ended_is_late(bus:
     wait_for(lambda: outcomes(bus) == {"one": "dead", "two": "succeeded", "loop": "late"}, "loop to be late")
     (flow,) = bus.settle(event).flows
     assert (flow.status, flow.reason) == ("failed", "1 of 3 have failed")
+
+
+@pytest.mark.usefixtures("started")
+def test_a_member_that_waits_when_the_join_ends_waits_no_longer(bus: Pipeline, broker: Broker) -> None:
+    bus.publish("first.wanted", {"one": "sleep long", "two": "fail once", "loop": "wait"})
+    assert list(result(broker, "first.done")["results"]) == ["two"]
+    wait_for(lambda: outcomes(bus) == {"one": "late", "two": "succeeded", "loop": "late"}, "the others to be late")
+    assert rows(bus, waits) == []
+
+
+@pytest.mark.usefixtures("started")
+def test_results_that_fit_into_no_event_make_a_join_fail(bus: Pipeline, broker: Broker) -> None:
+    bus.publish("list.wanted", {"items": ["x" * 1000] * 100, "each": "y" * 140_000})
+    found = result(broker, "list.failed")
+    assert found["error"].startswith("the results of its members are too large for one event")
+    (flow,) = bus.flows.list()
+    assert (flow.status, flow.reason) == ("failed", found["error"])
 
 
 @pytest.mark.usefixtures("started")

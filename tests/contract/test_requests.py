@@ -94,8 +94,16 @@ def test_many_ask_at_once_from_threads_and_tasks(bus: Pipeline) -> None:
 
 
 @pytest.mark.usefixtures("started")
-def test_a_durable_request_is_asked_for_later(bus: Pipeline) -> None:
-    id = bus.request("price.asked", {"n": 3}, durable=True, targets=("quote",))
+def test_a_misspelt_request_is_not_answered_by_who_listens_to_everything(bus: Pipeline) -> None:
+    with pytest.raises(NoResponder, match="audit listened to it among others, and returned nothing"):
+        bus.request("price.askd", {"n": 1})
+    assert bus.request("told", {"n": 1}, targets=("audit",)).result is None
+
+
+def test_a_durable_request_is_asked_for_later(bus: Pipeline, worker: StartWorker) -> None:
+    bus.ledger.subscribers.register({"quote": (("price.asked",), None)})
+    id = bus.request("price.asked", {"n": 3}, durable=True, timeout=0, targets=("quote",))  # nobody runs yet
+    worker(app="asked_app")
     wait_for(lambda: bus.reply(id) is not None, "the reply")
     found = bus.reply(id)
     assert found is not None

@@ -89,8 +89,7 @@ def test_what_was_done_is_undone_in_reverse_order(
     assert sorted(told) == sorted(compensated)
 
 
-@pytest.mark.usefixtures("started")
-def test_what_cannot_be_undone_waits_for_somebody_and_goes_on(bus: Pipeline, broker: Broker) -> None:
+def test_what_cannot_be_undone_waits_for_somebody_and_goes_on(bus: Pipeline, broker: Broker, started: Worker) -> None:
     bus.publish("order.placed", {"total": 5, "pay": "fail", "release": "fail until mended"})
     wait_for(lambda: [row["status"] for row in rows(bus, flows)] == ["stuck"], "the saga to be stuck")
     (flow,) = bus.flows.list(status="stuck")
@@ -105,6 +104,7 @@ def test_what_cannot_be_undone_waits_for_somebody_and_goes_on(bus: Pipeline, bro
     bus.dead_letters.drop(agent="release")
     broker.journal.wait(2, agent="outcome", type="order.failed")
     assert broker.journal.lines(agent="outcome", type="order.failed")[-1]["data"]["compensated"] == ["create"]
+    assert started.output().count("waits for somebody: ") == 2, "each is told of once, however often it is looked at"
 
 
 @pytest.mark.usefixtures("started")
@@ -114,6 +114,7 @@ def test_one_saga_for_each_key_however_many_events(bus: Pipeline, broker: Broker
     for event in events:
         bus.settle(event)
     assert len(broker.journal.lines(agent="create")) == 1
+    assert len(broker.journal.lines(agent="outcome", type="saga.step")) == 4
     bus.publish("once.placed", {"total": 1, "number": "A-2"})
     broker.journal.wait(2, agent="outcome", type="once.completed")
     wrong = bus.publish("once.placed", {"total": 1})

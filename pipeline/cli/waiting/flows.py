@@ -74,10 +74,13 @@ def abort(
     """Give a saga or workflow up: what runs of it is stopped, and what it has done is undone."""
     flows = app_of(ctx).flows
     is_new = flows.abort(id, reason)
+    flow = flows.show(id)
     if as_json:
-        print_json(flows.show(id).as_data())
+        print_json(flow.as_data())
+    elif is_new:
+        say(f"it is {flow.status}: {flow.reason}")
     else:
-        say("it is undone now" if is_new else "it had ended before; nothing was changed")
+        say(f"it had ended before ({flow.status}); nothing was changed")
 
 
 @commands.command(epilog=examples("pipeline flows check", "pipeline flows check --json"))

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-#: The extension attribute, whose value is a time (RFC 3339).
-REPLY_BY = "replyby"
+#: The extension attribute, whose value is a time (RFC 3339), or this where nobody waits, and an answer is for later.
+REPLY_BY, LATER = "replyby", "later"
 
 
 def wants_reply(further: Mapping[str, Any] | None) -> bool:
@@ -17,11 +17,11 @@ def wants_reply(further: Mapping[str, Any] | None) -> bool:
         further: the event's attributes that the bus has no name for (`event.model_extra`).
 
     """
-    return bool(further) and REPLY_BY in (further or ())
+    return REPLY_BY in (further or {})
 
 
 def is_waited_for(further: Mapping[str, Any] | None) -> bool:
-    """Say whether an event's publisher still waits; a time that cannot be read has not come."""
+    """Say whether an event's publisher still waits; what is no time has not come."""
     try:
         until = datetime.fromisoformat(str((further or {}).get(REPLY_BY)))
     except ValueError:

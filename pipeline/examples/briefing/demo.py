@@ -226,7 +226,8 @@ class _Play:
         work = "1 piece of work" if number == 1 else f"{number} pieces of work"
         self.tell(
             f"KILLED: worker {victim.pid} (kill -9), while it hands over the first e-mail, which the mail server has "
-            f"not taken.\nIt had {work} in hand; the other worker takes over."
+            f"not taken.\nIt had {work} in hand; the other worker takes over. What it had sent last is sent once more\n"
+            "after ten seconds, as nobody else knows whether the broker has it: who had it then does nothing."
         )
         return victim.pid
 

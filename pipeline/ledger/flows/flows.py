@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import orjson
-from sqlalchemy import Connection, Row, and_, bindparam, exists, not_, select, update
+from sqlalchemy import Connection, Row, and_, bindparam, delete, exists, not_, select, update
 
 from ...core.errors import UnknownFlow
-from ...core.event import Encoded
+from ...core.event import Event
 from ...core.ids import member_id
 from ...core.outcome import OPEN, Outcome
 from ...core.times import now
@@ -23,7 +23,7 @@ from ..database.leases import BATCH, locked
 from ..database.rows import chunks
 from ..database.tables import definitions, deliveries, events, flows
 from ..database.waiting import waits
-from .rows import BADLY, CANCELLED, WELL, FlowView, Member, Step
+from .rows import CANCELLED, FlowView, Member, Step
 
 if TYPE_CHECKING:
     from ..database.database import Database
@@ -52,7 +52,7 @@ class Flows:
             .values(done=flows.c.done + 1)
             .returning(flows.c.id)
         )
-        counted = ("id", "status", "reason", "definition", "members", "done", "failed")
+        counted = ("id", "event_id", "status", "reason", "definition", "members", "done", "failed")
         self._count = {
             column: update(flows)
             .where(flows.c.ended.is_(None))
@@ -77,11 +77,10 @@ class Flows:
         """Return what counts a step as done from which nothing follows yet; else it answers with nothing."""
         return self._counting, {"flow": id}
 
-    def recount(self, connection: Connection, id: str, steps: Sequence[Step]) -> None:
+    @staticmethod
+    def recount(connection: Connection, id: str, done: int, failed: int) -> None:
         """Let the numbers say what the rows say: a dead letter may have been requeued."""
-        outcomes = [step.outcome.value for step in steps]
-        numbers = {"done": sum(one in WELL for one in outcomes), "failed": sum(one in BADLY for one in outcomes)}
-        connection.execute(update(flows).where(flows.c.id == id).values(numbers))
+        connection.execute(update(flows).where(flows.c.id == id).values(done=done, failed=failed))
 
     def begin(self, connection: Connection, id: str, event_id: str, step: Member, pos: int) -> None:
         """Let a step begin, unless it has: the next sweep sends its delivery."""
@@ -95,10 +94,6 @@ class Flows:
         """Record what a flow that goes on is, and why."""
         values = {"status": status, "reason": reason, **more}
         connection.execute(update(flows).where(flows.c.id == id, flows.c.ended.is_(None)).values(values))
-
-    def late(self, connection: Connection, id: str) -> None:
-        """Record that a step has succeeded after its flow had ended."""
-        self._deliveries.late(connection, id)
 
     def steps(self, connection: Connection, id: str) -> list[Step]:
         """Return the steps of a flow, in their order."""
@@ -114,11 +109,11 @@ class Flows:
         return self._definitions[digest]
 
     @staticmethod
-    def body(connection: Connection, id: str) -> tuple[str, str] | None:
-        """Return the id and the body of the event that a flow works on."""
+    def cause(connection: Connection, id: str) -> Event | None:
+        """Return the event that a flow works on; None when it cannot be read any more."""
         query = select(events.c.id, events.c.body).join(flows, flows.c.event_id == events.c.id)
         row = connection.execute(query.where(flows.c.id == id)).first()
-        return None if row is None else (row.id, row.body)
+        return None if row is None else getattr(read(row.id, row.body), "event", None)
 
     @staticmethod
     def finish(connection: Connection, id: str, status: str, reason: str) -> None:
@@ -134,6 +129,8 @@ class Flows:
         mine = and_(deliveries.c.flow == id, deliveries.c.outcome.in_(_OPEN))
         parked = select(waits.c.delivery).where(waits.c.delivery.in_(select(deliveries.c.id).where(mine)))
         waiting = connection.execute(locked(parked.order_by(waits.c.delivery))).scalars().all()
+        for some in chunks(waiting):
+            connection.execute(delete(waits).where(waits.c.delivery.in_(some)))
         free = and_(mine, deliveries.c.outcome != Outcome.PARKED.value)
         query = select(deliveries.c.id).where(free).order_by(deliveries.c.id)
         ids = sorted({*waiting, *connection.execute(locked(query)).scalars()})
@@ -177,6 +174,11 @@ class Flows:
 
     # -- for those who look
 
+    def is_there(self, id: str) -> bool:
+        """Say whether there is a flow of that id, or was one."""
+        query = select(flows.c.id).where(flows.c.id == id)
+        return self._database.read(lambda connection: connection.execute(query).first()) is not None
+
     def going_on(self) -> list[tuple[Row[Any], str, list[str]]]:
         """Return the flows that have not ended, each with its definition and the agents of its open steps."""
         query = select(flows, definitions.c.body).join(definitions, definitions.c.id == flows.c.definition)
@@ -195,13 +197,11 @@ class Flows:
     def view(self, id: str) -> FlowView:
         """Return a flow as its steps see it."""
         row, definition, steps = self.show(id)
-        found = self._database.read(lambda connection: self.body(connection, id))
-        record = None if found is None else read(*found)
-        original = record.event.data if isinstance(record, Encoded) else None
+        cause = self._database.read(lambda connection: self.cause(connection, id))
         names = [node["name"] for node in orjson.loads(definition).get("nodes", ())]
         done = [step for step in steps if step.outcome is Outcome.SUCCEEDED and step.pos < row.members]
         results = {names[s.pos] if names else s.agent: orjson.loads(s.result or "null") for s in done}
-        return FlowView(row.id, row.name, row.kind, original, results)
+        return FlowView(row.id, row.name, row.kind, cause and cause.data, results)
 
     def recent(self, *, name: str | None = None, status: str | None = None, limit: int = 100) -> list[Row[Any]]:
         """Return flows, the newest first."""

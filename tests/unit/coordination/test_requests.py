@@ -14,6 +14,7 @@ from pipeline.core.door.replies import REPLY_BY, is_waited_for, wants_reply
 from pipeline.core.event import Event, new_event
 
 AGENTS = {"d1": "quote", "d2": "audit"}
+QUOTE, BOTH = {"quote"}, {"quote", "audit"}
 
 
 def rows(**outcomes: tuple[str, str | None]) -> Any:
@@ -28,17 +29,23 @@ def rows(**outcomes: tuple[str, str | None]) -> Any:
 
 
 def test_the_first_that_says_something_answers() -> None:
-    assert answered(AGENTS, rows(d2=("succeeded", "null")), every=False) is None
-    found = answered(AGENTS, rows(d1=("succeeded", '{"price": 7}')), every=False)
+    assert answered(AGENTS, rows(d2=("succeeded", "null")), BOTH, every=False) is None
+    found = answered(AGENTS, rows(d1=("succeeded", '{"price": 7}')), QUOTE, every=False)
     assert isinstance(found, dict)
     assert (found["quote"].result, found["quote"].processing_time_ms) == ({"price": 7}, 2500.0)
-    assert answered(AGENTS, rows(d1=("succeeded", "0"), d2=("succeeded", "null")), every=False) is not None
+    assert answered(AGENTS, rows(d1=("succeeded", "0"), d2=("succeeded", "null")), QUOTE, every=False) is not None
 
 
-def test_one_that_says_nothing_answers_when_no_other_is_open() -> None:
-    found = answered(AGENTS, rows(d1=("dead", "ValueError: no"), d2=("succeeded", "null")), every=False)
+def test_one_that_says_nothing_answers_when_it_is_meant_and_no_other_is_open() -> None:
+    ended = rows(d1=("succeeded", "null"), d2=("succeeded", "null"))
+    found = answered(AGENTS, ended, QUOTE, every=False)
     assert isinstance(found, dict)
-    assert found["audit"].result is None
+    assert [(name, one.result) for name, one in found.items()] == [("quote", None)]
+    nobody = answered(AGENTS, ended, set(), every=False)
+    assert isinstance(nobody, NoResponder)
+    assert "audit and quote listened to it among others, and returned nothing" in str(nobody)
+    failed = rows(d1=("dead", "ValueError: no"), d2=("succeeded", "null"))
+    assert isinstance(answered(AGENTS, failed, QUOTE, every=False), RequestFailed)
 
 
 @pytest.mark.parametrize(
@@ -46,19 +53,19 @@ def test_one_that_says_nothing_answers_when_no_other_is_open() -> None:
     [("LookupError: no", "LookupError", True), ("InvalidEvent: n: wrong", "InvalidEvent", False), ("", "", True)],
 )
 def test_when_all_are_dead_it_has_failed(error: str, code: str, retryable: bool) -> None:
-    found = answered(AGENTS, rows(d1=("dead", error), d2=("filtered", "no")), every=False)
+    found = answered(AGENTS, rows(d1=("dead", error), d2=("filtered", "no")), BOTH, every=False)
     assert isinstance(found, RequestFailed)
     assert (found.code, found.retryable) == (code, retryable)
 
 
 def test_nobody_answers_what_is_kept_from_all() -> None:
     kept = rows(d1=("filtered", "no"), d2=("cancelled", "no"))
-    assert isinstance(answered(AGENTS, kept, every=False), NoResponder)
+    assert isinstance(answered(AGENTS, kept, BOTH, every=False), NoResponder)
 
 
 def test_all_are_waited_for() -> None:
-    assert answered(AGENTS, rows(d1=("succeeded", "1")), every=True) is None
-    found = answered(AGENTS, rows(d1=("succeeded", "1"), d2=("dead", "E: no")), every=True)
+    assert answered(AGENTS, rows(d1=("succeeded", "1")), BOTH, every=True) is None
+    found = answered(AGENTS, rows(d1=("succeeded", "1"), d2=("dead", "E: no")), BOTH, every=True)
     assert isinstance(found, dict)
     assert {name: (one.status, one.result) for name, one in found.items()} == {
         "quote": ("success", 1), "audit": ("failure", "E: no"),

@@ -77,7 +77,7 @@ def test_a_saga_is_given_up_and_a_join_is_not(shop: Shop, flows: list[str]) -> N
     id = delivery_id(order.key, "order")
     start = Start(id, "order", "saga", order.key, order.correlation_id, definition, [Member("pay")], number=2)
     succeed(shop.app.ledger, order, "order", joins=start.rows())
-    assert shop("flows", "abort", id[:8], "--reason", "no money").stderr == "pipeline: it is undone now\n"
+    assert shop("flows", "abort", id[:8], "--reason", "no money").stderr == "pipeline: it is failed: no money\n"
     shown = shop.json("flows", "show", id)
     assert (shown["status"], shown["reason"], shown["steps"][0]["outcome"]) == ("failed", "no money", "late")
     assert "it had ended before" in shop("flows", "abort", id).stderr
