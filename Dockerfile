@@ -1,11 +1,11 @@
-# The image of worker, beat and Flower. Build and run it with docker-compose.yml (see docs/deployment.md).
+# The image of worker, beat, serve and Flower. Build and run it with docker-compose.yml (see docs/deployment.md).
 
 FROM python:3.13-slim AS build
 WORKDIR /src
 RUN python -m venv /opt/venv
 COPY pyproject.toml README.md LICENSE ./
 COPY pipeline ./pipeline
-RUN /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check ".[redis,postgres,flower]"
+RUN /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check ".[redis,postgres,webhooks,http,flower]"
 
 FROM python:3.13-slim
 ENV PATH=/opt/venv/bin:$PATH \

@@ -6,20 +6,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 # Processes that test at once, each with servers of its own; most tests wait for worker processes.
-TESTERS ?= 4
+TESTERS ?= 6
 
 # A virtual environment whose Python has gone (upgraded, moved) is made anew; make looks at the marks before that.
-$(shell test -x $(BIN)/python || rm -f $(VENV)/.installed $(VENV)/.installed-crew $(VENV)/.installed-dev)
+$(shell test -x $(BIN)/python || rm -f $(VENV)/.installed $(VENV)/.installed-crew $(VENV)/.installed-http $(VENV)/.installed-dev)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench faults versions setup-servers env clean
+.PHONY: help demo test lint bench faults pictures docs dist versions setup-servers env clean
 
 help: ## List the commands (this text)
 	@echo "usage: make COMMAND [ARGS='...']"
 	@echo
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' Makefile
 
-demo: $(VENV)/.installed$(if $(filter crew,$(ARGS)),-crew) ## Set everything up in .venv and run the demo; ARGS goes to `pipeline demo`, such as crew
+demo: $(VENV)/.installed$(if $(filter crew,$(ARGS)),-crew) $(if $(filter --serve,$(ARGS)),$(VENV)/.installed-http) ## Set everything up in .venv and run the demo; ARGS goes to `pipeline demo`, such as crew or --serve
 	@echo "Running: pipeline demo $(ARGS)"
 	@$(BIN)/pipeline demo $(ARGS)
 
@@ -39,13 +39,30 @@ bench: $(VENV)/.installed-dev ## Measure this machine; ARGS goes to the benchmar
 faults: $(VENV)/.installed-dev ## Run the long fault tests: killed workers, killed brokers; ARGS goes to pytest
 	@$(BIN)/python -m pytest -rsfE -m faults $(ARGS)
 
+pictures: $(VENV)/.installed-dev ## Make the pictures of the page in docs/pictures anew
+	@$(BIN)/python -m tests.pictures
+
+docs: $(VENV)/.installed-dev ## Make the site of the documents in build/site; with ARGS=serve, show it at http://127.0.0.1:8000
+	@$(BIN)/python config/docs_site.py
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs $(or $(ARGS),build) --strict --config-file config/mkdocs.yml
+
+dist: $(VENV)/.installed-dev ## Make the source distribution in dist/, the wheel from it, and check both in an empty environment
+	@rm -rf dist
+	@$(BIN)/python -m build --outdir dist .
+	@DIST=dist $(BIN)/python -m pytest -q --no-header -rs tests/acceptance/test_dist.py
+
 versions: ## Run tests with the newest versions on each Python that is here, and on 3.11 with the lowest that pyproject.toml names
 	@bash .ci/versions $(ARGS)
 
-setup-servers: ## Install RabbitMQ, Redis, PostgreSQL and PgBouncer with the system's package manager (needs root or sudo; brew does not)
+setup-servers: ## Install RabbitMQ, Redis, PostgreSQL, PgBouncer, NATS, Prometheus (promtool) and Chromium with the system's package manager (needs root or sudo; brew does not)
 	@bash .ci/setup-servers
 
-env: .env ## Write .env with random passwords for docker-compose.yml; an existing one is kept
+env: .env ## Write .env with random passwords for docker-compose.yml; an existing one gets what it has not yet
+	@umask 077; grep -E '^[A-Z_]+=' .env.example | while IFS= read -r line; do \
+	    grep -q "^$${line%%=*}=" .env && continue; \
+	    case "$$line" in *_PASSWORD=) line="$$line$$(od -An -N24 -tx1 /dev/urandom | tr -d ' \n')" ;; esac; \
+	    echo "$$line" >> .env && echo "Added $${line%%=*} to .env"; \
+	done
 	@echo ".env is there; read it for the names and passwords"
 
 clean: ## Delete .venv, caches and the embedded broker's state (.pipeline)
@@ -78,10 +95,15 @@ $(VENV)/.installed-crew: $(BIN)/python pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[crew]'
 	@touch $@ $(VENV)/.installed
 
+$(VENV)/.installed-http: $(BIN)/python pyproject.toml
+	@echo "Installing pipeline and what the page needs into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[http]'
+	@touch $@ $(VENV)/.installed
+
 $(VENV)/.installed-dev: $(BIN)/python pyproject.toml
 	@echo "Installing pipeline and the developers' tools into $(VENV) (the first time takes a minute or two)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
-	@touch $@ $(VENV)/.installed $(VENV)/.installed-crew
+	@touch $@ $(VENV)/.installed $(VENV)/.installed-crew $(VENV)/.installed-http
 
 .env:
 	@umask 077; while IFS= read -r line; do \

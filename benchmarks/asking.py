@@ -1,10 +1,11 @@
-"""How long an answer takes: from request() to its return, of a hop's time from publish() to the handler, in turns.
+"""How long an answer takes, one that needs another, and the end of a join, in hops from publish() to a handler.
 
     python -m benchmarks.asking
     python -m benchmarks.asking --broker rabbitmq --count 400
 
-A worker with a pool of threads and a SQLite ledger; one request, and one event, at a time, 20 each second. Then 1,000
-requests at once from one process, by arequest().
+A worker with a pool of threads and a SQLite ledger; one request, one event, and one join of two members at a time, 20
+of them a second, so that each finds everybody idle. A join's time is from the return of its last member to the handler
+of the event that follows. Then 1,000 requests at once from one process, by arequest().
 """
 
 from __future__ import annotations
@@ -38,9 +39,27 @@ def build(url: str, ledger_url: str) -> Pipeline:
     def answer(data: dict[str, Any]) -> dict[str, Any]:
         return {"n": data["n"]}
 
+    @app.agent(on="bench.relayed")
+    async def relay(data: dict[str, Any]) -> Any:
+        return (await app.arequest("bench.asked", data, targets=("bench0",))).result
+
     @app.agent(on="bench.told", name="bench1")
     def note(data: dict[str, Any]) -> None:
         done(data["sent"])
+
+    @app.agent()
+    def left(data: dict[str, Any]) -> float:
+        return time.monotonic()
+
+    @app.agent()
+    def right(data: dict[str, Any]) -> float:
+        return time.monotonic()
+
+    app.join("bench2", on="bench.joined", agents=[left, right], emits="bench.ended")
+
+    @app.agent(on="bench.ended", name="bench3")
+    def ended(data: dict[str, Any]) -> None:
+        done(max(data["results"].values()))  # both processes read one clock
 
     return app
 
@@ -62,27 +81,51 @@ def measure(broker_name: str, count: int) -> None:
             app.gather("bench.asked", {"n": -1}, timeout=60) if _is_there(app) else None
             took = []
             for n in range(count):
-                before = time.monotonic()
-                app.request("bench.asked", {"n": n})
-                took.append((time.monotonic() - before) * 1000)
+                took.append(_asked(app, "bench.asked", n))
                 app.publish("bench.told", {"sent": time.monotonic()})
-                time.sleep(APART)  # a steady rate, at which nobody waits for another one
-            records.wait(count, 60)
-            hops = [(executed - sent) * 1000 for sent, executed in records.read()]
+                _apart()
+            hops = _waited(records, 0, count)
             one, hop = percentile(took, 50), percentile(hops, 50)
             say(
                 f"{broker_name}: a request p50 {one:.1f} ms, p99 {percentile(took, 99):.1f}; a hop p50 {hop:.1f} ms, "
                 f"p99 {percentile(hops, 99):.1f}: {one / hop:.1f} hops"
             )
+            for n in range(count):
+                app.publish("bench.joined", {"n": n})
+                _apart()
+            ends = _waited(records, count, count)
+            end = percentile(ends, 50)
+            say(f"{broker_name}: a join's end p50 {end:.1f} ms, p99 {percentile(ends, 99):.1f}: {end / hop:.1f} hops")
+            two = percentile([_asked(app, "bench.relayed", n) for n in range(count)], 50)
+            say(f"{broker_name}: a request that asks another agent p50 {two:.1f} ms: {two / hop:.1f} hops")
             before = time.monotonic()
             asyncio.run(_at_once(app))
             say(f"{broker_name}: {AT_ONCE:,} at once in {time.monotonic() - before:.1f} s")
         app.close()
 
 
+def _asked(app: Pipeline, type: str, n: int) -> float:
+    """Return how many milliseconds a request has taken."""
+    before = time.monotonic()
+    app.request(type, {"n": n})
+    took = (time.monotonic() - before) * 1000
+    _apart()
+    return took
+
+
+def _apart() -> None:
+    time.sleep(APART)  # a steady rate, at which nobody waits for another one, and each finds the others idle
+
+
+def _waited(records: Records, first: int, count: int) -> list[float]:
+    """Return how many milliseconds so many handlers have been waited for."""
+    records.wait(first + count, 60)
+    return [(executed - sent) * 1000 for sent, executed in records.read()[first:]]
+
+
 def _is_there(app: Pipeline) -> bool:
     """Wait until the worker is."""
-    while not app.ledger.subscribers.versions():
+    while not app.ledger.subscribers.versions(()):
         time.sleep(0.1)  # between two looks: the worker starts meanwhile
     return True
 

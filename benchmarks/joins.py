@@ -5,8 +5,9 @@
 
 A process of its own for each measurement: a solo worker on the embedded broker with a SQLite ledger takes what is in
 the queue and ends with the last one. The start of the join, and sending its members, are over by then; its end, with
-the one event that follows, is the last member's. Celery's own chord is measured in the same way, with the results in
-the embedded backend: its members are plain tasks of Celery's that nothing is recorded of.
+the one event that follows, is the last member's. Celery's own chord is measured in the same way, with the results
+in the embedded backend, in Redis, and in Celery's database backend (SQLite), where a task asks each second whether all
+are there: its members are plain tasks of Celery's that nothing is recorded of.
 """
 
 from __future__ import annotations
@@ -25,22 +26,25 @@ from statistics import median
 from typing import Any
 
 from .cpu import _stop, _taken
+from .servers import Unavailable, running
 
-#: What is measured: an ordinary delivery on the short way, one on Celery's, a member of a join, and one of a chord.
-KINDS = ("short way", "Celery's way", "member", "chord")
+#: What is measured: an ordinary delivery on the short way, one on Celery's, a member of a join, and one of a chord,
+#: whose results are in the embedded backend, or in Celery's own.
+KINDS = ("short way", "Celery's way", "member", "chord", "chord, Redis", "chord, database")
+#: The environment variable with the address of a chord's results.
+RESULTS = "JOINS_RESULTS"
 TIMEOUT = 300.0
 
 
-def measure(kind: str, count: int) -> float:
-    """Return the microseconds of CPU that one of `count` takes."""
-    from celery import chord
-
+def declared(kind: str, left: list[int]) -> tuple[Any, Any, Any]:
+    """Return an app with its agents, and the tasks of a chord; the worker ends when `left` is 0."""
     from pipeline import Pipeline
 
     place = Path.cwd()
     app = Pipeline("joins", directory=place, broker_url="", ledger_url=f"sqlite:///{place}/l.db")
     app.celery.conf.update(worker_redirect_stdouts=False, worker_prefetch_multiplier=50, task_ignore_result=False)
-    left = [count]
+    if RESULTS in os.environ:
+        app.celery.conf.result_backend = os.environ[RESULTS]
 
     def took() -> None:
         left[0] -= 1
@@ -66,6 +70,15 @@ def measure(kind: str, count: int) -> float:
     @app.celery.task
     def end(results: list[Any]) -> None: ...
 
+    return app, task, end
+
+
+def measure(kind: str, count: int) -> float:
+    """Return the microseconds of CPU that one of `count` takes."""
+    from celery import chord
+
+    left = [count]
+    app, task, end = declared(kind, left)
     with app.celery.connection_for_write() as connection:
         for queue in app.celery.amqp.queues.consume_from.values():
             queue(connection.default_channel).declare()
@@ -120,10 +133,15 @@ def work(app: Any, queues: str, until: Callable[[], bool] | None = None) -> None
         worker.start()
 
 
-def measured(kind: str, count: int) -> float:
-    """Return what a process measures."""
+def measured(kind: str, count: int, redis: str | None) -> float | None:
+    """Return what a process measures; None for what is not there to be measured."""
+    results = {"chord, Redis": redis, "chord, database": "db+sqlite:///results.db"}
+    if kind in results and results[kind] is None:
+        return None
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PIPELINE_", "PYTHON"))}
     environment["PYTHONPATH"] = str(Path(__file__).parents[1])
+    if kind in results:
+        environment[RESULTS] = results[kind] or ""
     with tempfile.TemporaryDirectory(prefix="joins-") as directory:
         command = [sys.executable, "-W", "ignore", "-m", "benchmarks.joins", "--child", kind, "--count", str(count)]
         done = subprocess.run(
@@ -145,13 +163,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(measure(options.child, options.count), flush=True)
         os._exit(0)
     found: dict[str, list[float]] = {kind: [] for kind in KINDS}
-    for _ in range(options.repeats):
-        for kind in KINDS:
-            found[kind].append(measured(kind, options.count))
+    with contextlib.ExitStack() as stack:
+        redis = None
+        try:
+            redis = stack.enter_context(running("redis")).url
+        except Unavailable as exc:
+            print(f"chord, Redis: not measured: {exc}", flush=True)
+        for _ in range(options.repeats):
+            for kind in KINDS:
+                value = measured(kind, options.count, redis)
+                found[kind] += [] if value is None else [value]
     base = found["Celery's way"]
     for kind, values in found.items():
-        ratios = [one / other for one, other in zip(values, base, strict=True)]
-        print(f"{kind:<14}{median(values):7.0f} us   {median(ratios):.2f} x Celery's way", flush=True)
+        ratios = [one / other for one, other in zip(values, base, strict=False)]
+        if ratios:
+            print(f"{kind:<16}{median(values):7.0f} us   {median(ratios):.2f} x Celery's way", flush=True)
 
 
 if __name__ == "__main__":

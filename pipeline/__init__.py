@@ -8,9 +8,11 @@ from .agents.agent import Agent
 from .agents.context import Context
 from .app.app import Pipeline
 from .app.default import default_app
+from .app.driven import EventDrivenAgent
 from .contracts.blobs.blob import Blob
+from .contracts.capability import capability
 from .coordination.chords import emit
-from .coordination.saga import step
+from .coordination.flows.saga import step
 from .core.errors import (
     AlreadyDecided,
     BlobAltered,
@@ -23,6 +25,7 @@ from .core.errors import (
     IdTaken,
     InvalidAgent,
     InvalidBudget,
+    InvalidCollaboration,
     InvalidEvent,
     InvalidFilter,
     InvalidPattern,
@@ -58,7 +61,7 @@ from .core.limits.single import Debounce, Singleton
 from .core.retry import Breaker, Retry
 from .ledger.waiting.approval import Approval
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Agent",
@@ -76,10 +79,12 @@ __all__ = [
     "Context",
     "Debounce",
     "Event",
+    "EventDrivenAgent",
     "EventTooLarge",
     "IdTaken",
     "InvalidAgent",
     "InvalidBudget",
+    "InvalidCollaboration",
     "InvalidEvent",
     "InvalidFilter",
     "InvalidPattern",
@@ -113,6 +118,7 @@ __all__ = [
     "WaitTimeout",
     "WaitsForItself",
     "__version__",
+    "capability",
     "default_app",
     "emit",
     "step",

@@ -9,7 +9,7 @@ import socket
 import threading
 import weakref
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
 
 from .agents.agent import Agents
 from .brokers.topology import topology_of
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from celery import Celery
     from sqlalchemy import Connection
 
+    from .agents.agent import Agent
     from .agents.loop import EventLoop, Lifespan
     from .contracts.blobs.blobs import Blobs
     from .core.event import Encoded
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from .ledger.bounding.budget import Budget
     from .ledger.facts import Delivery, Run, Stop, Success
     from .ledger.ledger import Ledger
+    from .ledger.subscribing.subscription import Subscription
     from .limits.bounds import Bounds
     from .limits.pauses import Pauses
     from .publishing.direct import Outgoing
@@ -101,6 +103,38 @@ class Flows(Protocol):
         """End the flows of which nothing is left to be done; return how many did."""
 
 
+class Change(NamedTuple):
+    """What a worker's agents have become that the ledger declares.
+
+    Attributes:
+        agents: those that are new, or are others now.
+        gone: those that were removed.
+        wanted: what makes another process of the worker do the same.
+
+    """
+
+    agents: Sequence[Agent]
+    gone: Sequence[Agent]
+    wanted: Sequence[Subscription]
+
+
+class Subscribed(Protocol):
+    """The agents that the ledger declares, in a process that runs them.
+
+    Attributes:
+        is_on: whether this process is that of a worker which runs them.
+
+    """
+
+    is_on: bool
+
+    def look(self) -> bool:
+        """Find out what there is; say whether that is something else than before."""
+
+    def apply(self, wanted: Sequence[Subscription] | None = None) -> Change | None:
+        """Let this process have those that were found, or some others; None where it has them already."""
+
+
 class Bus:
     """What the rooms of one app share.
 
@@ -120,7 +154,10 @@ class Bus:
         making: held while something of the rest is made.
         budgets: those that were declared, by name.
         slots: how many sync handlers this process runs at once, when it is a worker's; None for what is none.
-        flows: what steps of flows are recorded with; None without a ledger.
+        flows_of: makes what steps of flows are recorded with; None without a ledger.
+        subscribed: the agents that the ledger declares; None without a ledger.
+        by_hand: where somebody drives this process by hand, what does all that is ready now, or says that it is called
+            in the middle of that; nothing of the bus runs in a thread of its own then.
         lifespans: what is entered on each event loop of async handlers before the first one, and left at its end.
 
     """
@@ -133,17 +170,19 @@ class Bus:
         self.source = f"/{celery.main or 'pipeline'}"
         self.name_worker()
         self.agents = Agents()
-        self.types = Types()
+        self.types = Types(settings.schemas_url)
         self.spans = Spans()
         self.pulse = Pulse()
-        self.publisher = Publisher(celery, settings, self.names)
+        self.publisher = Publisher(celery, settings, self.names, self.spans)
         self.has_ledger = settings.has_ledger
         self.stop_running: Callable[[Sequence[Stop]], object] = bool
         self.making = threading.RLock()
         self.lifespans: list[Lifespan] = []
         self.budgets: dict[str, Budget] = {}
-        self.flows: Flows | None = None
+        self.flows_of: Callable[[Bus], Flows] | None = None
+        self.subscribed: Subscribed | None = None
         self.slots: int | None = None
+        self.by_hand: Callable[[], bool] | None = None
         atexit.register(_close, weakref.ref(self))
 
     def name_worker(self) -> None:
@@ -162,6 +201,7 @@ class Bus:
 
         ledger = Ledger(self.settings.effective_ledger_url, timeout=self.settings.ledger_timeout, wants=wants)
         ledger.waiting.budgets.declared = self.budgets
+        ledger.notices.by_hand = self.by_hand is not None
         return ledger
 
     @MadeOnce
@@ -170,10 +210,15 @@ class Bus:
         if self.has_ledger:
             from .publishing.outbox import Outbox
 
-            return Outbox(self.ledger, self.publisher, self.agents.addressed)
+            return Outbox(self.ledger, self.publisher, self.agents.addressed, by_hand=self.by_hand is not None)
         from .publishing.direct import Direct
 
         return Direct(self.publisher, self.agents.addressed)
+
+    @MadeOnce
+    def flows(self) -> Flows | None:
+        """What steps of flows are recorded with; None without a ledger."""
+        return None if self.flows_of is None else self.flows_of(self)
 
     @MadeOnce
     def blobs(self) -> Blobs:
@@ -240,6 +285,7 @@ class Bus:
             self.outbox.flush()
         self.publisher.close()
         if "ledger" in vars(self):
+            self.ledger.notices.flush()
             self.ledger.close()
 
 

@@ -37,6 +37,7 @@ class TaskAssigned(Payload, type="task.assigned"):
 
     task_id: str
     agent_id: str
+    input: Json = None
 
 
 class TaskReceived(Payload, type="task.received"):
@@ -105,31 +106,41 @@ class AgentPaused(Payload, type="agent.paused"):
 
 
 class AgentOnline(Payload, type="agent.online"):
-    """An agent is there and says what it can do; capacity in deliveries at once."""
+    """An agent is there, on a worker, and says what it can do; capacity in deliveries at once."""
 
     agent_id: str
+    worker: str | None = None
     capabilities: tuple[str, ...] = ()
     capacity: int | None = None
     specializations: tuple[str, ...] = ()
 
 
 class AgentOffline(Payload, type="agent.offline"):
-    """An agent has left."""
+    """An agent has left, or a worker of it: it takes nothing new, and ends what it has begun."""
 
     agent_id: str
+    worker: str | None = None
 
 
 class AgentHeartbeat(Payload, type="agent.heartbeat"):
-    """An agent is alive; load from 0 to 1, memory in bytes."""
+    """An agent is alive, on a worker; load from 0 to 1, memory in bytes."""
 
     agent_id: str
+    worker: str | None = None
     status: str
     load: float
     memory_usage: int
 
 
 class AgentSuspectedFailure(Payload, type="agent.suspected_failure"):
-    """An agent has been silent for too long."""
+    """An agent has been silent for too long: none of its workers was heard of, and none has said that it leaves."""
+
+    agent_id: str
+    last_seen: AwareDatetime
+
+
+class AgentRecovered(Payload, type="agent.recovered"):
+    """An agent whose failure was suspected is there again; last_seen is what that had said."""
 
     agent_id: str
     last_seen: AwareDatetime

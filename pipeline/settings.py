@@ -8,21 +8,50 @@ import tomllib
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from importlib.util import find_spec
+from ipaddress import ip_network
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from .brokers.urls import check_broker, check_results, file_url, scheme_of
 from .core.errors import ConfigError, nearest, to_install, without_passwords
+from .core.topics import check_type
 
 PREFIX = "PIPELINE_"
 #: Where settings are looked for, in the working directory, unless PIPELINE_CONFIG names a file.
 FILES = ("pipeline.toml", "config/pipeline.toml")
 URLS = ("broker_url", "result_backend", "ledger_url", "blob_store")
+#: Settings in which secrets are written; no error shows what was written there.
+SECRET = ("webhook_sources",)
 LEDGERS = ("sqlite", "postgresql", "postgres")
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[\w./-]*)?", re.ASCII)
+
+
+class WebhookSource(BaseModel):
+    """A service that calls this app with its webhooks.
+
+    Attributes:
+        style: how it signs its calls.
+        secrets: what it signs them with; several while one takes another one's place.
+        types: what its calls are published as, each by the service's own name; default the source's name, a dot and
+            that name.
+
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    style: Literal["standard", "github", "stripe"]
+    secrets: tuple[Annotated[SecretStr, Field(min_length=1)], ...] = Field(min_length=1)
+    types: dict[str, str] = Field(default_factory=dict)
+
+    @field_validator("types")
+    @classmethod
+    def _types_are_types(cls, value: dict[str, str]) -> dict[str, str]:
+        for event_type in value.values():
+            check_type(event_type)
+        return value
 
 
 class Settings(BaseSettings):
@@ -41,6 +70,8 @@ class Settings(BaseSettings):
         ledger_url: the durable log: sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME; unset means a file in
             `directory`, empty means none.
         ledger_timeout: seconds to wait for a ledger that is locked or away.
+        suspect_after: seconds of silence after which an agent is suspected to have failed.
+        heartbeat_every: seconds between two agent.heartbeat events, for agents that listen to them.
         reconcile_after: seconds after which a delivery that is in no queue is sent again.
         record_filtered: of which events that an agent's filter keeps back that is recorded: all, sampled or off.
         filtered_sample: the share of those (0 to 1) that is recorded when they are sampled, by the events' ids.
@@ -51,6 +82,18 @@ class Settings(BaseSettings):
         blob_threshold: bytes up to which a blob's content travels in the event, never more than half of
             `max_event_bytes`.
         max_blob_bytes: the largest content of a blob, in bytes, both when publishing and when receiving.
+        webhook_networks: networks such as 10.0.0.0/8 in which webhooks may be, beside the public ones.
+        schemas_url: where the schemas of event types are served, such as https://bus.example.com/schemas.
+        http_tokens: who may use the HTTP front, each as `pipeline token` prints it: NAME:SCOPES:DIGEST.
+        http_rate: requests a second that each caller of the HTTP front may publish or change something with; 0 for any.
+        flower_url: where Flower is, such as https://flower.example.com: the page leads there; empty for nowhere.
+        webhook_sources: services whose webhooks the HTTP front takes, by the name that their path ends in.
+        traces: whether OpenTelemetry hears of spans, once an SDK is configured.
+        trace_links: whether the span of a delivery is a child of its publisher's, or linked with it.
+        metrics_port: where each worker tells Prometheus what it has counted; 0 for nowhere.
+        metrics_host: the address that this port is opened on.
+        metrics_labels: how many agents, and how many event types, are told apart there; the others are `other`.
+        log_format: how workers and beat write their logs: as text, or each line as JSON.
 
     """
 
@@ -69,6 +112,8 @@ class Settings(BaseSettings):
     max_event_bytes: int = Field(default=256 * 1024, ge=1024)
     ledger_url: str | None = None
     ledger_timeout: float = Field(default=5.0, gt=0)
+    suspect_after: float = Field(default=90.0, ge=15)  # three times what a worker has to say that it lives
+    heartbeat_every: float = Field(default=30.0, ge=1)
     reconcile_after: float = Field(default=60.0, gt=0)
     record_filtered: Literal["all", "sampled", "off"] = "all"
     filtered_sample: float = Field(default=0.01, ge=0, le=1)
@@ -78,6 +123,31 @@ class Settings(BaseSettings):
     blob_store: str = ""
     blob_threshold: int = Field(default=128 * 1024, ge=0)
     max_blob_bytes: int = Field(default=64 * 1024 * 1024, ge=1, le=5 * 1024**3)  # S3 takes no more at once
+
+    webhook_networks: tuple[str, ...] = ()
+    schemas_url: str = Field(default="", pattern=r"^(https?://[!-~]{1,200}[!-.0-~])?$")
+    http_tokens: tuple[str, ...] = ()
+    http_rate: float = Field(default=0.0, ge=0, le=1_000_000)
+    flower_url: str = Field(default="", pattern=r"^(https?://[!-~]{1,200})?$")
+    traces: bool = True
+    trace_links: Literal["child", "link"] = "child"
+    metrics_port: int = Field(default=0, ge=0, le=65_535)
+    metrics_host: str = Field(default="127.0.0.1", min_length=1)
+    metrics_labels: int = Field(default=200, ge=1)
+    log_format: Literal["text", "json"] = "text"
+    webhook_sources: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")], WebhookSource] = Field(
+        default_factory=dict
+    )
+
+    @field_validator("webhook_networks")
+    @classmethod
+    def _networks_are_known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for network in value:
+            try:
+                ip_network(network)
+            except ValueError as exc:
+                raise ValueError(f"{exc}; write networks such as '10.0.0.0/8' or '::1/128'") from None
+        return value
 
     @field_validator("broker_url")
     @classmethod
@@ -237,4 +307,4 @@ def _explain(error: Any) -> str:
     field = ".".join(map(str, error["loc"]))
     said = error["msg"].removeprefix("Value error, ")
     # What cannot be read as a URL may be a password anywhere.
-    return f"{field}: {said}" if field in URLS else f"{field} = {error['input']!r}: {said}"
+    return f"{field}: {said}" if error["loc"][0] in (*URLS, *SECRET) else f"{field} = {error['input']!r}: {said}"

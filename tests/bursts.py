@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from celery import current_task
+from celery._state import _task_stack
 from celery.concurrency.base import BasePool
 from celery.worker import state
 from kombu.message import Message
@@ -135,4 +136,6 @@ def working(directory: Path, pool: BasePool) -> Iterator[Site]:
         yield site
     finally:
         state.should_stop = None
+        while _task_stack.top is not None:  # what ran last is shown until something else does
+            _task_stack.pop()
         app.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import compileall
+import gc
 import os
 import re
 import signal
@@ -14,11 +15,15 @@ import pytest
 from kombu import pools
 
 from pipeline import Pipeline
+from tests import loops
 from tests.harness import Broker, Worker, delete_queues, flush
 from tests.invariant import nothing_has_disappeared
+from tests.kafkaserver import Kafka
+from tests.natsserver import Nats
 from tests.pooler import PgBouncer
 from tests.processes import children, end_processes
-from tests.servers import PostgreSQL, RabbitMQ, Redis, Server, ServerMissingError
+from tests.servers import PostgreSQL, RabbitMQ, Redis, Server, ServerMissingError, wait_for
+from tests.templates import Templates
 
 #: "bare" is the embedded broker without a ledger, "watched" one with workers whose tasks somebody hears of: each for
 #: the tests that are marked so.
@@ -27,7 +32,9 @@ BROKERS = ("embedded", "rabbitmq", "redis", "bare", "watched")
 LEDGERS = ("sqlite", "postgresql", "pgbouncer")
 #: Seconds for a test that is marked "faults"; the others have what pyproject.toml says.
 LONG = 3600
-SERVERS: dict[str, type[Server]] = {"rabbitmq": RabbitMQ, "redis": Redis, "postgresql": PostgreSQL}
+SERVERS: dict[str, type[Server]] = {
+    "rabbitmq": RabbitMQ, "redis": Redis, "postgresql": PostgreSQL, "nats": Nats, "kafka": Kafka,
+}  # fmt: skip
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -36,6 +43,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    loops.watch()
     if not hasattr(config, "workerinput"):
         # Thousands of processes import the package; where PYTHONDONTWRITEBYTECODE is set each would compile it, too.
         root = Path(__file__).parents[1]
@@ -59,6 +67,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.get_closest_marker("faults"):
             item.add_marker(pytest.mark.timeout(LONG))
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was imported and collected to itself: looking through all of it for garbage takes a second."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -96,6 +110,14 @@ def no_process_outlives_its_test(running: dict[str, Server]) -> Iterator[None]:
         pytest.fail(f"the test has left running: {left}")
 
 
+@pytest.fixture(autouse=True)
+def no_loop_outlives_its_test() -> Iterator[None]:
+    """Let a test fail that has left an event loop open, and not the one in which it is collected."""
+    before = loops.left_open()
+    yield
+    wait_for(lambda: not loops.left_open() - before, "the event loops that the test has made to be closed")
+
+
 @pytest.fixture(scope="session")
 def servers(running: dict[str, Server]) -> Iterator[Callable[[str], Server]]:
     """Start each server when a test first asks for it; a missing one skips, or fails where TESTS_REQUIRE names it."""
@@ -115,6 +137,12 @@ def servers(running: dict[str, Server]) -> Iterator[Callable[[str], Server]]:
     yield get
     for server in reversed(running.values()):  # what stands before another is stopped before it
         server.stop()
+
+
+@pytest.fixture(scope="session")
+def templates(tmp_path_factory: pytest.TempPathFactory) -> Templates:
+    """Migrated ledgers, to be copied."""
+    return Templates(tmp_path_factory.mktemp("templates"))
 
 
 @pytest.fixture(params=BROKERS)
@@ -144,20 +172,28 @@ def _empty(broker: Broker) -> None:
 
     queues = {*contract_app.app.celery.amqp.queues, *durable_app.app.celery.amqp.queues, "events.unrouted"}
     for log in broker.directory.glob("*.log"):  # a worker says first what it consumes from
-        queues.update(re.findall(r"\.> (\S+) +exchange=", log.read_text(errors="replace")))
+        said = log.read_text(errors="replace")
+        queues.update(re.findall(r"\.> (\S+) +exchange=", said))
+        queues.update(f"agent.{id}" for id in re.findall(r"subscription (\S+): this worker runs it", said))
     delete_queues(broker, queues)
 
 
 @pytest.fixture(params=LEDGERS)
-def ledger_url(request: pytest.FixtureRequest, tmp_path: Path, servers: Callable[[str], Server]) -> Iterator[str]:
-    """The address of an empty ledger of each kind."""
+def ledger_url(
+    request: pytest.FixtureRequest, tmp_path: Path, servers: Callable[[str], Server], templates: Templates
+) -> Iterator[str]:
+    """The address of an empty ledger of each kind; where `make` would migrate it first of all, it is migrated."""
+    is_migrated = "make" in request.fixturenames
     if request.param == "sqlite":
+        if is_migrated:
+            templates.copy_to(tmp_path / "ledger.db")
         yield f"sqlite:///{tmp_path / 'ledger.db'}"
         return
     server = servers("postgresql")
-    url = server.database()  # type: ignore[attr-defined]
+    assert isinstance(server, PostgreSQL)
+    url = templates.database(server) if is_migrated else server.database()
     yield url if request.param == "postgresql" else servers(request.param).through(url)  # type: ignore[attr-defined]
-    server.drop(url)  # type: ignore[attr-defined]
+    server.drop(url)
 
 
 @pytest.fixture
@@ -189,8 +225,10 @@ def nothing_disappears(bus: Pipeline, broker: Broker) -> Iterator[None]:
 
 
 @pytest.fixture
-def worker(broker: Broker) -> Iterator[Callable[..., Worker]]:
+def worker(request: pytest.FixtureRequest, broker: Broker) -> Iterator[Callable[..., Worker]]:
     """Start workers that end with the test: `worker(pool="prefork", name="w2")`."""
+    if "nothing_disappears" in request.fixturenames:  # whose check comes when they have ended
+        request.getfixturevalue("nothing_disappears")
     started: list[Worker] = []
 
     def start(**options: object) -> Worker:

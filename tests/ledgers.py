@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine, Table, create_engine, text, update
+from sqlalchemy import event as sqlalchemy_event
 
 from pipeline import Event, Pipeline
 from pipeline.core.errors import PipelineError
@@ -51,6 +52,24 @@ def locked(url: str) -> Iterator[None]:
             connection.execute(text("LOCK TABLE pipeline_events, pipeline_deliveries, pipeline_outbox"))
         yield
         connection.rollback()
+
+
+@contextmanager
+def plans(ledger: Ledger, word: str) -> Iterator[list[str]]:
+    """Collect how the database goes about each statement with a word in it."""
+    found: list[str] = []
+    prefix = "EXPLAIN QUERY PLAN " if ledger.database.is_sqlite else "EXPLAIN "
+
+    def explain(_: Any, cursor: Any, statement: str, parameters: Any, *__: Any) -> None:
+        if word in statement:
+            cursor.execute(prefix + statement, parameters)
+            found.append("\n".join(str(line) for line in cursor.fetchall()))
+
+    sqlalchemy_event.listen(ledger.database.engine, "before_cursor_execute", explain)
+    try:
+        yield found
+    finally:
+        sqlalchemy_event.remove(ledger.database.engine, "before_cursor_execute", explain)
 
 
 def refused(app: Pipeline, kind: type[PipelineError], *words: str) -> str:

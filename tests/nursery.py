@@ -31,7 +31,7 @@ PRELOADED = (
     "celery.concurrency.solo", "celery.concurrency.prefork", "celery.concurrency.thread", "celery.backends.database",
     "kombu.transport.pyamqp", "kombu.transport.redis", "kombu.transport.sqlalchemy", "kombu.pidbox",
     "alembic.command", "psycopg", "sqlalchemy.dialects.sqlite", "sqlalchemy.dialects.postgresql", "pipeline.app.app",
-    "pipeline.coordination.join", "pipeline.brokers.embedded.transport", "pipeline.brokers.embedded.results",
+    "pipeline.coordination.flows.join", "pipeline.brokers.embedded.transport", "pipeline.brokers.embedded.results",
     "pipeline.ledger.ledger", "pipeline.ledger.database.migrate", "pipeline.delivery.consumer",
     "pipeline.workers.step", "pipeline.workers.sweeper", "pipeline.delivery.lane.step", "pipeline.delivery.short.way",
 )  # fmt: skip
@@ -182,10 +182,10 @@ def main() -> None:
     """Import, wait and fork."""
     for name in PRELOADED:
         importlib.import_module(name)
-    gc.freeze()  # what is shared is not copied for the sake of the garbage collector
+    # What is shared stays so: a collection would write to, and so copy, all of it, which takes longer than a start.
+    gc.freeze()
     arguments = serve()
     if arguments is not None:
-        gc.unfreeze()
         sys.argv[1:] = arguments
         runpy.run_module("celery", run_name="__main__", alter_sys=True)
 

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 from ..brokers.topology import AGENT_PREFIX
+from ..contracts.capability import Capability
 from ..contracts.registry import payloads_in
 from ..contracts.versions import version_of
 from ..core.door.dids import is_did
@@ -74,6 +75,8 @@ class Agent(Generic[Params, Returned]):
         batch: how many events one call of the handler gets, in a list; None for one event in each call.
         singleton: that one delivery runs at a time, and what becomes of an event that comes meanwhile.
         debounce: that only the last event of a series is handled.
+        capabilities: what it can do, as others find it.
+        respond: whether it answers each event with an `agent.response`.
 
     """
 
@@ -97,8 +100,12 @@ class Agent(Generic[Params, Returned]):
     batch: Batch | None = None
     singleton: Singleton | None = None
     debounce: Debounce | None = None
+    capabilities: tuple[Capability, ...] = ()
+    respond: bool = False
     #: The agents that it joins, whose results it needs.
     members: tuple[str, ...] = ()
+    #: The path to the key of the saga or workflow that it starts, of which there is one for each value.
+    keyed: str | None = None
     #: What it emits beside what its handler returns, as far as that is declared.
     emits: tuple[str | type[Payload], ...] = ()
     #: The payload classes that it takes, listens to, or says that it returns.
@@ -106,6 +113,8 @@ class Agent(Generic[Params, Returned]):
     wants_event: bool = False
     wants_context: bool = False
     is_async: bool = False
+    #: Whether its declaration stands in the ledger instead of in code: it comes, changes and goes while workers run.
+    in_ledger: bool = False
     app: Celery | None = field(default=None, repr=False)
     #: The name of the Celery task that runs it.
     task_name: str = field(init=False, repr=False)
@@ -127,6 +136,12 @@ class Agent(Generic[Params, Returned]):
         if self.app is None:
             raise InvalidAgent(f"agent {self.name!r} belongs to no app; declare it with @app.agent(...)")
         return self.app.tasks[self.task_name].member(event)
+
+    @cached_property
+    def is_plain(self) -> bool:
+        """Whether it declares nothing that is put around its handler beside what every agent has."""
+        limits = (self.breaker, self.bound, self.batch, self.debounce)
+        return not (self.is_limited or any(limits) or self.capabilities or self.respond)
 
     @cached_property
     def is_limited(self) -> bool:
@@ -167,6 +182,8 @@ class Agent(Generic[Params, Returned]):
             self.batch,
             self.singleton,
             self.debounce,
+            self.capabilities,
+            self.respond,
         )
         return self.declared or place_of(self.handler, *options)
 
@@ -213,6 +230,23 @@ class Agents:
             self._by_did[agent.did] = agent
         self._by_name[agent.name] = agent
         self._typed.setdefault(getattr(agent.payload, "event_type", ""), {})[agent.name] = agent
+
+    def put(self, agent: Agent) -> None:
+        """Keep an agent that the ledger declares, in place of what it was; raise InvalidAgent for one in code."""
+        taken = self._by_name.get(agent.name)
+        if taken is not None and not taken.in_ledger:
+            raise InvalidAgent(
+                f"agent {agent.name!r} is declared in code, {taken.place}, and is a subscription, too: give one of "
+                f"them another name (`pipeline subscriptions remove {agent.name}`)"
+            )
+        self._check_limits(agent)
+        self._by_name[agent.name] = agent
+        self._typed.setdefault("", {})[agent.name] = agent
+
+    def drop(self, name: str) -> None:
+        """Forget an agent that the ledger declared."""
+        self._by_name.pop(name, None)
+        self._typed.get("", {}).pop(name, None)
 
     def _check_limits(self, agent: Agent) -> None:
         """Raise InvalidAgent for a limit that another agent shares and declares otherwise: only one would hold."""

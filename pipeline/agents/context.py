@@ -19,6 +19,7 @@ from ..core.outcome import Outcome
 from ..core.times import due_time
 from .effects import NOTHING, Effects, Later
 from .pausing.emitted import check_same
+from .pausing.saying import Saying
 from .strand import aside, current, wait
 from .waiting import Pausing, Waiting
 
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from ..ledger.ledger import Ledger
     from ..ledger.waiting.wait import Wait
 
-
 #: Which handler on an event loop may write, of those that have asked: one at a time on SQLite.
 _TURNS: WeakKeyDictionary[Database, asyncio.Lock] = WeakKeyDictionary()
 
@@ -44,7 +44,7 @@ def turn_of(database: Database) -> asyncio.Lock | None:
     return _TURNS.setdefault(database, asyncio.Lock()) if database.is_sqlite else None
 
 
-class Context(Pausing):
+class Context(Pausing, Saying):
     """What a handler knows about its delivery, and how it emits further events.
 
     Threads of one handler may share it, until the delivery ends: what comes later is refused. A test of a handler makes
@@ -91,17 +91,14 @@ class Context(Pausing):
         self._rows: list[Write] = []
         self._closing: ExitStack | None = None
         self._opening: asyncio.Future[None] | None = None
-        self._asking = threading.Lock()
-        self._ended = False
+        self._asking, self._ended = threading.Lock(), False
         #: What is emitted gets its id from its position: only one thread at a time may take one.
         self._mutex = threading.Lock()
         self._source, self._priority = source, priority
-        self._ledger, self._types, self._blobs = ledger, types, blobs
-        self._by_hand = False
+        self._ledger, self._types, self._blobs, self._by_hand = ledger, types, blobs, False
         #: What an earlier run has emitted before it was parked is out: the same events are not sent again.
         self._before = emitted
-        self._next = 0
-        self._has_begun = False
+        self._next, self._has_begun = 0, False
         self.waiting: Waiting | None = None
         self._spending: Spending | None = None
         self._flow: str | FlowView | None = flow
@@ -157,8 +154,7 @@ class Context(Pausing):
         What the handler writes in it takes effect exactly once. It is rolled back when the attempt fails. On SQLite
         it holds the database's one write lock from its first use: open it when the slow work is done.
 
-        Raises LedgerOff when there is no ledger, LedgerUnavailable when it is locked or away, PipelineError when the
-        delivery has ended.
+        Raises LedgerOff, LedgerUnavailable when it is locked or away, PipelineError when the delivery has ended.
         """
         if (database := self._to_open("ctx.session")) is not None:
             if current() is not None:  # on the event loop: the others go on meanwhile
@@ -261,6 +257,7 @@ class Context(Pausing):
                 version=self._types.newest(what) if self._types and isinstance(what, str) else Payload.schema_version,
             )
             self._next += 1  # what was refused takes no position
+            event = self._types.described(event) if self._types and self._types.url else event
             if due is not None:
                 event = event.evolve(time=due)
             is_out = position < self._before
@@ -320,8 +317,13 @@ class Context(Pausing):
         return None if isinstance(self._flow, str) else self._flow
 
     @property
+    def in_flow(self) -> bool:
+        """Whether it is a step of a join, saga or workflow."""
+        return self._flow is not None
+
+    @property
     def cancelled(self) -> bool:
-        """Whether the delivery's tree was stopped: nothing that the handler emits goes out, so it may end now.
+        """Whether its tree was stopped, or it is a step that is late: nothing of it takes effect, so it may end now.
 
         It asks the ledger each time: meant for a long sync handler, now and then. Always False without a ledger.
         """
@@ -329,7 +331,7 @@ class Context(Pausing):
         if ledger is None:
             return False
         outcome, _ = aside(partial(ledger.deliveries.state, self.delivery_id))
-        return outcome is Outcome.CANCELLED
+        return outcome in (Outcome.CANCELLED, Outcome.LATE)
 
     @property
     def begun_wait(self) -> Wait | None:
@@ -340,6 +342,12 @@ class Context(Pausing):
     def emitted(self) -> int:
         """How many events the delivery has emitted so far, those before an earlier wait included."""
         return max(self._next, self._before)
+
+    @property
+    def place(self) -> int:
+        """The place that the next event has among those of the delivery, the same in each run."""
+        self._begin()
+        return self._next
 
     @property
     def emitted_before(self) -> int:

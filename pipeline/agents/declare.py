@@ -13,16 +13,18 @@ from typing import Any, get_args, get_origin, get_type_hints
 from pydantic import TypeAdapter
 from pydantic.errors import PydanticUserError
 
+from ..contracts.capability import Capability, of_agent
 from ..contracts.registry import payloads_in
 from ..core.door.dids import flaw_of_did
-from ..core.errors import InvalidAgent, InvalidEvent, InvalidFilter, InvalidPattern, nearest
+from ..core.errors import InvalidAgent, InvalidFilter, InvalidPattern, nearest
 from ..core.event import Event, Payload
 from ..core.limits.batch import Batch
 from ..core.limits.limit import Limit, OnDead, Order, names_of
 from ..core.limits.single import Debounce, Singleton, When
 from ..core.observe import Log
 from ..core.retry import HOLD, POLICIES, Bound, Breaker, Retry
-from ..core.times import seconds_of
+from ..core.routing import wants
+from ..core.times import CENTURY, time_limit
 from ..core.topics import check_pattern
 from .agent import Agent, Handler, P, R
 from .context import Context
@@ -38,7 +40,7 @@ Subscription = str | type[Payload]
 OPTIONS = (
     *("on", "name", "retry", "rate_limit", "timeout", "max_concurrent", "priority", "since", "where", "did"),
     *("scope", "breaker", "max_waiting", "overflow", "max_age"),
-    *("limit", "order_by", "on_dead", "batch", "singleton", "debounce"),
+    *("limit", "order_by", "on_dead", "batch", "singleton", "debounce", "capability", "respond"),
 )
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 _RATE = re.compile(r"\d+(\.\d+)?(/[smh])?")
@@ -68,6 +70,8 @@ def declare(
     batch: Batch | None = None,
     singleton: Singleton | When | None = None,
     debounce: Debounce | float | timedelta | str | None = None,
+    capability: Capability | Iterable[Capability] = (),
+    respond: bool = False,
 ) -> Agent[P, R]:
     """Check the options and the handler's signature, and return the agent they describe.
 
@@ -91,16 +95,18 @@ def declare(
         _check_batch(name, batch, limits, rate_limit, order_by, alone=singleton or debounce)
         annotation = _in_list(name, annotation)
     payload, subscriptions = _payload(name, annotation), _subscriptions(on)
+    patterns = _patterns(name, subscriptions)
+    capabilities = of_agent(name, capability, patterns)
     return Agent(
         name=name,
         handler=handler,
-        patterns=_patterns(name, subscriptions),
+        patterns=_with_types(patterns, capabilities),
         payload=payload,
         classes=payloads_in(annotation, result, *subscriptions),
         retry=_policy(name, retry),
         rate_limit=rate_limit,
-        timeout=timeout,
-        max_concurrent=max_concurrent,
+        timeout=timeout or max((one.timeout for one in capabilities), default=None),
+        max_concurrent=max_concurrent or max((one.max_concurrent for one in capabilities), default=None),
         priority=priority,
         since=since,
         did=did,
@@ -113,10 +119,17 @@ def declare(
         batch=batch,
         singleton=_singleton(name, singleton, limits, order),
         debounce=_debounce(name, debounce, order),
+        capabilities=capabilities,
+        respond=respond,
         wants_event=annotation is Event,
         wants_context=wants_context,
         is_async=_is_async(handler),
     )
+
+
+def _with_types(patterns: tuple[str, ...], capabilities: Iterable[Capability]) -> tuple[str, ...]:
+    """Return what an agent listens to: its patterns, and what asks for its capabilities."""
+    return (*patterns, *(one.type for one in capabilities if one.type and not wants(patterns, one.type)))
 
 
 def _check_numbers(
@@ -124,8 +137,8 @@ def _check_numbers(
 ) -> None:
     if rate_limit is not None and not _RATE.fullmatch(str(rate_limit)):
         raise InvalidAgent(f"agent {name!r}: rate_limit={rate_limit!r} is not a rate such as '10/s', '30/m' or '100/h'")
-    if timeout is not None and not (isinstance(timeout, (int, float)) and timeout > 0):
-        raise InvalidAgent(f"agent {name!r}: timeout={timeout!r} must be more than 0 seconds")
+    if timeout is not None and not (type(timeout) in (int, float) and 0 < timeout < CENTURY):
+        raise InvalidAgent(f"agent {name!r}: timeout={timeout!r} must be more than 0 seconds, and less than a century")
     if max_concurrent is not None and not (isinstance(max_concurrent, int) and max_concurrent >= 1):
         raise InvalidAgent(f"agent {name!r}: max_concurrent={max_concurrent!r} must be 1 or more")
     if priority is not None and not (isinstance(priority, int) and 1 <= priority <= 10):
@@ -167,10 +180,7 @@ def _bound(name: str, max_waiting: int | None, overflow: str, max_age: float | t
         raise InvalidAgent(f"agent {name!r}: overflow={overflow!r} is no policy; {nearest(str(overflow), POLICIES)}")
     if overflow != HOLD and max_waiting is None:
         raise InvalidAgent(f"agent {name!r}: overflow={overflow!r} needs max_waiting=, such as 1000")
-    try:
-        seconds = None if max_age is None else seconds_of(max_age, "max_age")
-    except InvalidEvent as exc:
-        raise InvalidAgent(f"agent {name!r}: {exc}") from None
+    seconds = None if max_age is None else time_limit(max_age, f"agent {name!r}: max_age", InvalidAgent)
     return None if max_waiting is None and seconds is None else Bound(max_waiting, overflow, seconds)
 
 

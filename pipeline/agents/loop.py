@@ -129,7 +129,10 @@ def run_for_ever(loop: asyncio.AbstractEventLoop) -> None:
     while True:
         with contextlib.suppress(SystemExit, KeyboardInterrupt):
             loop.run_forever()
-            return
+            break
+    if not asyncio.all_tasks(loop):  # what is left of others ends with the process
+        loop.run_until_complete(loop.shutdown_default_executor())
+        loop.close()
 
 
 def settle(answer: Future[Any], task: asyncio.Task[Any]) -> None:

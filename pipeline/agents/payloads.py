@@ -85,6 +85,13 @@ def plain(result: Any, blobs: dict[str, Any] | None = None) -> Any:
     return result
 
 
+class Said:
+    """What somebody outside has said to an agent: its result where one is kept, and nothing to publish."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
 def answer_of(name: str, result: object, blobs: dict[str, Any] | None = None) -> Any:
     """Return a handler's result as a canvas keeps it, as JSON; raise InvalidEvent for what JSON has no form for."""
     try:
@@ -101,12 +108,14 @@ def answer_of(name: str, result: object, blobs: dict[str, Any] | None = None) ->
 def _dumped(blobs: dict[str, Any] | None, value: object) -> Any:
     if isinstance(value, Payload):
         return plain(value, blobs)
+    if isinstance(value, Said):
+        return value.value
     raise TypeError(f"there is a {type(value).__name__} in it")
 
 
 def returned_payloads(name: str, result: object) -> tuple[Payload, ...]:
     """Return what a handler returned as payloads to publish; raise InvalidEvent for anything else."""
-    if result is None:
+    if result is None or isinstance(result, Said):
         return ()
     payloads = result if isinstance(result, (list, tuple)) else (result,)
     for payload in payloads:

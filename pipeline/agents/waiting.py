@@ -19,14 +19,13 @@ import orjson
 
 from ..core.errors import InvalidEvent, InvalidStep, OverBudget, StepFull, WaitTimeout
 from ..core.event import Event
-from ..core.ids import caused_id
 from ..core.times import SECOND, due_time, micros, moment, now, seconds_of
 from ..core.topics import check_type
 from ..ledger.bounding.budget import Refused, Spending
 from ..ledger.waiting.approval import Approval
 from ..ledger.waiting.wait import APPROVAL, EVENT, FORGOTTEN, TIME, Wait
 from .filters import Where, parse
-from .pausing.ask import Ask, asked
+from .pausing.ask import Ask, Asked, approval_ids, asked, asked_before
 from .pausing.results import Reader, named, reader
 from .pausing.within import IN_STEP, within
 from .strand import aside
@@ -45,8 +44,6 @@ MOST_STEPS = 1000
 MOST_LETTERS = 200
 #: Names of the steps that waits are.
 SLEEP, WAIT = "sleep", "wait for {}"
-
-
 #: Seconds after which a delivery that waits for a higher budget looks again.
 LOOK_AGAIN = 300
 
@@ -101,6 +98,7 @@ class Waiting:
         self._mutex = threading.Lock()
         self._used: Counter[str] = Counter()
         self._functions: dict[str, str] = {}
+        self._asked: dict[str, Asked] = {}
         self._known: dict[Place, str] | None = None if ledger is not None else {}
         self.begun: Wait | None = None
 
@@ -187,7 +185,7 @@ class Waiting:
             due = now() + round(seconds_of(duration, "sleep") * SECOND)
         place = self._place(SLEEP, SLEEP)
         if aside(partial(self._result, place)) is None:
-            self._park(Wait(TIME, "sleeps", *place, due=due))
+            self.park(Wait(TIME, "sleeps", *place, due=due))
         return Slept()
 
     def wait_for(
@@ -212,7 +210,7 @@ class Waiting:
             return self._arrived(type, orjson.loads(known))
         due = None if seconds is None else now() + round(seconds * SECOND)
         until = "" if due is None else f" until {moment(due).isoformat(sep=' ', timespec='seconds')}"
-        return self._park(
+        return self.park(
             Wait(
                 EVENT,
                 f"waits for {type}{until}",
@@ -265,26 +263,29 @@ class Waiting:
     def _ask_for_more(self, refused: Refused) -> NoReturn:
         # Whoever raises the budget lets it go on at once; by then it may not have been parked yet.
         due = now() + round(LOOK_AGAIN * SECOND)
-        self._park(Wait("budget", f"waits for a higher limit: {refused}", due=due, key=refused.scope.waits_as))
+        self.park(Wait("budget", f"waits for a higher limit: {refused}", due=due, key=refused.scope.waits_as))
 
     def ask(self, wanted: Ask) -> Approval:
         """Park the delivery until somebody has decided; return the answer, or raise Vetoed."""
-        place = self._place(wanted.step, wanted.step)
-        secret = b"" if self._ledger is None else self._ledger.secret
-        times, _ = self.forgotten()
-        asked = "/".join((self._delivery, *[str(times)] * bool(times), wanted.step))  # anew, when that was forgotten
-        id = caused_id(asked, place[1], secret)
+        self._place(wanted.step, wanted.step)
+        id_of = approval_ids(self._ledger, self._delivery, wanted.step, self.forgotten()[0])
+        if wanted.step not in self._asked:
+            before = aside(partial(asked_before, self._ledger, wanted.step, self._known or {}, id_of))
+            self._asked.setdefault(wanted.step, Asked(before))
+        with self._mutex:
+            place = wanted.step, self._asked[wanted.step].number(wanted)
+        id = id_of(place[1])
         is_new = self._propose(wanted.proposal(id, self._agent))  # each time: ids go by the place
         known = aside(partial(self._result, place))
         if known is None:
-            wait = Wait(APPROVAL, wanted.reason(is_new=is_new), key=id)
             answer = None if self._ledger is None else aside(partial(wanted.answer, self._ledger, id, is_new=is_new))
             if answer is None:
-                self._park(wait)
+                self.park(Wait(APPROVAL, wanted.reason(is_new=is_new), key=id))
             known = aside(partial(self._keep, place, *answer))
         return wanted.read(known)
 
-    def _park(self, wait: Wait) -> NoReturn:
+    def park(self, wait: Wait) -> NoReturn:
+        """End the handler, whose delivery waits for something."""
         if self._ledger is None:
             raise InvalidStep(f"a context made by hand does not park: this handler {wait.reason}")
         self.begun = wait
@@ -390,6 +391,10 @@ class Pausing:
         waits = self._waits("ctx.ask()")
         wanted = asked(action, args, schema=schema, message=message, expires=expires, n_of=n_of, who=who, veto=veto)
         return waits.ask(wanted)
+
+    def park(self, wait: Wait) -> NoReturn:
+        """Let the delivery wait for what the bus knows the end of; what it writes is written then."""
+        self._waits("a wait").park(wait)
 
     def _waits(self, what: str) -> Waiting:
         raise NotImplementedError

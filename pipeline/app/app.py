@@ -5,8 +5,9 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Never
 
 from celery import Celery
@@ -18,10 +19,12 @@ from ..agents.filters import Where
 from ..agents.filters.paths import parse_path, text_at
 from ..brokers import kinds
 from ..bus import Bus
+from ..contracts.capability import Capability
 from ..contracts.registry import Types
 from ..contracts.upcasters import Upcast
 from ..coordination.chords import emit
 from ..coordination.schedule import SCHEDULED, Scheduled, as_schedule
+from ..core.announcements import DeliveryDead
 from ..core.errors import ConfigError, InvalidAgent, InvalidBudget, InvalidFilter, LedgerOff, nearest
 from ..core.event import Event, Payload, new_event
 from ..core.ids import Place, place_of_call
@@ -35,14 +38,17 @@ from .asking import Asking
 from .coordinating import Coordinating
 from .pausing import Pausing
 from .reading import Reading
+from .subscribing import Subscribed, Subscribing
 from .wiring import Wiring, build
 
 if TYPE_CHECKING:
     from ..contracts.graph import System
     from ..ledger.bounding.budgets import Budgets
+    from ..testing import TestedBus
+    from .driven import EventDrivenAgent
 
 
-class Pipeline(Coordinating, Asking, Reading, Pausing):
+class Pipeline(Coordinating, Asking, Reading, Pausing, Subscribing):
     """An event bus on a Celery app.
 
     `Pipeline("shop")` builds the Celery app, `Pipeline(celery_app)` adds the bus to one that exists. Either can be
@@ -70,6 +76,7 @@ class Pipeline(Coordinating, Asking, Reading, Pausing):
         self.schedules: dict[str, Scheduled] = {}
         self._declared: dict[str, Place] = {}
         self._wiring = Wiring(self.bus, self.schedules)
+        self.bus.subscribed = Subscribed(self.bus, self._wiring) if self.bus.has_ledger else None
 
     @property  # type: ignore[misc]  # mypy allows no property of that name, Python does
     def __class__(self) -> type[Any]:
@@ -130,6 +137,8 @@ class Pipeline(Coordinating, Asking, Reading, Pausing):
         batch: Batch | None = None,
         singleton: Singleton | When | None = None,
         debounce: Debounce | float | timedelta | str | None = None,
+        capability: Capability | Iterable[Capability] = (),
+        respond: bool = False,
         **unknown: Never,
     ) -> Callable[[Callable[P, R]], Agent[P, R]]:
         """Declare the decorated function as an agent.
@@ -168,6 +177,8 @@ class Pipeline(Coordinating, Asking, Reading, Pausing):
                 Singleton, or "skip", "queue" or "cancel" (docs/singletons.md).
             debounce: that of events that come soon after each other only the last one is handled: a Debounce, or the
                 quiet time: seconds, a timedelta or a text such as "30s".
+            capability: what it can do, as others find it: a capability(), or several (docs/presence.md).
+            respond: whether it answers each event with an `agent.response`, with what the handler returns, any JSON.
 
         Raises InvalidAgent, InvalidPattern or InvalidFilter that says what is wrong, and LedgerOff for what counts over
         all workers (`limit`, `order_by`, `batch`, `singleton`, `debounce`) without a ledger.
@@ -204,6 +215,8 @@ class Pipeline(Coordinating, Asking, Reading, Pausing):
                     batch=batch,
                     singleton=singleton,
                     debounce=debounce,
+                    capability=capability,
+                    respond=respond,
                 )
             )
 
@@ -215,6 +228,25 @@ class Pipeline(Coordinating, Asking, Reading, Pausing):
         """Declare a function as an agent without decorating it; arguments and errors as agent()."""
         declared: Agent[P, R] = self.agent(on=on, where=where, **options)(handler)
         return declared
+
+    def add_agent(self, agent: EventDrivenAgent, **options: Any) -> Agent:
+        """Declare an agent of a class, which is given tasks and asked questions by events (docs/presence.md).
+
+        Arguments:
+            options: those of agent(), but for `on` and `name`.
+
+        Raises InvalidAgent that says what is wrong, and LedgerOff without a ledger.
+
+        """
+        from .driven import failures_of, handler_of, patterns_of
+
+        handler, name = handler_of(agent), agent.agent_id
+        if not self.bus.has_ledger:
+            raise LedgerOff(f"agent {name!r}: what becomes of its tasks is told by the ledger, and ledger_url is empty")
+        made: Agent = self.agent(on=patterns_of(agent), name=name, respond=True, **options)(handler)
+        dead = {"data.agent": name, "data.original_type": patterns_of(agent)[0]}
+        self.agent(on=DeliveryDead, name=f"{name}-failures", where=dead)(failures_of(self.bus))
+        return made
 
     def lifespan(self, make: Callable[[], AsyncIterator[None]]) -> Callable[[], AbstractAsyncContextManager[None]]:
         """Declare what is set up on each event loop before its first async handler, and cleaned up at its end.
@@ -268,7 +300,9 @@ class Pipeline(Coordinating, Asking, Reading, Pausing):
 
         Arguments:
             name: what it is called.
-            tokens, cost, events: how much of each; cost in millionths.
+            tokens: how many tokens.
+            cost: how much money, in millionths.
+            events: how many events.
             per: "day" for so much each day (UTC); default in all.
             key: of what each value has its own: "metadata.tenant", "data.customer", "agent", "correlation"; default one
                 of all.
@@ -346,6 +380,18 @@ class Pipeline(Coordinating, Asking, Reading, Pausing):
         self._wiring.add(agent)
         self.bus.types.note(*agent.classes)
         return agent
+
+    def local(self, directory: str | Path | None = None) -> AbstractContextManager[Pipeline]:
+        """Run the agents in this process for a while, with files in a directory (see pipeline.testing.local)."""
+        from ..testing import local
+
+        return local(self, directory)
+
+    def testing(self, **options: Any) -> AbstractContextManager[TestedBus]:
+        """Run the agents in this thread and in virtual time, for a test (see pipeline.testing.virtual)."""
+        from ..testing import virtual
+
+        return virtual(self, **options)
 
     def close(self) -> None:
         """Close the connections that were opened; what is used afterwards opens new ones."""

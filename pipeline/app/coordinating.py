@@ -17,10 +17,13 @@ from ..core.ids import place_of_call
 from ..families import SagaCompensate, SagaStep
 
 if TYPE_CHECKING:
+    from ..agents.context import Context
     from ..bus import Bus
-    from ..coordination.instances import Instances
-    from ..coordination.join import Expect, OnFailure
-    from ..coordination.saga import FlowStep
+    from ..coordination.flows.collaborations import Collaborations, Participant
+    from ..coordination.flows.instances import Instances
+    from ..coordination.flows.join import Expect, OnFailure
+    from ..coordination.flows.saga import FlowStep
+    from ..ledger.flows.flows import Flows
 
 
 class Coordinating:
@@ -88,7 +91,7 @@ class Coordinating:
         key: str | None,
         deadline: Any,
     ) -> Agent:
-        from ..coordination.saga import Starter, starter, steps_of
+        from ..coordination.flows.saga import Starter, steps_of
 
         bus = self.bus
         if not bus.has_ledger:
@@ -97,14 +100,11 @@ class Coordinating:
         type_ = done if isinstance(done, str) else done.event_type
         failed = fails or f"{name}.failed"
 
-        def is_there(id: str) -> bool:  # the ledger is opened when it is first used
-            return bus.ledger.waiting.flows.is_there(id)
-
         source = f"{bus.source}/agent/{name}"
-        about: Any = {"source": source, "key": key, "deadline": deadline, "is_there": is_there}
+        about: Any = {"source": source, "key": key, "deadline": deadline, "flows": self._opened}
         flow = Starter(kind, name, steps_of(kind, name, steps), emits=type_, fails=failed, **about)
-        agent = declare(starter(flow), on=on, name=name)
-        agent.members = flow.agents
+        agent = declare(flow, on=on, name=name)
+        agent.members, agent.keyed = flow.agents, key
         told: tuple[type[Payload], ...] = (SagaStep, SagaCompensate) if kind == "saga" else ()
         agent.emits = (done, failed, *told)
         agent.declared = place_of_call(sys._getframe(2), agent.members, type_, failed)
@@ -112,12 +112,52 @@ class Coordinating:
             bus.types.note(done)
         return self._add(agent)
 
+    def collaborate(
+        self,
+        pattern: str,
+        participants: Iterable[Participant],
+        payload: Any = None,
+        *,
+        deadline: float | timedelta | str | None = None,
+        correlation_id: str | None = None,
+        context: Context | None = None,
+    ) -> str:
+        """Let agents that are chosen now work together, and return the collaboration's id (docs/collaborations.md).
+
+        Arguments:
+            pattern: "request-response", "publish-subscribe", "choreography", "saga" or "workflow".
+            participants: agents or their names; in a saga or workflow also mappings, such as {"agent": "reserve",
+                "undo": "release"} or {"agent": "write", "after": ["search"]}.
+            payload: the data that each of them gets.
+            deadline: seconds, a timedelta or a text such as "1h", after which it ends in any case.
+            correlation_id: joins it to other events; default a new one.
+            context: that of the handler which starts it: then it starts when the handler has succeeded.
+
+        Raises InvalidCollaboration that says what is wrong, before anything is written; LedgerOff without a ledger; and
+        what publish() raises.
+
+        """
+        about: Any = {"deadline": deadline, "correlation_id": correlation_id, "context": context}
+        return self.collaborations.start(pattern, participants, payload, **about)
+
+    @property
+    def collaborations(self) -> Collaborations:
+        """Collaborations that were started: list them, get one; raises LedgerOff without a ledger."""
+        from ..coordination.flows.collaborations import Collaborations
+
+        return Collaborations(self.bus)
+
+    def _opened(self) -> Flows:
+        """Return the ledger's flows: the ledger is opened when it is first used."""
+        return self.bus.ledger.waiting.flows
+
     @property
     def flows(self) -> Instances:
         """Joins, sagas and workflows that were started: list them, show one; raises LedgerOff without a ledger."""
-        from ..coordination.instances import Instances
+        from ..coordination.flows.instances import Instances
+        from ..operations.dead_letters import DeadLetters
 
-        return Instances(self.bus)
+        return Instances(self.bus, DeadLetters(self.bus))
 
     @abstractmethod
     def _add(self, agent: Agent[Any, Any]) -> Agent[Any, Any]:
@@ -165,7 +205,7 @@ class Coordinating:
         `deadline` on without a ledger: the join is then Celery's chord (docs/joins.md).
 
         """
-        from ..coordination.join import Options, chord_starter, failed_type, flow_starter
+        from ..coordination.flows.join import Durable, Options, chord_starter, failed_type
 
         bus, members = self.bus, list(agents)
         type_ = emits if isinstance(emits, str) else emits.event_type
@@ -180,7 +220,7 @@ class Coordinating:
             cancel_rest=cancel_rest,
         )
         if bus.has_ledger:
-            start = flow_starter(name, members, type_, fails, f"{bus.source}/agent/{name}", options)
+            start: Any = Durable(name, members, type_, fails, f"{bus.source}/agent/{name}", options, self._opened)
         else:
             start = chord_starter(bus.celery, name, members, type_, fails, options)
         agent = declare(start, on=on, name=name)

@@ -12,9 +12,10 @@ from ..agents.payloads import payload_of
 from ..contracts.blobs.blob import may_hold_blobs
 from ..contracts.newer import NewerMajor
 from ..core.errors import InvalidEvent, InvalidSelection, Overloaded
-from ..core.event import Event, Payload, new_event
+from ..core.event import Content, Event, Payload, new_event
 from ..core.routing import receivers
 from ..core.times import due_time
+from ..ledger.waiting.approval import UNSET
 
 if TYPE_CHECKING:
     from ..bus import Bus
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 #: What publish_many() takes: a typed payload, (event type, data), or an event as it is.
 Publishable = Payload | tuple[str, Any] | Event
+#: The name in an event's metadata that says which event it was forked from.
+FORKED_FROM = "forked_from"
 
 
 class Publishing:
@@ -90,14 +93,13 @@ class Publishing:
             if due is None and transaction is None:
                 self._admit([event])  # before its tree has a budget: the first one counts
             self._begin_budget(event, budget, transaction)
-        if due is not None:
-            # Another program's event stays as it came: with another time it would be another event.
-            late = event.evolve(time=due) if event.key == event.id else event
-            return self.bus.outbox.delay(late, due, transaction)
-        if not self.bus.spans.heard:
-            return self._accept_one(event, transaction, timeout)
-        with self.bus.spans.span("publish", event=event):
-            return self._accept_one(event, transaction, timeout)
+        spans = self.bus.spans
+        if spans.looks is not None:
+            spans.looks()
+        if not spans.heard:
+            return self._accept_one(event, due, transaction, timeout)
+        with spans.span("publish", event=event) as about:
+            return self._accept_one(about["event"], due, transaction, timeout)
 
     def _begin_budget(self, event: Event, budget: Mapping[str, int], transaction: Any) -> None:
         """Give the event's tree a budget, before anybody can spend it; without the event nobody does."""
@@ -109,7 +111,11 @@ class Publishing:
             self.bus.ledger.is_begun_in(connection)
         self.bus.ledger.waiting.budgets.begin(event.correlation_id, limit, connection)
 
-    def _accept_one(self, event: Event, transaction: Any, timeout: float | None) -> Event:
+    def _accept_one(self, event: Event, due: datetime | None, transaction: Any, timeout: float | None) -> Event:
+        if due is not None:
+            # Another program's event stays as it came: with another time it would be another event.
+            late = event.evolve(time=due) if event.key == event.id else event
+            return self.bus.outbox.delay(late, due, transaction)
         if transaction is not None:
             return self.bus.outbox.append(transaction, [event])[0]
         self._admit([event])
@@ -138,6 +144,15 @@ class Publishing:
 
         """
         events = [self._event(item) for item in items]
+        spans = self.bus.spans
+        if spans.looks is not None:
+            spans.looks()
+        if not spans.heard:
+            return self._accept_many(events, session, timeout)
+        with spans.span("publish", batch=events) as about:
+            return self._accept_many(about["batch"], session, timeout)
+
+    def _accept_many(self, events: list[Event], session: Any, timeout: float | None) -> list[Event]:
         if session is not None:
             return self.bus.outbox.append(session, events)
         self._admit(events)
@@ -166,7 +181,13 @@ class Publishing:
             event = self._one(what, data, **options)
         if self.bus.bounds.may_reject:
             await asyncio.to_thread(self._admit, [event])
-        with self.bus.spans.span("publish", event=event):
+        spans = self.bus.spans
+        if spans.looks is not None:
+            spans.looks()
+        if spans.heard:
+            with spans.span("publish", event=event) as about:
+                published = await self.bus.together.publish(about["event"], timeout)
+        else:
             published = await self.bus.together.publish(event, timeout)
         if not self.bus.bounds.is_fresh:
             await asyncio.to_thread(self.bus.bounds.look)
@@ -208,6 +229,52 @@ class Publishing:
         self.bus.outbox.encode([event])
         on_commit(lambda: self.publish(event, delay=delay, at=at, timeout=timeout))
         return event.marked(sent=False)
+
+    def fork(
+        self,
+        event: Event | str,
+        data: Any = UNSET,
+        *,
+        agent: str | None = None,
+        type: str | None = None,
+        subject: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        timeout: float | None = None,
+    ) -> Event:
+        """Publish an event of the ledger as a new one, edited where wanted; what it causes is a tree of its own.
+
+        It has a new id and correlation, and `forked_from` in its metadata, which all that it causes inherits: so
+        get_events(metadata={"forked_from": id}) finds that tree. What is not given is as it was, the budget apart.
+
+        Arguments:
+            event: the event, or its id.
+            data: other data.
+            agent: name or did of the only agent that gets it; default whoever may get the event.
+            type: another event type.
+            subject: another subject; empty for none.
+            metadata: other metadata, in place of all that it has.
+            timeout: seconds to wait for the broker, as for publish().
+
+        Raises UnknownEvent, LedgerOff, and what publish() raises.
+
+        """
+        from ..history.events import get_event
+
+        one = get_event(self.bus.ledger, event if isinstance(event, str) else event.key).event
+        type = type or one.type
+        version = one.schema_version if type == one.type else self.bus.types.newest(type)
+        forked = new_event(
+            Content(type, version, one.data if data is UNSET else data),
+            source=self.bus.source,
+            priority=one.priority,
+            subject=(one.subject if subject is None else subject) or None,
+            targets=one.targets if agent is None else (agent,),
+            metadata={**(one.metadata if metadata is None else metadata), FORKED_FROM: one.key},
+        )
+        if more := {name: value for name, value in (one.model_extra or {}).items() if name != "dataschema"}:
+            forked = forked.evolve(**more)  # filters may ask for it
+        self.check(forked)
+        return self.publish(self.bus.types.described(forked), timeout=timeout)
 
     def _admit(self, events: Sequence[Event]) -> None:
         """Raise Overloaded when an agent that would get one of some events has too much waiting, and says so."""
@@ -290,13 +357,22 @@ class Publishing:
         """
         types, blobs = self.bus.types, self.bus.blobs.context
         if not isinstance(what, str):
-            return new_event(what, data, source=self.bus.source, context=blobs, **options)
+            event = new_event(what, data, source=self.bus.source, context=blobs, **options)
+            return types.described(event) if types.url else event
         event = new_event(what, data, source=self.bus.source, version=types.newest(what), context=blobs, **options)
+        self.check(event)
+        return types.described(event) if types.url else event
+
+    def check(self, event: Event) -> None:
+        """Raise InvalidEvent that names the wrong field of an event that agents' or added classes could not read.
+
+        publish() does so for data without a class; this is for an event that somebody else has made.
+        """
+        types = self.bus.types
         types.check_published(event)
         for agent in self.bus.agents.typed(event):
             with suppress(NewerMajor):  # it waits for a worker that has a newer class
-                payload_of(agent, event, types, blobs)
-        return event
+                payload_of(agent, event, types, self.bus.blobs.context)
 
     @property
     def blobs(self) -> Blobs:

@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from ..bus import Bus
     from ..coordination.approvals import Approvals
     from ..history.events import Recorded
+    from ..history.presence import AgentPresence, Presence
     from ..history.projections import Projection, Projections
     from ..history.tree import Trace
+    from ..ledger.notices.notice import Notice
     from ..limits.cluster import Limits
     from ..operations.dead_letters import DeadLetters
     from ..operations.explain import Answer
@@ -32,6 +34,25 @@ class Reading:
     """The reading side of a Pipeline; everything here raises LedgerOff when there is no ledger."""
 
     bus: Bus
+
+    @property
+    def presence(self) -> Presence:
+        """Which agents are there, on which workers, and how busy they are."""
+        from ..history.presence import Presence
+
+        return Presence(self.bus.ledger, self.bus.settings.suspect_after)
+
+    def find_capable_agents(self, capability: str, *, busy: bool = False) -> list[AgentPresence]:
+        """Return the agents that are there and can do something, those with the most free capacity first.
+
+        Arguments:
+            capability: its id, as in `capability("summarize")`.
+            busy: whether those come too that have no free capacity now.
+
+        Raises InvalidSelection for a capability that no agent has.
+
+        """
+        return self.presence.capable(capability, busy=busy)
 
     def get_events(
         self,
@@ -149,6 +170,16 @@ class Reading:
 
         return settle(self.bus.ledger, event if isinstance(event, str) else event.key, timeout)
 
+    def notices(self, of: Event | str, after: int = 0) -> list[Notice]:
+        """Return what handlers have said of an event's correlation in the last ten minutes, the oldest first.
+
+        Arguments:
+            of: an event, or a correlation id.
+            after: only what has a higher number (`seq`).
+
+        """
+        return self.bus.ledger.notices.of(of if isinstance(of, str) else of.correlation_id, after)
+
     @property
     def dead_letters(self) -> DeadLetters:
         """The deliveries that failed for good: list, show, requeue, drop, count."""
@@ -192,7 +223,11 @@ class Reading:
         Arguments:
             to: an agent's name or did, or the agent; or a function, sync or async, that is called with each event in
                 this process.
-            type, since, up_to, correlation, agent_id: which events, as in get_events().
+            type: which events: those of this type or pattern.
+            since: those from this time or sequence number on.
+            up_to: those until then.
+            correlation: those of this correlation.
+            agent_id: those of this agent's history; all of these are as in get_events().
             ids: these events instead.
             all: every event; the one choice that has to be made expressly.
             rate: events per second, evenly paced; default as fast as it goes.

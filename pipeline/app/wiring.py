@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 CELERYS_CONSUMER = "celery.worker.consumer:Consumer"
 CONSUMER = "pipeline.delivery.consumer:AgentConsumer"
 STEP, LANE = "pipeline.workers.step:SweeperStep", "pipeline.delivery.lane.step:LaneStep"
+METRICS = "pipeline.telemetry.step:MetricsStep"
 WINDOWS = "pipeline.delivery.windows:WindowsStep"
 #: What neither an app's own Task class nor its `task_annotations` may change: the bus's tasks acknowledge, retry and
 #: keep results as what they promise needs it.
@@ -61,12 +62,14 @@ def build(name: str, settings: Settings) -> Celery:
         **_in_namespace(settings.namespace),
     )
 
-    def make_directory(**_: Any) -> None:
+    def make_directory(sender: Any, **_: Any) -> None:
         """Create the state directory when a worker or beat starts; publishers need none."""
         with suppress(OSError):  # whoever needs it says so, and reading commands do not
-            settings.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            sender.pipeline.settings.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
-    import_modules.connect(make_directory, sender=celery, weak=False)
+    # Celery knows a sender by its address, which is another app's later: the receiver lives as long as its app.
+    celery.make_directory = make_directory
+    import_modules.connect(make_directory, sender=celery)
     return celery
 
 
@@ -108,15 +111,42 @@ class Wiring:
             self._configure()
         self._celery.steps["worker"].update((STEP, LANE))
         self._celery.steps["consumer"].add(WINDOWS)
+        self._let_others_listen(bus.settings)
         for task, more in ((Emit, {}), (EmitFailed, {}), (PublishScheduled, {"schedules": schedules})):
             attributes = {"bus": bus, "__module__": task.__module__, **more}
             self._add_task(partial(type, task.__name__, (task,), attributes))
+
+    def _let_others_listen(self, settings: Settings) -> None:
+        """Let those hear of what the bus does for whom the settings ask."""
+        if settings.metrics_port:
+            self._celery.steps["worker"].add(METRICS)
+        if settings.log_format == "json":
+            from ..telemetry.logs import write_json
+
+            write_json()
+        if settings.traces:
+            from ..telemetry.traces import await_sdk
+
+            await_sdk(self._bus)
 
     def add(self, agent: Agent) -> None:
         """Give an agent its queue and its task."""
         agent.app = self._celery
         self._add_queue(self._bus.names.agent_queue(agent.name, agent.patterns))
         self._add_task(partial(self._task_of, agent))
+
+    def put(self, agent: Agent) -> None:
+        """Do that for an agent that the ledger declares, in place of what it was, while a worker runs."""
+        self._celery.tasks.pop(agent.task_name, None)
+        self.add(agent)
+
+    def drop(self, agent: Agent) -> None:
+        """Take the queue of such an agent away; its task stays for what is on its way to it."""
+        name = self._bus.names.queue_of(agent.name)
+        self._queues = [queue for queue in self._queues if queue.name != name]
+        queues = self._celery.amqp.queues
+        for known in (queues, queues.consume_from):
+            known.pop(name, None)
 
     def _task_of(self, agent: Agent) -> type[Any]:
         """Return an agent's task; it also is what the app's own Task class (`app.Task`, `task_cls`) makes of tasks."""
@@ -144,19 +174,28 @@ class Wiring:
     def _bookkeeping(self) -> Mapping[str, Any]:
         """Return who keeps the books of deliveries, with a ledger or without, and how Celery treats their tasks."""
         if self._bus.has_ledger:
-            from ..coordination.flows import Flows
+            from ..coordination.flows.flows import Flows
             from ..delivery.inbox import Inbox
 
-            self._bus.flows = self._bus.flows or Flows(self._bus)
-            self._books = self._books or Inbox(self._bus)
+            self._bus.flows_of = Flows
+            self._books = self._books or self._counted(Inbox(self._bus))
             request, lost = "RecordedRequest", False
         else:
             from ..delivery.plain import Plain
 
-            self._books = self._books or Plain(self._bus)
+            self._books = self._books or self._counted(Plain(self._bus))
             # A pool process that dies counts as an attempt: Celery sends the task again, to this queue only.
             request, lost = "PlainRequest", True
         return {"books": self._books, "Request": f"{_REQUESTS}:{request}", "retry_on_worker_lost": lost}
+
+    def _counted(self, books: Bookkeeping) -> Bookkeeping:
+        """Return the books as they are kept where a worker counts how deliveries end."""
+        if not self._bus.settings.metrics_port:
+            return books
+        from ..telemetry.counted import Counted
+
+        counted: Bookkeeping = Counted(books, self._bus.spans)
+        return counted
 
     def _add_task(self, task: Callable[[], type[Any]]) -> None:
         """Register a task now, or when Celery finalizes its app: until then its settings may still change."""
@@ -177,7 +216,9 @@ class Wiring:
     def _add_queue(self, queue: AgentQueue) -> None:
         """Let workers consume a queue, beside those that Celery is configured with."""
         self._queues = [other for other in self._queues if other.name != queue.name] + [queue]
-        if self._celery.configured:
+        if "queues" in self._celery.amqp.__dict__:
+            self._celery.amqp.queues.select_add(queue)
+        elif self._celery.configured:
             self._configure()
 
     def _configure(self, **_: Any) -> None:

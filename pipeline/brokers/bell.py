@@ -45,7 +45,8 @@ class Bell:
 
     def close(self) -> None:
         """Take it down; in a process that was forked the loop is the parent's, and stays as it is."""
-        if os.getpid() == self._owner and self._heard.fileno() >= 0:
+        # A loop that was closed has forgotten it, and would open a poller once more to take it out.
+        if os.getpid() == self._owner and self._heard.fileno() in self._loop.readers:
             self._loop.remove(self._heard.fileno())
         for end in (self._heard, self._rung):
             end.close()

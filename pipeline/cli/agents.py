@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..agents.loading import import_agents
-from ..core.errors import LedgerError
+from ..core.errors import LedgerError, PipelineError
 from ..core.times import as_json_time
 from .group import CommandSet, app_of, examples
 from .options import AsJson
 from .output import clock, print_json, print_table, report, say
 
 if TYPE_CHECKING:
+    from ..agents.agent import Agent
     from ..app.app import Pipeline
+    from ..history.presence import AgentPresence
     from ..ledger.waiting.pauses import Pause
     from ..operations.standing import Standing
 
@@ -23,24 +26,32 @@ AGENT = "agent"
 
 commands = CommandSet(invoke_without_command=True, rich_markup_mode=None)
 
-Agent = Annotated[str, typer.Argument(metavar="AGENT", help="The agent's name or did.")]
+Named = Annotated[str, typer.Argument(metavar="AGENT", help="The agent's name or did.")]
 
 
 @commands.callback(
     epilog=examples(
         "pipeline agents",
         "pipeline --app shop.bus:app agents --json",
+        "pipeline agents --live",
         "pipeline agents pause research --reason 'the index is rebuilt'",
         "pipeline agents resume research",
     )
 )
-def agents(ctx: typer.Context, as_json: AsJson = False) -> None:
+def agents(
+    ctx: typer.Context,
+    live: Annotated[bool, typer.Option("--live", help="Which of them are there now, and how busy they are.")] = False,
+    as_json: AsJson = False,
+) -> None:
     """List the agents: what they subscribed to, and how they are run. Or pause one, and let it go on."""
     if ctx.invoked_subcommand is not None:
         return
     app = app_of(ctx)
+    if live:
+        _print_live(app.presence.agents(), as_json=as_json)
+        return
     rows = agent_rows(app)
-    paused, stands = _paused(app), _standing(app)
+    paused, stands = _paused(app), _standing(app, [row["name"] for row in rows])
     if as_json:
         print_json([{**row, **_more(row["name"], paused, stands)} for row in rows])
         return
@@ -58,10 +69,30 @@ def agents(ctx: typer.Context, as_json: AsJson = False) -> None:
     print_table(headings, cells)
 
 
+def _print_live(found: Sequence[AgentPresence], *, as_json: bool) -> None:
+    if as_json:
+        print_json([one.as_data() for one in found])
+        return
+    headings = ["agent", "state", "workers", "running", "capacity", "load", "last seen", "can"]
+    print_table(headings, [_live_cells(one) for one in found])
+    for agent in found:
+        for worker in agent.workers:
+            if worker.state == "suspected":
+                where = f"{worker.host}:{worker.pid}" if worker.host else worker.id
+                say(f"{agent.agent}: the worker {where} was last heard of at {clock(worker.last_seen)}")
+
+
+def _live_cells(one: AgentPresence) -> list[str]:
+    here = sum(worker.state == "online" for worker in one.workers)
+    capacity = "" if one.capacity is None else f"{one.capacity:,}"
+    can = ", ".join(able.id for able in one.capabilities)
+    return [one.agent, one.state, str(here), f"{one.running:,}", capacity, f"{one.load:.0%}", clock(one.last_seen), can]
+
+
 @commands.command(epilog=examples("pipeline agents pause research --reason 'the index is rebuilt'"))
 def pause(
     ctx: typer.Context,
-    agent: Agent,
+    agent: Named,
     reason: Annotated[str, typer.Option(metavar="TEXT", help="Why, for those who see it in the list.")] = "",
     as_json: AsJson = False,
 ) -> None:
@@ -73,7 +104,7 @@ def pause(
 
 
 @commands.command(epilog=examples("pipeline agents resume research"))
-def resume(ctx: typer.Context, agent: Agent, as_json: AsJson = False) -> None:
+def resume(ctx: typer.Context, agent: Named, as_json: AsJson = False) -> None:
     """Let all workers consume an agent's queue again."""
     was = _app_with_agents(ctx).resume(agent)
     said = f"resumed {agent}" if was else f"{agent} was not paused"
@@ -101,8 +132,19 @@ def agent_rows(app: Pipeline) -> list[dict[str, Any]]:
             "queue": app.bus.names.queue_of(agent.name),
             "did": agent.did,
         }
-        for agent in app.agents
+        for agent in (*app.agents, *_subscribed(app))
     ]
+
+
+def _subscribed(app: Pipeline) -> list[Agent]:
+    """Return the agents that the ledger declares; none where it is off, away, or was never used."""
+    if not _has_ledger(app):
+        return []
+    try:
+        return app.subscriptions.agents()
+    except PipelineError as exc:
+        say(f"which subscriptions there are is not known: {exc}")
+        return []
 
 
 def _has_ledger(app: Pipeline) -> bool:
@@ -113,14 +155,14 @@ def _has_ledger(app: Pipeline) -> bool:
     return not database.is_sqlite or database.path.exists()
 
 
-def _standing(app: Pipeline) -> dict[str, Standing]:
+def _standing(app: Pipeline, agents: list[str]) -> dict[str, Standing]:
     """Return how agents stand; nothing where that is not known, or where there is nothing to say."""
     if not _has_ledger(app):
         return {}
     from ..operations.standing import standing
 
     try:
-        found = standing(app.bus)
+        found = standing(app.bus, agents)
     except LedgerError as exc:
         say(f"what waits for agents is not known: {exc}")
         return {}

@@ -137,7 +137,7 @@ def _print_trace(tree: Trace, *, as_json: bool) -> None:
 
 @commands.command(epilog=examples("pipeline timers", "pipeline timers --json"))
 def timers(ctx: typer.Context, limit: Limit = 100, as_json: AsJson = False) -> None:
-    """List what is due later, the next first: delayed events, and deliveries that are tried again."""
+    """List what is due later, the next first: delayed events, retries, and what waits until then at most."""
     from ..history.inspection import upcoming
 
     due = upcoming(app_of(ctx).ledger, limit=limit + 1)

@@ -110,12 +110,16 @@ def load_app(spec: str) -> Pipeline:
 
     if not spec:
         return default_app()
-    found = _found(spec)
+    return _of(_found(spec), f"--app {spec}")
+
+
+def _of(found: Any, said: str) -> Pipeline:
+    """Return the Pipeline of what was found; raise ConfigError when it has none."""
     if type(found) is Celery and not hasattr(found, "pipeline"):
         import_agents(found)  # a worker does that first, too: the Pipeline may be made beside the agents
     app = getattr(found, "pipeline", None)  # a Celery app knows the Pipeline that was built on it
     if not _is_pipeline(app):
-        raise ConfigError(f"--app {spec}: that is a {type(found).__name__} without a Pipeline; {_HOW_TO_NAME_ONE}")
+        raise ConfigError(f"{said}: that is a {type(found).__name__} without a Pipeline; {_HOW_TO_NAME_ONE}")
     return cast("Pipeline", app)
 
 
@@ -164,7 +168,9 @@ def _no_app(spec: str, module: ModuleType) -> str:
 
 
 def app_of(ctx: typer.Context) -> Pipeline:
-    """Return the app that a command is to use."""
+    """Return the app that a command is to use: what `--app` names, else that of the `celery` command."""
+    if not ctx.obj["app"] and "celery" in ctx.obj:
+        return _of(ctx.obj["celery"], "celery -A")
     return load_app(ctx.obj["app"])
 
 

@@ -197,7 +197,10 @@ def forget(
     as_json: AsJson = False,
 ) -> None:
     """Forget an agent: events are no longer kept for it."""
-    subscribers = app_of(ctx).ledger.subscribers
+    app = app_of(ctx)
+    subscribers = app.ledger.subscribers
+    if any(one.id == agent for one in app.subscriptions.list()):
+        raise InvalidAgent(f"{agent!r} is a subscription, which workers run: pipeline subscriptions remove {agent}")
     if not subscribers.forget(agent):
         raise InvalidAgent(f"no agent is called {agent!r}; {nearest(agent, subscribers.all())}")
     report({"agent": agent, "forgotten": True}, f"forgot {agent}", as_json=as_json)

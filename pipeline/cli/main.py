@@ -13,7 +13,9 @@ from . import agents, doctor, events, ledger, letters, publish, replay
 from .contracts import asyncapi, explain, schemas
 from .demo import commands as demo
 from .group import INTERRUPTED, Commands, examples
-from .waiting import approvals, budget, cancel, flows, limits, pauses
+from .serving import bridge, mcp, serve, tail, top, up
+from .subscribing import subscriptions
+from .waiting import approvals, budget, cancel, collaborations, flows, limits, pauses
 
 cli = typer.Typer(
     cls=Commands,
@@ -65,7 +67,7 @@ def common(
         os.environ[f"PIPELINE_{name.upper()}"] = url
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))  # where `celery -A` looks too
-    ctx.obj = {"app": app, "options": tuple(given)}
+    ctx.obj = {**(ctx.obj or {}), "app": app, "options": tuple(given)}
 
 
 cli.add_typer(publish.commands)
@@ -74,17 +76,25 @@ cli.add_typer(asyncapi.commands)
 cli.add_typer(explain.commands)
 cli.add_typer(doctor.commands)
 cli.add_typer(demo.commands, name="demo")
+cli.add_typer(serve.commands)
+cli.add_typer(mcp.commands)
+cli.add_typer(up.commands)
+cli.add_typer(tail.commands)
+cli.add_typer(top.commands)
 cli.add_typer(events.commands)
 cli.add_typer(cancel.commands)
 cli.add_typer(replay.commands)
 cli.add_typer(budget.commands, name="budget")
 cli.add_typer(flows.commands, name="flows")
+cli.add_typer(collaborations.commands, name="collaborations")
 cli.add_typer(letters.commands, name="dead")
 cli.add_typer(approvals.commands, name="approvals")
 cli.add_typer(ledger.commands, name="ledger")
 cli.add_typer(schemas.commands, name="schemas")
+cli.add_typer(subscriptions.commands, name="subscriptions")
 cli.add_typer(limits.commands, name="limits")
 cli.add_typer(pauses.commands, name="pauses")
+cli.add_typer(bridge.commands, name="bridge")
 
 
 def main() -> None:

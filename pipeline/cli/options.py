@@ -13,7 +13,7 @@ import orjson
 import typer
 
 from ..core.errors import InvalidEvent, InvalidSelection
-from ..core.times import UNITS, seconds_of
+from ..core.times import UNITS, seconds_of, utc_now
 from ..operations.selection import Query, Selection, choose
 
 HOW_TO_WRITE_A_TIME = (
@@ -76,7 +76,7 @@ def read_moment(text: str) -> datetime | int:
     if _SEQUENCE_NUMBER.fullmatch(wanted):
         return int(wanted)
     try:
-        return datetime.now(UTC) - read_age(wanted) if wanted[-1:] in UNITS else _time(wanted)
+        return utc_now() - read_age(wanted) if wanted[-1:] in UNITS else _time(wanted)
     except (ValueError, OverflowError, typer.BadParameter):
         raise typer.BadParameter(f"{text!r} is no time; write {HOW_TO_WRITE_A_TIME}") from None
 

@@ -56,20 +56,25 @@ def indented(data: Any) -> str:
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table: fitted to a terminal, else one line for each row."""
-    cells = [[printable(cell) or "-" for cell in row] for row in rows]
     if not out.is_terminal:
+        cells = [[printable(cell) or "-" for cell in row] for row in rows]
         lines = [list(headings), *cells]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         for line in lines:
             padded = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
             typer.echo("  ".join(padded).rstrip())
         return
+    out.print(table_of(headings, rows), soft_wrap=False)
+
+
+def table_of(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """Return a table for a terminal, which it fits."""
     table = Table(box=None, pad_edge=False)
     for heading in headings:
         table.add_column(heading, overflow="fold")
-    for row in cells:
-        table.add_row(*map(Text, row))
-    out.print(table, soft_wrap=False)
+    for row in rows:
+        table.add_row(*(Text(printable(cell) or "-") for cell in row))
+    return table
 
 
 def print_event(record: Recorded, *, as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""The command that publishes an event: publish."""
+"""The commands that publish an event: publish, fork."""
 
 from __future__ import annotations
 
@@ -60,4 +60,31 @@ def publish(
             delay=delay,
             at=at,
         )
+    typer.echo(escaped(event.encode()) if as_json else printable(event.id))
+
+
+@commands.command(
+    epilog=examples(
+        "pipeline fork 0b27b4dc-8151-52b0-9db2-0adf9ba05a56 --data @mended.json",
+        "pipeline fork 0b27b4dc-8151-52b0-9db2-0adf9ba05a56 --agent billing",
+    )
+)
+def fork(
+    ctx: typer.Context,
+    id: Annotated[str, typer.Argument(metavar="ID", help="The id of an event in the ledger.")],
+    data: Annotated[
+        str | None, typer.Option(help="Other data: JSON; @FILE reads a file, - reads standard input.")
+    ] = None,
+    agent: Annotated[str | None, typer.Option(help="Name or did of the only agent that gets it.")] = None,
+    type: Annotated[str | None, typer.Option(metavar="TYPE", help="Another event type.")] = None,
+    subject: Annotated[str | None, typer.Option(help="Another subject.")] = None,
+    metadata: Metadata = None,
+    as_json: AsJson = False,
+) -> None:
+    """Publish an event of the ledger as a new one, edited where wanted, and print its id."""
+    app = app_of(ctx)
+    import_agents(app.celery)  # they say what data they take
+    options = {} if data is None else {"data": read_data(data)}
+    with saying_warnings():
+        event = app.fork(id, agent=agent, type=type, subject=subject, metadata=read_pairs(metadata), **options)
     typer.echo(escaped(event.encode()) if as_json else printable(event.id))

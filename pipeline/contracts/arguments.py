@@ -39,15 +39,19 @@ def json_schema(schema: Schema, what: str) -> dict[str, Any] | None:
     if not isinstance(schema, Mapping):
         raise InvalidEvent(f"{what}: schema: a pydantic model or a JSON Schema, not {schema!r:.60}")
     found = as_json(schema, f"{what}: schema")
-    _validator(found, what)
+    validator(found, what)
     return found
 
 
 def check(schema: Any, args: Any, what: str) -> None:
     """Raise InvalidEvent that names the wrong fields when arguments are not what a JSON Schema asks for."""
-    if schema is None:
-        return
-    errors = list(_validator(schema, what).iter_errors(args))
+    if schema is not None:
+        check_with(validator(schema, what), args, what)
+
+
+def check_with(validator: Any, args: Any, what: str) -> None:
+    """Raise InvalidEvent that names the wrong fields when arguments are not what a validator() asks for."""
+    errors = list(validator.iter_errors(args))
     if errors:
         problems = [f"{_place(error)}{error.message}" for error in errors[:_NAMED]]
         more = f" (and {len(errors) - _NAMED} more)" if len(errors) > _NAMED else ""
@@ -65,8 +69,11 @@ def read(schema: Schema, args: Any, what: str) -> Any:
     return args
 
 
-def _validator(schema: Any, what: str) -> Any:
-    """Return what tests data; patterns cannot be slow, and nothing is fetched from anywhere."""
+def validator(schema: Any, what: str) -> Any:
+    """Return what tests data; patterns cannot be slow, and nothing is fetched from anywhere.
+
+    Raises InvalidEvent when it is no JSON Schema.
+    """
     import jsonschema_rs
 
     try:

@@ -144,12 +144,12 @@ _ARROWS = {"receives": "-->", "sends": "-.->", "joins": "==>"}
 def mermaid(system: System) -> str:
     """Return the graph as a Mermaid flowchart."""
     ids = {node: f"{node[0]}{number}" for number, node in enumerate(nodes_of(system))}
-    lines = [f"    {id}{_SHAPES[kind].format(_entities(name))}" for (kind, name), id in ids.items()]
+    lines = [f"    {id}{_SHAPES[kind].format(entities(name))}" for (kind, name), id in ids.items()]
     lines += [f"    {ids[edge.start]} {_ARROWS[edge.kind]} {ids[edge.end]}" for edge in edges_of(system)]
     return "\n".join(["flowchart LR", *lines, ""])
 
 
-def _entities(text: str) -> str:
+def entities(text: str) -> str:
     """Return a text in which nothing means anything to Mermaid, or to the page that it makes."""
     return "".join(each if each.isalnum() or each in " .-_" else f"#{ord(each)};" for each in visible(text))
 

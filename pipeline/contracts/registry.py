@@ -28,8 +28,15 @@ class Types:
     is published without any of them is made known with `app.types.add(OrderPlaced)`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, url: str = "") -> None:
+        """Know none.
+
+        Arguments:
+            url: where the schemas are served, without a slash at its end; empty for nowhere.
+
+        """
         self.upcasters = Upcasters()
+        self.url = url
         self._classes: dict[str, dict[Version, list[type[Payload]]]] = {}
         self._newest: dict[str, str] = {}
         self._added: dict[str, type[Payload]] = {}
@@ -106,6 +113,15 @@ class Types:
                 cls.model_validate_json(orjson.dumps(event.data))
             except ValidationError as exc:
                 raise InvalidEvent(explain(exc, f"{event.type} {cls.schema_version}")) from exc
+
+    def described(self, event: Event) -> Event:
+        """Return an event with the address of its schema (`dataschema`), where that is served and not said already."""
+        versions = self._classes.get(event.type) if self.url else None
+        if not versions or "dataschema" in (event.model_extra or {}):
+            return event
+        if event.schema_version not in map(str, versions):
+            return event
+        return event.evolve(dataschema=f"{self.url}/{event.type}/{event.schema_version}")
 
     def upcaster(self, type: str, before: str, after: str, function: Upcast) -> None:
         """Keep a step from one version of a type to a newer one; raise InvalidEvent that says what is wrong with it."""

@@ -133,6 +133,7 @@ class Approvals:
         status: str | None = PENDING,
         agent: str | None = None,
         action: str | None = None,
+        correlation: str | None = None,
         limit: int = 100,
     ) -> list[Proposal]:
         """Return what waits for a decision, the oldest first.
@@ -141,6 +142,7 @@ class Approvals:
             status: "approved", "vetoed", "expired" or "cancelled" for what has had one, None for all.
             agent: only what this agent wants to do.
             action: only this action.
+            correlation: only what is asked in this correlation.
             limit: how many to return at most.
 
         Raises InvalidSelection when there is no such status.
@@ -148,7 +150,7 @@ class Approvals:
         """
         if status is not None and status not in STATUSES:
             raise InvalidSelection(f"status: {status!r} is none; {nearest(status, STATUSES)}")
-        return self._approvals.find(status=status, agent=agent, action=action, limit=limit)
+        return self._approvals.find(status=status, agent=agent, action=action, correlation=correlation, limit=limit)
 
     def show(self, id: str) -> Proposal:
         """Return one by its id, or by the beginning of that; raise UnknownEvent when there is none, or are several."""
@@ -199,7 +201,10 @@ class Approvals:
         for name in ("by", "reason"):
             if wrong := flaw(getattr(decision, name), name):
                 raise InvalidEvent(wrong)
-        return self._approvals.decide(id, decision)
+        spans = self._bus.spans
+        spans.look()
+        with spans.span("approval", id=id, by=decision.by, decision="approve" if decision.approve else "veto"):
+            return self._approvals.decide(id, decision)
 
     def _checked(self, found: Proposal, edit: Any) -> dict[str, Any]:
         """Return arguments that somebody has edited, once it is sure that they are what the proposal's schema asks."""

@@ -13,9 +13,10 @@ from uuid import UUID, uuid5
 from celery import Task
 from celery.schedules import BaseSchedule, crontab, schedule, solar
 
+from ..contracts.blobs.blob import may_hold_blobs
 from ..core.errors import InvalidAgent
 from ..core.event import Event, Payload, new_event
-from ..core.times import CENTURY
+from ..core.times import CENTURY, as_json_time
 
 if TYPE_CHECKING:
     from ..bus import Bus
@@ -163,28 +164,47 @@ def due_time(when: BaseSchedule, now: datetime) -> datetime:
     return _last_estimate(when, now) or now.replace(microsecond=0)
 
 
-def _last_estimate(when: BaseSchedule, now: datetime) -> datetime | None:
-    """Return the last due time of a schedule that can only be asked for the next one; None when it cannot say."""
+def next_due(when: BaseSchedule, now: datetime) -> datetime | None:
+    """Return when a schedule is due next; None where only beat knows, as an interval begins when beat does."""
+    return None if isinstance(when, (schedule, ByHand)) else _following(when, now, now)
+
+
+def shown(schedules: Mapping[str, Scheduled], now: datetime) -> list[dict[str, Any]]:
+    """Return schedules as JSON data: when each is due, in Celery's words, and what is published, without blobs."""
+    found = []
+    for name, (when, what, data) in schedules.items():
+        about = {"name": name, "schedule": repr(when).strip("<>"), "next": as_json_time(next_due(when, now))}
+        if isinstance(what, Payload) and may_hold_blobs(type(what)):  # whose content would be read for it
+            found.append({**about, "type": what.event_type, "data": None})
+            continue
+        event = new_event(what, data, source="/")
+        found.append({**about, "type": event.type, "data": event.data})
+    return found
+
+
+def _following(when: BaseSchedule, start: datetime, now: datetime) -> datetime | None:
+    """Return when a schedule is due next after `start`, asked at `now`; None when it cannot say."""
     asked = copy(when)
     asked.nowfun = lambda: now
+    try:
+        left = asked.remaining_estimate(start)
+    except NotImplementedError:
+        return None
+    return None if left is None else (now + left).astimezone(UTC)
 
-    def following(start: datetime) -> datetime | None:
-        try:
-            left = asked.remaining_estimate(start)
-        except NotImplementedError:
-            return None
-        return None if left is None else (now + left).astimezone(UTC)
 
+def _last_estimate(when: BaseSchedule, now: datetime) -> datetime | None:
+    """Return the last due time of a schedule that can only be asked for the next one; None when it cannot say."""
     found, age = None, timedelta(seconds=1)
     while found is None and age.days < LONGEST_GAP:
-        due = following(now - age)
+        due = _following(when, now - age, now)
         while due is not None and due <= now + ROUNDING and (found is None or due > found):
-            found, due = due, following(due + ROUNDING)
+            found, due = due, _following(when, due + ROUNDING, now)
         age *= 2
     if found is None or not isinstance(when, solar):
         return found
     # The sun's times come out some milliseconds apart, depending on where their calculation begins.
-    again = following(found.replace(minute=0, second=0, microsecond=0) - timedelta(hours=1))
+    again = _following(when, found.replace(minute=0, second=0, microsecond=0) - timedelta(hours=1), now)
     return (again or found).replace(second=0, microsecond=0)
 
 

@@ -10,7 +10,12 @@ from .event import Payload
 
 Json = Any
 #: How the types of the events below begin, and of others that the bus publishes (see families.py).
-ANNOUNCEMENTS = ("delivery.", "tree.cancelled", "budget.exceeded", "agent.backpressure", "saga.step", "saga.compensate")
+ANNOUNCEMENTS = (
+    *("delivery.", "tree.cancelled", "budget.exceeded", "agent.backpressure"),
+    *("saga.step", "saga.compensate", "collaboration.request", "collaboration.complete"),
+    *("agent.online", "agent.offline", "agent.heartbeat", "agent.suspected_failure", "agent.recovered"),
+    "agent.response",
+)
 
 
 class DeliveryDead(Payload, type="delivery.dead"):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -41,6 +41,8 @@ class QueueConflict(ConfigError):
     """A queue or an exchange exists on the broker with other arguments; the message has the command that mends it."""
 
     answered = True  # as with BrokerUnavailable, when the trouble is with a queue
+    #: Whether what was published is in the ledger all the same, from where it is sent later.
+    accepted = False
 
 
 class InvalidEvent(PipelineError, ValueError):
@@ -96,6 +98,22 @@ class InvalidAgent(PipelineError, ValueError):
 
 class UnknownAgent(InvalidEvent):
     """An event names a target that no worker has ever run; the message names the nearest known agent."""
+
+
+class InvalidSubscription(PipelineError, ValueError):
+    """A subscription was written wrongly, or its id is taken; the message says how to mend it."""
+
+
+class UnknownSubscription(PipelineError, LookupError):
+    """No subscription has that id; the message names the nearest one."""
+
+
+class WebhookFailed(PipelineError):
+    """A webhook did not take an event now (5xx, a timeout, no connection); it is called again."""
+
+
+class WebhookRefused(PipelineError):
+    """A webhook does not take an event, and would not when it is called again; the message says what it answered."""
 
 
 class BrokerUnavailable(PipelineError, ConnectionError):
@@ -159,12 +177,37 @@ class UnknownFlow(PipelineError, LookupError):
     """The ledger has no flow with that id."""
 
 
+class InvalidCollaboration(PipelineError, ValueError):
+    """A collaboration cannot be started as it is asked for; nothing was written."""
+
+
+class FlowFailed(PipelineError):
+    """A flow that is a step of another one has failed: see it with `pipeline flows show`."""
+
+
+class BridgeAway(PipelineError):
+    """The other system of a bridge is away, or not ready; what is for it waits."""
+
+
+class BridgeRefused(PipelineError):
+    """The other system of a bridge does not take an event, and would not when it is sent again."""
+
+
 class NoResponder(PipelineError):
     """Nobody answers a request: no agent listens to it, or no worker runs one."""
 
 
 class RequestTimeout(PipelineError, TimeoutError):
-    """Nobody has answered a request in time; what answers later is recorded all the same."""
+    """A request was not answered in time; what answers later is recorded all the same.
+
+    Attributes:
+        answers: those that have come, by agent: of gather(), which waits for all.
+
+    """
+
+    def __init__(self, message: str, answers: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.answers: dict[str, Any] = dict(answers or {})
 
 
 class RequestFailed(PipelineError):
@@ -230,6 +273,9 @@ class NotAllowed(PipelineError):
 
 class RateLimited(PipelineError):
     """A provider takes no more for now: to be raised by handlers, whose deliveries then wait without failing."""
+
+    #: Seconds that a pause lasts at most, however often it was paused before; None for an hour.
+    longest: ClassVar[float | None] = None
 
     def __init__(self, retry_after: float | timedelta | str | None = None, scope: str | None = None) -> None:
         """Take what the provider says.

@@ -12,14 +12,18 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, Self
 import orjson
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from .door.attributes import checked, metadata_of, metadata_text, named
+from .door.attributes import NoBinary, checked, metadata_of, metadata_text, named
 from .door.classes import Way, check_arrival, names_of, place_of, unknown_names, way_of
 from .door.data import MAX_DEPTH, MAX_INTEGER, control_in, flaw, is_shallow, largest, other_class
 from .errors import EventTooLarge, InvalidEvent, PipelineError, explain
 from .ids import Seal, foreign_id, new_id
+from .observe import Traced
+from .times import utc_now
 from .topics import check_type
 
 CONTENT_TYPE = "application/cloudevents+json"
+#: The extension attribute with the way of an event over bridges: each has added `BUS:BRIDGE`.
+VIA = "bridgedvia"
 DEFAULT_PRIORITY = 5
 
 _SEMVER = re.compile(r"\d{1,9}\.\d{1,9}\.\d{1,9}", re.ASCII)
@@ -110,12 +114,11 @@ class Event(BaseModel):
     id: _Text
     type: str
     source: _Text
-    time: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC), ge=_FIRST, le=_LAST)
+    time: AwareDatetime = Field(default_factory=utc_now, ge=_FIRST, le=_LAST)
     datacontenttype: _Text = "application/json"
     subject: _Text | None = None
     data: Any = None
-    #: CloudEvents allows binary data; this bus carries JSON only.
-    data_base64: None = None
+    data_base64: NoBinary = None
     correlation_id: str = Field(default="", alias="correlationid", max_length=MAX_LENGTH)
     causation_id: _Text | None = Field(default=None, alias="causationid")
     schema_version: _Text = Field(default="1.0.0", alias="schemaversion")
@@ -343,14 +346,9 @@ def new_event(
     event_type, version, data = content_of(what, data, context, version)
     attributes: dict[str, Any] = {"id": id or new_id(), "type": event_type, "source": source, "data": data}
     if cause is not None:
-        attributes.update(
-            correlation_id=cause.correlation_id,
-            causation_id=cause.id,
-            priority=cause.priority,
-            hops=cause.hops + 1,
-            traceparent=cause.traceparent,
-            tracestate=cause.tracestate,
-        )
+        attributes.update(correlation_id=cause.correlation_id, causation_id=cause.id, priority=cause.priority)
+        attributes.update(hops=cause.hops + 1, traceparent=cause.traceparent, tracestate=cause.tracestate)
+        attributes |= {} if Traced.current is None else Traced.current()
     if metadata is not None or (cause is not None and cause.metadata):
         attributes["metadata"] = {**(cause.metadata if cause is not None else {}), **named(metadata)}
     given = {"priority": priority, "correlation_id": correlation_id, "subject": subject}

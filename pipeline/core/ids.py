@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b, sha1
@@ -16,8 +15,11 @@ from pathlib import Path
 from types import CellType, CodeType, FrameType, FunctionType
 from typing import Any
 from uuid import UUID, uuid5
+from zlib import crc32
 
 import orjson
+
+from .times import random_bytes
 
 #: Namespace of the ids that are derived from event ids which are not UUIDs themselves.
 FOREIGN_IDS = uuid5(UUID(int=0), "pipeline/foreign-event-id")
@@ -27,7 +29,7 @@ _UUID_LENGTH = 36
 
 def new_id() -> str:
     """Return a fresh event id, a random UUID (RFC 9562, version 4)."""
-    return _format(os.urandom(16), 0x40)
+    return _format(random_bytes(16), 0x40)
 
 
 def derived_id(id: str, name: str) -> str:
@@ -231,9 +233,11 @@ def _name_of(code: CodeType, space: dict[str, Any]) -> tuple[str, str, str, int,
     if module == "__main__":  # `python -m` and whoever imports it then run one module under two names
         spec = space.get("__spec__")
         module = spec.name if spec is not None else Path(code.co_filename).stem
-    columns = (column for _, _, column, _ in code.co_positions() if column)
-    # Of the lambdas of one line only the column differs.
-    column = min(columns, default=0) if code.co_name == "<lambda>" else 0
+    column = 0
+    if code.co_name == "<lambda>":  # of those of one line only the column differs
+        columns = (column for _, _, column, _ in code.co_positions() if column)
+        # Python 3.12 knows no column of those that return a constant.
+        column = min(columns, default=crc32(repr(code.co_consts).encode()))
     return module, code.co_qualname, code.co_filename, code.co_firstlineno, column
 
 

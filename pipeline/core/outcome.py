@@ -30,6 +30,8 @@ class Outcome(StrEnum):
 NO_MATCH = "its filter does not match"
 #: Something is still to follow.
 OPEN = (Outcome.QUEUED, Outcome.RUNNING, Outcome.RETRYING, Outcome.PARKED)
+#: With a tree, or as a step whose time was over: its handler may run on.
+STOPPED = (Outcome.CANCELLED, Outcome.LATE)
 #: Nobody has to do anything any more. A dead letter is neither: somebody should look at it.
 FINAL = (
     Outcome.SUCCEEDED,

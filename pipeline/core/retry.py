@@ -4,11 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .errors import CannotPark, InvalidAgent, InvalidEvent, OverBudget, Shed, UnknownAgent, Vetoed, WaitTimeout
+from .errors import (
+    CannotPark,
+    FlowFailed,
+    InvalidAgent,
+    InvalidEvent,
+    OverBudget,
+    Shed,
+    UnknownAgent,
+    Vetoed,
+    WaitTimeout,
+)
+from .times import CENTURY
 
 #: Errors that another attempt cannot cure: the event is wrong or not wanted any more, somebody has decided, or nothing
-#: is left to spend, or what it has waited for has not come, which is kept as a step.
-PERMANENT: tuple[type[BaseException], ...] = (InvalidEvent, OverBudget, Shed, Vetoed, WaitTimeout, CannotPark)
+#: is left to spend, or what it has waited for has not come, or has failed, which is kept.
+PERMANENT: tuple[type[BaseException], ...] = (
+    *(InvalidEvent, OverBudget, Shed, Vetoed),
+    *(WaitTimeout, CannotPark, FlowFailed),
+)
 #: Those of them that time may cure: a target that is not known yet may be deployed in a moment.
 PASSING: tuple[type[BaseException], ...] = (UnknownAgent,)
 
@@ -46,8 +60,10 @@ class Retry:
             raise InvalidAgent(f"Retry(give_up_on={self.give_up_on!r}): need error classes, such as (ValueError,)")
         if not 0 <= self.max <= 1000:
             raise InvalidAgent(f"Retry(max={self.max}): retries must be between 0 and 1000")
-        if not 0 <= self.base <= self.cap:
-            raise InvalidAgent(f"Retry(base={self.base}, cap={self.cap}): need 0 <= base <= cap (seconds)")
+        if not 0 <= self.base <= self.cap < CENTURY:
+            raise InvalidAgent(
+                f"Retry(base={self.base}, cap={self.cap}): need 0 <= base <= cap (seconds), less than a century"
+            )
         if not 0 <= self.jitter <= 1:
             raise InvalidAgent(f"Retry(jitter={self.jitter}): need a share between 0 and 1")
 
@@ -124,17 +140,18 @@ class Bound:
         return int((self.max_waiting or 0) * LOW)
 
 
-def pause_for(retry_after: float | None, times: int, chance: float) -> float:
-    """Return the seconds of a provider's pause: no shorter than it asks for, but LONGEST_PAUSE at most.
+def pause_for(retry_after: float | None, times: int, chance: float, longest: float | None = None) -> float:
+    """Return the seconds of a provider's pause: no shorter than it asks for, but `longest` at most.
 
     Arguments:
         retry_after: the seconds that the provider asks for.
         times: how often it was paused before and has asked again at once: then for 2, 4, 8 ... seconds at least.
         chance: a random number in [0, 1): the last tenth of the pause is random, so that not all begin at once.
+        longest: seconds; LONGEST_PAUSE, or fewer.
 
     """
     least = 2.0 ** min(times, 64) if times or retry_after is None else 0.0
-    return min(max(retry_after or 0.0, least) * (1.0 + PAUSE_JITTER * chance), LONGEST_PAUSE)
+    return min(max(retry_after or 0.0, least) * (1.0 + PAUSE_JITTER * chance), longest or LONGEST_PAUSE)
 
 
 def decide(retries: int, error: BaseException, policy: Retry, chance: float) -> Again | Dead:

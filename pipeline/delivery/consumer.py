@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
@@ -33,6 +33,7 @@ from .short import ShortWay, short_way
 from .strays import Told
 
 logger = Log(get_logger(__name__))
+TRACE = ("traceparent", "tracestate")  # what Celery's own instrumentation looks for
 ANOTHER_LEDGER = (
     "agent %s gets events of a publisher whose ledger is not this worker's (%s): set the same PIPELINE_LEDGER_URL or "
     "PIPELINE_DIRECTORY for both, or neither can trace them or send them again"
@@ -44,7 +45,7 @@ class AgentConsumer(Connected):
 
     #: A consumer of the user's own derives from this one; Celery's knows task messages alone.
     reads_events = True
-    _filtered: FilteredOut | None = None
+    filtered: FilteredOut | None = None
 
     class Blueprint(Consumer.Blueprint):  # type: ignore[misc]  # celery's classes are untyped
         """Celery's steps but native delayed delivery, which would widen every agent's bindings."""
@@ -73,13 +74,13 @@ class AgentConsumer(Connected):
         self.on_task_request = self._admit
         self.returns = Returns(lambda seconds, do: self.call_soon_ack(self.timer.call_after, seconds, do))
         self.bus.stop_running = lambda stops: self.call_soon_ack(stop_running, self.pool, stops)
-        self.bus.slots = getattr(self.pool, "num_processes", None) or 1
+        self.bus.slots = max(self.pool.limit or 1, self.controller.max_concurrency or 0)  # the pool does not run yet
         self._told = Told()
         self._acks: deque[Callable[[], Any]] = deque()
         self._gates: dict[str, Gate] = {}
-        self._lane: Lane | None = None
+        self.lane: Lane | None = None
         self._short: ShortWay | None = None
-        self._open_gates()
+        self.open_gates(self.bus.agents)
 
     def _check_results(self) -> None:
         """Raise SystemExit for a join whose members' results would be nowhere."""
@@ -96,20 +97,20 @@ class AgentConsumer(Connected):
 
     def enter_lane(self, lane: Lane) -> None:
         """Let async agents run in a lane from now on, hundreds at once, instead of the pool."""
-        self._lane = lane
-        self._open_gates()
+        self.lane = lane
+        self.open_gates(agent for agent in self.bus.agents if agent.is_async)
 
     def in_lane(self, agent: Agent) -> int | None:
         """Return how many of an agent's handlers run at once in the lane; None for those that run in the pool."""
-        if self._lane is None or not agent.is_async:
+        if self.lane is None or not agent.is_async:
             return None
         return agent.max_concurrent or self.bus.settings.async_concurrency
 
-    def _open_gates(self) -> None:
-        self._gates = {}
-        for agent in self.bus.agents:
-            if self._lane is not None and (number := self.in_lane(agent)):
-                self._gates[agent.task_name] = Gate(number, self._lane.give)
+    def open_gates(self, agents: Iterable[Agent]) -> None:
+        """Let so many deliveries of each of some agents run at once as it says."""
+        for agent in agents:
+            if self.lane is not None and (number := self.in_lane(agent)):
+                self._gates[agent.task_name] = Gate(number, self.lane.give)
             elif agent.max_concurrent:
                 self._gates[agent.task_name] = Gate(agent.max_concurrent, self.run_in_pool)
 
@@ -124,8 +125,8 @@ class AgentConsumer(Connected):
     def register_with_event_loop(self, hub: Any) -> None:
         """Let the worker's loop hear what the lane says."""
         super().register_with_event_loop(hub)
-        if self._lane is not None:
-            self._lane.register(hub)
+        if self.lane is not None:
+            self.lane.register(hub)
 
     @property
     def event_dispatcher(self) -> Any:
@@ -150,14 +151,15 @@ class AgentConsumer(Connected):
         """Forget what waits when the connection is lost; what still runs leaves its old gate."""
         if self._short is not None:
             self._short.close()
-        if self._filtered is not None:
-            self._filtered.close()
+        if self.filtered is not None:
+            self.filtered.close()
         with keeping_what_was_given(self.pool):
             super().on_close()
         self.returns.forget_waiting()
         for gate in self._gates.values():
             gate.close()
-        self._open_gates()
+        self._gates = {}
+        self.open_gates(self.bus.agents)
 
     def call_soon_ack(self, p: Any, *args: Any, **kwargs: Any) -> Any:
         """Ack at once in the event loop's own thread: deferred, the ack waits behind a poll that may sleep.
@@ -246,14 +248,14 @@ class AgentConsumer(Connected):
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Any:
         """Return the callback for every message: events become tasks, tasks are checked, the rest is set aside."""
         run = super().create_task_handler(*args, **kwargs)
-        agents = {self.bus.names.queue_of(agent.name): agent for agent in self.bus.agents}
+        agents = self.handled = {self.bus.names.queue_of(agent.name): agent for agent in self.bus.agents}
 
         def by_celery(message: Any, event: dict[str, Any], queue: str, run: Callable[[Any], Any] = run) -> None:
             self._by_celery(run, message, event, agents[queue], queue)
 
         self._short = short = short_way(self, by_celery)
-        filtered = self._filtered or FilteredOut(self.bus, self._ack_soon, self._set_aside_soon)
-        self._filtered = filtered  # its thread outlives a lost connection
+        filtered = self.filtered or FilteredOut(self.bus, self._ack_soon, self._set_aside_soon)
+        self.filtered = filtered  # its thread outlives a lost connection
 
         def on_message(message: Any) -> None:
             queue = self.queue_of(message) or ""
@@ -355,11 +357,11 @@ def to_task_message(message: Any, event: dict[str, Any], agent: Agent, queue: st
             return False
         else:
             bus = {**bus, "stray": True}  # a process of the pool asks who wants it
-    message.headers = _headers(event, bus, agent)
+    traced = {name: text for name in TRACE if isinstance(text := message.headers.get(name), str)}
+    message.headers = {**_headers(event, bus, agent), **traced}
     redelivered = (message.delivery_info or {}).get("redelivered", False)
     message.delivery_info = {**message.delivery_info, "exchange": "", "routing_key": queue, "redelivered": redelivered}
-    body = message.body
-    text = body if isinstance(body, str) else bytes(body).decode("utf-8")
+    text = body if isinstance(body := message.body, str) else bytes(body).decode("utf-8")
     message.body = message._decoded_cache = ((text,), {}, {})
     message.content_type = message.content_encoding = None
     return True

@@ -6,7 +6,6 @@ Celery's edge, turns them into Celery's exceptions.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
@@ -19,11 +18,14 @@ from ..core.errors import line_of
 from ..core.event import Event, new_event
 from ..core.observe import Log
 from ..core.retry import Again, Dead, decide
-from .steps import Filtered, Parks, Paused, Result
+from ..core.times import chance
+from ..families import AgentResponse
+from .steps import Filtered, Parks, Paused, Result, asker, response_to
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
+    from ..bus import Bus
     from ..core.event import Encoded
     from ..ledger.facts import Claim, Delivery
     from ..ledger.ledger import Ledger
@@ -179,7 +181,7 @@ def outcome_of(call: Callable[..., Found], *arguments: Any) -> Found | BaseExcep
 
 def decided(delivery: Delivery, attempt: int, error: BaseException) -> Again | Dead:
     """Decide what follows a failed attempt, and write both into the worker's log."""
-    decision = decide(attempt - 1, error, delivery.retry, random.random())
+    decision = decide(attempt - 1, error, delivery.retry, chance())
     event = delivery.event
     match decision:
         case Again(delay):
@@ -193,9 +195,9 @@ def decided(delivery: Delivery, attempt: int, error: BaseException) -> Again | D
     return decision
 
 
-def death_of(delivery: Delivery, attempt: int | None, error: BaseException) -> list[Event]:
-    """Return the event that announces that a delivery is dead; none for one that nobody is told of."""
-    event = delivery.event
+def death_of(delivery: Delivery, attempt: int | None, error: BaseException, bus: Bus) -> list[Event]:
+    """Return what announces that a delivery is dead, and answers its event; none for one that nobody is told of."""
+    event, told = delivery.event, line_of(error)
     if not announces(event.type, delivery.replay):
         return []
     payload = DeliveryDead(
@@ -203,7 +205,15 @@ def death_of(delivery: Delivery, attempt: int | None, error: BaseException) -> l
         event_id=event.key,
         original_type=event.type,
         agent=delivery.agent,
-        error=line_of(error),
+        error=told,
         attempts=attempt or delivery.retry.max + 1,
     )
-    return [new_event(payload, source=delivery.source, cause=event)]
+    found = [new_event(payload, source=delivery.source, cause=event)]
+    if (
+        delivery.agent in bus.agents
+        and (agent := bus.agents[delivery.agent]).respond
+        and event.type != AgentResponse.event_type
+    ):
+        response = response_to(event, agent.name, delivery.id, "failure", told, 0)
+        found.append(new_event(response, source=delivery.source, cause=event, targets=asker(event, bus)))
+    return found

@@ -16,13 +16,13 @@ from celery.utils.log import get_logger
 
 from ..agents.agent import Agent
 from ..agents.filters import Failed
-from ..agents.wanting import wants
+from ..agents.wanting import Wanting, wants
 from ..core import routing
 from ..core.errors import LedgerError, LedgerRefused, line_of
 from ..core.event import Encoded, Event
 from ..core.ids import delivery_id, derived_id, is_sampled
-from ..core.observe import Log
-from ..core.outcome import NO_MATCH
+from ..core.observe import Fact, Log
+from ..core.outcome import NO_MATCH, Outcome
 from ..core.times import SECOND, now
 from ..ledger.database.rows import timer_row
 from ..ledger.timers import RETRY
@@ -99,12 +99,13 @@ class FilteredOut:
 
     def __init__(self, bus: Bus, ack: Callable[[Any], None], set_aside: Callable[[Any, object], None]) -> None:
         self._bus, self._ack, self._set_aside = bus, ack, set_aside
-        self._own: dict[str, str] = {}
+        self._own: dict[str, tuple[Wanting, str]] = {}
         #: How often each agent's filter could not be evaluated, by what was wrong.
         self.errors: Counter[tuple[str, Failed]] = Counter()
         self._waiting: deque[Waiting] = deque()
         self._has_some = threading.Event()
         self._clerk: threading.Thread | None = None
+        self._ended = False
 
     def takes(self, message: Any, event: Mapping[str, Any], agent: Agent) -> bool:
         """Say whether the agent's filter keeps an event from it; then the rest is done here.
@@ -136,14 +137,21 @@ class FilteredOut:
             self._put(Waiting(message, row, foreign, event["type"], correlation, own, recorded, "direct" in bus))
         else:
             self._ack(message)
+            self._count([agent.name])
         return True
+
+    def _count(self, agents: Sequence[str]) -> None:
+        if self._bus.spans.count is not None:
+            self._bus.spans.count([Fact("ended", (agent, Outcome.FILTERED.value)) for agent in agents])
 
     def _said(self, agent: Agent) -> str:
         """Return what an agent's filter says, as other workers find it."""
-        if agent.name not in self._own:
+        known = self._own.get(agent.name)
+        if known is None or known[0] is not agent.wanting:  # it may have been changed while the worker runs
             assert agent.wanting is not None
-            self._own[agent.name] = json([agent.wanting.as_data(self._bus.settings.filtered_share)])
-        return self._own[agent.name]
+            known = agent.wanting, json([agent.wanting.as_data(self._bus.settings.filtered_share)])
+            self._own[agent.name] = known
+        return known[1]
 
     def _failed(self, agent: Agent, failed: Failed) -> str:
         """Return why an event is kept from an agent whose filter errs; say so now and then, with how often that was."""
@@ -165,6 +173,9 @@ class FilteredOut:
         return PassedBy(id, event["id"], agent.name, replay, bus.get("broadcast", replay is None), reason)
 
     def _put(self, one: Waiting) -> None:
+        if self._bus.by_hand is not None:
+            self._write([one])
+            return
         self._waiting.append(one)
         if self._clerk is None:
             self._clerk = threading.Thread(target=self._serve, name="pipeline-filtered", daemon=True)
@@ -183,8 +194,14 @@ class FilteredOut:
         """Forget what waits: its connection has ended, and the broker gives it again."""
         self._waiting.clear()
 
+    def end(self) -> None:
+        """Write down no more: the worker has ended."""
+        self.close()
+        self._ended = True
+        self._has_some.set()
+
     def _serve(self) -> None:
-        while True:
+        while not self._ended:
             self._has_some.wait()
             self._has_some.clear()
             while self._waiting:
@@ -197,7 +214,7 @@ class FilteredOut:
     def _write(self, some: list[Waiting]) -> None:
         while True:
             try:
-                _record(self._bus.ledger, some)
+                passed_by = _record(self._bus.ledger, some)
             except LedgerError as exc:
                 if isinstance(exc, LedgerRefused):  # it would be so again
                     self._write_apart(some, exc)
@@ -210,12 +227,16 @@ class FilteredOut:
                 return
             for one in some:
                 self._ack(one.message)
+            self._count([one.row.agent for one in passed_by])
             return
 
 
-def _record(ledger: Ledger, some: Sequence[Waiting]) -> None:
-    """Write them down in one transaction; what was claimed, or has ended, stays as it is."""
-    running = ledger.subscribers.versions()
+def _record(ledger: Ledger, some: Sequence[Waiting]) -> Sequence[Waiting]:
+    """Write them down in one transaction; what was claimed, or has ended, stays as it is.
+
+    Returns those that no other version of their agents wants.
+    """
+    running = ledger.subscribers.versions({one.row.agent for one in some})
     elsewhere = {one.row.id: one for one in some if one.is_wanted(versions_of(one.row.agent, running))}
     here = [one for one in some if one.row.id not in elsewhere]
     foreign = [one.foreign for one in some if one.foreign is not None]
@@ -235,6 +256,7 @@ def _record(ledger: Ledger, some: Sequence[Waiting]) -> None:
         ledger.database.run(work)
     if elsewhere:
         logger.info("%d event(s): each %s", len(elsewhere), ELSEWHERE)
+    return here
 
 
 def _hand_over(ledger: Ledger, connection: Connection, some: Mapping[str, Waiting]) -> None:

@@ -30,7 +30,7 @@ from ..core.ids import caused_id
 from ..core.limits.limit import SLOT, is_order
 from ..core.limits.single import QUIET
 from ..core.observe import Log
-from ..core.outcome import Outcome
+from ..core.outcome import STOPPED, Outcome
 from ..core.retry import Again, Dead
 from ..core.times import SECOND, now
 from ..ledger.database.fast import CONTENT
@@ -119,7 +119,7 @@ class Inbox:
 
     def done_before(self, delivery: Delivery, claim: Claim) -> Any:
         """Finish a delivery that is in the inbox: send what may not have been sent; return a chord member's result."""
-        if delivery.turns and claim.outcome is Outcome.CANCELLED:
+        if claim.outcome in STOPPED and (delivery.turns or delivery.flow):
             lines, message = self._bus.ledger.limits.lines, delivery.message if delivery.redelivered else None
             with RECORDING:
                 lines.come_back(delivery.id, delivery.turns, message)
@@ -158,7 +158,7 @@ class Inbox:
                     self._bus.ledger.succeed(success)
         except AlreadyRecordedError as exc:
             error = exc
-            if session is not None and delivery.turns:
+            if session is not None:
                 session.rollback()  # it holds SQLite's write lock
             self._give_back(delivery)
         return [*self._recorded(success, error), *follows]
@@ -170,9 +170,8 @@ class Inbox:
 
     def _give_back(self, delivery: Delivery) -> None:
         """Hand on what a delivery has had in vain: somebody has stopped it, and now it has ended."""
-        if delivery.turns:
-            with RECORDING:
-                self._bus.ledger.limits.lines.give_back(delivery.id, delivery.turns)
+        with RECORDING:
+            self._bus.ledger.limits.lines.give_back(delivery.id, delivery.turns)
 
     def _succeed_in(self, connection: Connection, delivery: Delivery, attempt: int, success: Success) -> bool:
         ledger, ending = self._bus.ledger, Ending(delivery.id, delivery.turns, over=True)
@@ -268,18 +267,23 @@ class Inbox:
         # A member of a canvas is none that a ledger can release: Celery asks again, and it stands in line meanwhile.
         return 0.0, Paused(ASK_AGAIN, wait.reason, line=None if is_order(wait.key) else wait.key or None)
 
-    def _run(self, delivery: Delivery, **how: Any) -> Any:
-        """Return what runs the transaction that records how an attempt has ended: its turns are handed on in it."""
+    def _run(self, delivery: Delivery, follow: tuple[Any, ...] = (), **how: Any) -> Any:
+        """Return what runs the transaction that records how an attempt has ended: its turns are handed on in it.
+
+        A step of a flow moves on in it, too, with what follows.
+        """
         ledger = self._bus.ledger
-        if not delivery.turns:
-            return ledger.database.run
-        return partial(ledger.limits.lines.ending, Ending(delivery.id, delivery.turns, **how))
+        run = self._in_flow(ledger.database.run, delivery, *follow) if follow else ledger.database.run
+        if not (delivery.turns or delivery.flow):
+            return run
+        lines, ending = ledger.limits.lines, Ending(delivery.id, delivery.turns, **how)
+        return lambda work: run(lambda own: lines.ending(own, ending, work))  # the flow's row is locked before them
 
     def filtered(self, delivery: Delivery, attempt: int, reason: str) -> None:
         """Record that the agent does not want the event after all, and why."""
         with RECORDING:
             filter, follows = self._bus.ledger.deliveries.filter, list[Encoded]()
-            run = self._in_flow(self._run(delivery, over=True), delivery, DONE, follows, None)
+            run = self._run(delivery, (DONE, follows, None), over=True)
             run(lambda own: filter(own, delivery.id, attempt, reason))
         self.send(follows)
 
@@ -317,9 +321,8 @@ class Inbox:
             with RECORDING:
                 return _scheduled(hold(self._bus, Parking(delivery, attempt, wait), self._run(delivery)))
         success = self._success(delivery, attempt, parks.effects, None)
-        parking = Parking(
-            delivery, attempt, wait, success.emitted, success.later, total=parks.emitted, due_in=success.due_in
-        )
+        sent, later, rows = success.emitted, success.later, success.rows
+        parking = Parking(delivery, attempt, wait, sent, later, parks.emitted, success.due_in, rows)
         with RECORDING:
             line = wait.key if wait.kind == SLOT else None
             run = None if wait.kind == GATHERS else self._run(delivery, line=line)  # before a batch nothing has turns
@@ -381,10 +384,10 @@ class Inbox:
         return Scheduled(delay) if by_timer else Again(delay)
 
     def _die(self, delivery: Delivery, attempt: int | None, error: BaseException) -> None:
-        encoded = self._emitted(delivery, death_of(delivery, attempt, error), None)
+        encoded = self._emitted(delivery, death_of(delivery, attempt, error, self._bus), None)
         told, traceback = line_of(error), traceback_of(error)
         die, follows = self._bus.ledger.die, list[Encoded]()
-        run = self._in_flow(self._run(delivery, dead=True), delivery, FAILED, follows, None)
+        run = self._run(delivery, (FAILED, follows, None), dead=True)
         if delivery.leads:
             made = attempt or delivery.retry.max + 1
             run = partial(self._bus.ledger.waiting.batches.dying, run, delivery.id, made, told, traceback)

@@ -13,6 +13,7 @@ from ..brokers.expiry import DEADLINE, is_over
 from ..core.errors import EventTooLarge, InvalidEvent
 from ..core.event import CONTENT_TYPE
 from ..core.ids import Seal, foreign_id
+from ..core.times import utc_now
 
 #: An ETA further away than this is a mistake: Celery would hold the message in memory all that time.
 MAX_ETA = timedelta(days=365)
@@ -148,7 +149,7 @@ def _check_time(name: str, value: Any) -> None:
     if not isinstance(value, str):
         raise InvalidEvent(f"task header {name!r} is {value!r}, not an ISO 8601 time")
     time = datetime.fromisoformat(value)
-    if name == "eta" and (time if time.tzinfo else time.replace(tzinfo=UTC)) > datetime.now(UTC) + MAX_ETA:
+    if name == "eta" and (time if time.tzinfo else time.replace(tzinfo=UTC)) > utc_now() + MAX_ETA:
         raise InvalidEvent(f"task header 'eta' {value} is more than {MAX_ETA.days} days away")
 
 

@@ -15,7 +15,8 @@ from celery.worker.request import Request
 from celery.worker.state import task_ready
 
 from ..core.errors import NotAnEventError, line_of
-from ..core.observe import Log
+from ..core.observe import Fact, Log
+from ..core.outcome import Outcome
 from ..core.retry import Again, Dead
 from ..limits.gate import Gate
 from .delivery import NotRecordedError
@@ -119,11 +120,19 @@ class PlainRequest(DeliveryRequest):
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> None:
         """After a hard time limit try again, on this agent's queue only, or set aside after the last attempt."""
+        self._count(exc_info.exception)
         if isinstance(exc_info.exception, TimeLimitExceeded):
             if self._context.retries < self.task.max_retries and self._retry_worker_lost(exc_info.exception, exc_info):
                 return
             self.reject(requeue=False)  # before Celery, which would requeue it for ever
         super().on_failure(exc_info, send_failed_event, return_ok)
+
+    def _count(self, error: BaseException) -> None:
+        """Count an attempt that could not be counted where it ran, whose process has died."""
+        count = self.task.bus.spans.count
+        if count is not None and isinstance(getattr(error, "exc", error), (TimeLimitExceeded, WorkerLostError)):
+            outcome = Outcome.RETRYING if self._context.retries < self.task.max_retries else Outcome.DEAD
+            count([Fact("ended", (self.task.agent.name, outcome.value))])
 
     def on_timeout(self, soft: bool, timeout: float) -> None:
         """Report a time limit; the pool has called on_failure() before, which decided what follows."""

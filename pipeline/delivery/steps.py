@@ -5,24 +5,29 @@ A step calls on, or answers by itself; errors are raised. A new one is a functio
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from ..agents.effects import NOTHING, Effects
 from ..agents.filters import Failed
-from ..agents.payloads import arguments, attributes_read, reads_as_published
+from ..agents.pausing.within import HANDLING
+from ..agents.payloads import answer_of, arguments, attributes_read, reads_as_published
 from ..agents.runner import call
 from ..agents.strand import aside
 from ..agents.waiting import Parked
 from ..contracts.newer import SHORTEST, NewerMajor
+from ..core.door.dids import is_did
 from ..core.errors import InvalidStep, LedgerError, Shed, TooManyHops, line_of
-from ..core.outcome import NO_MATCH
+from ..core.event import Payload
+from ..core.ids import derived_id
+from ..core.outcome import NO_MATCH, Outcome
 from ..core.retry import PERMANENT, pause_for
-from ..core.routing import needs_receiver
+from ..core.routing import needs_receiver, wants
+from ..core.times import chance, monotonic, utc_now
+from ..families import AgentResponse
 from ..ledger.database.rows import attempt_made
 from ..ledger.waiting.wait import Wait
 from ..limits.pauses import wait_for
@@ -34,6 +39,7 @@ if TYPE_CHECKING:
     from ..agents.agent import Agent
     from ..agents.context import Context
     from ..bus import Bus
+    from ..core.event import Event
     from ..ledger.waiting.pauses import Pause
 
 
@@ -96,6 +102,8 @@ class Parks:
 
 
 Result = Done | Filtered | Paused | Parks
+#: What each is called where deliveries are counted and traced.
+OUTCOMES = {Done: Outcome.SUCCEEDED, Filtered: Outcome.FILTERED, Paused: Outcome.PARKED, Parks: Outcome.PARKED}
 
 
 @dataclass(slots=True)
@@ -106,6 +114,7 @@ class Attempt:
         filtering: whether the agent's filter is asked here. None for what the worker's loop has decided, as it does
             where the filter can see what the handler will see.
         in_canvas: whether a chord or chain waits for what comes of it, and it cannot be parked.
+        keeps_result: whether somebody waits for what it returns.
         asked: whether somebody has asked for this very delivery.
         arguments: what the handler is called with, once the contract was checked.
         take: takes the turns that the delivery needs of limits over all workers, or says what it waits for.
@@ -117,6 +126,7 @@ class Attempt:
     context: Context
     filtering: bool | None = None
     in_canvas: bool = False
+    keeps_result: bool = False
     asked: bool = False
     arguments: tuple[Any, ...] = ()
     take: Callable[[], Result | None] | None = None
@@ -134,9 +144,12 @@ def observe(attempt: Attempt, call_next: Callable[[], Result]) -> Result:
     spans = attempt.bus.spans
     if not spans.heard:
         return call_next()
-    event = attempt.context.event
-    with spans.span("deliver", agent=attempt.agent.name, event=event, attempt=attempt.context.attempt):
-        return call_next()
+    context, agent = attempt.context, attempt.agent
+    about = {"agent": agent.name, "event": context.event, "attempt": context.attempt, "delivery": context.delivery_id}
+    with spans.span("deliver", **about, retry=agent.retry, replay=context.replay, asked=attempt.asked) as known:
+        result = call_next()
+        known["outcome"], known["events"] = OUTCOMES[type(result)], context.events
+        return result
 
 
 def bounded(attempt: Attempt, call_next: Callable[[], Result]) -> Result:
@@ -168,11 +181,11 @@ def unpaused(attempt: Attempt, call_next: Callable[[], Result]) -> Result:
             raise
         context.close()  # its session holds SQLite's write lock
         if not bus.has_ledger:
-            seconds = pause_for(asked_by(limited), 0, random.random())
+            seconds = pause_for(asked_by(limited), 0, chance())
             return Paused(min(seconds, LONGEST_IN_MEMORY), line_of(exc))
         scope = limited.scope or (*agent.scopes, agent.name)[0]
         try:
-            pause = aside(partial(bus.pauses.limit, agent, scope, line_of(exc), asked_by(limited)))
+            pause = aside(partial(bus.pauses.limit, agent, scope, line_of(exc), asked_by(limited), limited.longest))
         except LedgerError:
             raise exc from None
         return _held_back(attempt, pause, REFUSED if agent.bound is not None else None)
@@ -233,6 +246,34 @@ def contract(attempt: Attempt, call_next: Callable[[], Result]) -> Result:
     return call_next()
 
 
+def capable(attempt: Attempt, call_next: Callable[[], Result]) -> Result:
+    """Check what the event asks of a capability, and what the handler returns; raise InvalidEvent for what is wrong."""
+    agent, event = attempt.agent, attempt.context.event
+    asked = next((one for one in agent.capabilities if one.type == event.type), None)
+    if asked is None:
+        return call_next()
+    asked.check_input(event.data)
+    result = call_next()
+    if isinstance(result, Done) and asked.output is not None:
+        asked.check_output(answer_of(agent.name, result.value, attempt.bus.blobs.context))
+    return result
+
+
+def responding(attempt: Attempt, call_next: Callable[[], Result]) -> Result:
+    """Answer the event with what the handler returned, and how long it took; nobody answers an answer."""
+    agent, context = attempt.agent, attempt.context
+    started = monotonic()
+    result = call_next()
+    if agent.respond and isinstance(result, Done) and context.event.type != AgentResponse.event_type:
+        value = answer_of(agent.name, result.value, attempt.bus.blobs.context)
+        response = response_to(context.event, agent.name, context.delivery_id, "success", value, monotonic() - started)
+        context.publish(response, targets=aside(partial(asker, context.event, attempt.bus)))
+        if not attempt.keeps_result:  # payloads are events, too
+            values = result.value if isinstance(result.value, (list, tuple)) else (result.value,)
+            return Done([one for one in values if isinstance(one, Payload)])
+    return result
+
+
 def wanted(attempt: Attempt, call_next: Callable[[], Result]) -> Result:
     """Ask the agent's filter about the data as the handler gets it: upcast, of a stray, or of another routing key."""
     agent, event = attempt.agent, attempt.context.event
@@ -248,12 +289,12 @@ def wanted(attempt: Attempt, call_next: Callable[[], Result]) -> Result:
 def gathered(attempt: Attempt, call_next: Callable[[], Result]) -> Result:
     """Let the events of an agent that takes many at once wait for each other, and call on with all of them.
 
-    What somebody has asked for, and what a canvas waits for, comes alone.
+    What somebody has asked for, or waits for the result of, comes alone.
     """
     agent, context = attempt.agent, attempt.context
     if agent.batch is None:
         return call_next()
-    is_alone = attempt.asked or attempt.in_canvas
+    is_alone = attempt.asked or attempt.keeps_result
     others = () if is_alone else aside(partial(others_in_batch, attempt.bus, agent, context))
     if isinstance(others, Wait):
         return Parks(others, emitted=context.emitted_before)
@@ -279,6 +320,36 @@ def limited(attempt: Attempt, call_next: Callable[[], Result]) -> Result:
     return call_next() if parks is None else parks
 
 
+def response_to(
+    event: Event, agent: str, delivery: str, status: Literal["success", "failure"], result: Any, seconds: float
+) -> AgentResponse:
+    """Return what an agent answers to an event, after so many seconds."""
+    return AgentResponse(
+        response_id=derived_id(delivery, "response"),
+        original_event_id=event.key,
+        agent_id=agent,
+        status=status,
+        result=result,
+        time=utc_now(),
+        processing_time_ms=seconds * 1000,
+    )
+
+
+def asker(event: Event, bus: Bus) -> tuple[str, ...]:
+    """Return the agent that an event came from, which alone gets the answer if it listens to answers; else none."""
+    source, subscribers = event.source, bus.ledger.subscribers if bus.has_ledger else None
+    _, is_agents, name = source.rpartition("/agent/")
+    if not is_agents and is_did(source):
+        here = bus.agents[source].name if source in bus.agents else ""
+        name = here or ("" if subscribers is None else subscribers.named([source]).get(source, ""))
+    elif not is_agents:
+        return ()
+    patterns = None if subscribers is None else subscribers.known().get(name)
+    if patterns is None:
+        patterns = bus.agents[name].patterns if name in bus.agents else ()
+    return (name,) if wants(patterns, AgentResponse.event_type or "") else ()
+
+
 STEPS: tuple[Step, ...] = (
     observe,
     bounded,
@@ -290,6 +361,8 @@ STEPS: tuple[Step, ...] = (
     gathered,
     limited,
     unbroken,
+    responding,
+    capable,
 )
 #: Those of an agent that declares nothing which the others are for: each costs half a microsecond.
 FEW: tuple[Step, ...] = (observe, bounded, unpaused, contract, wanted)
@@ -299,7 +372,7 @@ def run(attempt: Attempt, steps: tuple[Step, ...] | None = None) -> Result:
     """Take an attempt through the steps, and at their end call the handler."""
     agent = attempt.agent
     if steps is None:
-        steps = STEPS if any((agent.breaker, agent.bound, agent.is_limited, agent.batch, agent.debounce)) else FEW
+        steps = FEW if agent.is_plain else STEPS
     call_next: Callable[[], Result] = partial(_handle, attempt)
     for step in reversed(steps):
         call_next = partial(step, attempt, call_next)
@@ -307,7 +380,7 @@ def run(attempt: Attempt, steps: tuple[Step, ...] | None = None) -> Result:
 
 
 def _handle(attempt: Attempt) -> Result:
-    context = attempt.context
+    before = HANDLING.set(context := attempt.context)
     try:
         value = call(attempt.agent, attempt.arguments, attempt.bus.loop)
     except (Parked, BaseExceptionGroup) as exc:
@@ -317,6 +390,8 @@ def _handle(attempt: Attempt) -> Result:
         effects = context.end()
         context.close()
         return Parks(context.begun_wait, effects, context.emitted)
+    finally:
+        HANDLING.reset(before)
     if context.waiting is not None and context.begun_wait is not None:
         raise InvalidStep(
             f"agent {attempt.agent.name!r} has caught what ends its handler while it {context.begun_wait.reason}: let "

@@ -7,13 +7,12 @@ The same is done with what this version's filter keeps back, and the filter of a
 
 from __future__ import annotations
 
-import random
 from collections.abc import Hashable
 from typing import TYPE_CHECKING
 
 from ..agents.wanting import wants_read
 from ..core.routing import wants
-from ..core.times import micros, monotonic, now
+from ..core.times import chance, micros, monotonic, now
 from ..ledger.facts import Delivery
 from .steps import Filtered, Paused
 
@@ -48,7 +47,7 @@ def handed_on(delivery: Delivery) -> Paused | None:
     if delivery.handed >= MOST:
         return None
     # Two strays that came back in turns would go to the same two workers each time: RabbitMQ deals out in turns, too.
-    pause = random.uniform(0.05, 1.0) * min(SHORTEST * 1.2**delivery.handed, LONGEST_UNKNOWN)
+    pause = (0.05 + 0.95 * chance()) * min(SHORTEST * 1.2**delivery.handed, LONGEST_UNKNOWN)
     return Paused(pause, WAITS.format(delivery.event.type))
 
 
@@ -67,7 +66,7 @@ def answered(bus: Bus, delivery: Delivery) -> Paused | Filtered | None:
 def refused(bus: Bus, delivery: Delivery, filtered: Filtered) -> Paused | Filtered:
     """Say what becomes of an event that this version's filter keeps back: another one that runs may want it."""
     event, own = delivery.event, bus.agents[delivery.agent].reads.get(delivery.event.type)
-    running = bus.ledger.subscribers.versions()
+    running = bus.ledger.subscribers.versions([delivery.agent])
     for version in (versions[delivery.agent] for versions in running if delivery.agent in versions):
         if wants(version.patterns, event.type) and wants_read(version.filters, event, bus.types, own):
             return kept(delivery, ELSEWHERE)
@@ -75,7 +74,7 @@ def refused(bus: Bus, delivery: Delivery, filtered: Filtered) -> Paused | Filter
 
 
 def _about(seconds: float) -> float:
-    return seconds * random.uniform(0.5, 1.0)
+    return seconds * (0.5 + 0.5 * chance())
 
 
 class Told:

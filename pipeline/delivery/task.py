@@ -6,7 +6,6 @@ decode -> claim -> steps around the handler -> record with the effects -> send t
 from __future__ import annotations
 
 import logging
-import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +18,13 @@ from celery.utils.log import get_task_logger
 from ..agents.context import Context
 from ..agents.payloads import answer_of, returned_payloads
 from ..agents.strand import aside
-from ..core.door.replies import is_waited_for, wants_reply
+from ..core.door.replies import too_late, wants_reply
 from ..core.errors import InvalidEvent, NotAnEventError, WorkerDied, line_of
 from ..core.event import Event, Payload
 from ..core.ids import delivery_id
 from ..core.observe import Log
 from ..core.retry import Again, Dead
+from ..core.times import pause
 from ..ledger.facts import Claim, Delivery
 from .delivery import Begun, NotRecordedError, Postponed, Scheduled, Verdict, message_number
 from .raised import is_order, marked, presentable
@@ -82,6 +82,7 @@ class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
             raise Reject(line_of(cause), requeue=True) from None  # Celery logs what it is raised from
 
     def _deliver(self, message: str | dict[str, Any], failed: BaseException | None) -> Any:
+        self.bus.spans.look()
         begun = getattr(self.request, "begun", None)
         if isinstance(begun, Begun) and begun.attempt:
             return self._attempt(begun.delivery, begun.attempt, begun.outcome)
@@ -152,22 +153,15 @@ class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
             made: what came of it where it was made before.
 
         """
-        if made is None and delivery.is_request and not is_waited_for(delivery.event.model_extra):
-            return Filtered("whoever has asked waits no longer", by_filter=False)
+        begun, more = attempt > 1 or delivery.resumed, delivery.event.model_extra
+        if made is None and not delivery.asked and (reason := too_late(more, begun=begun)):
+            return Filtered(reason, by_filter=False)
         if not (made or delivery.wanted) and (stray := self.books.stray(delivery)) is not None:
             return stray
         take = partial(self.books.take, delivery) if delivery.turns else None
-        found = made or run(
-            Attempt(
-                self.bus,
-                self.agent,
-                context,
-                self._filtering(delivery, attempt),
-                in_canvas=delivery.in_canvas,
-                asked=delivery.asked,
-                take=take,
-            )
-        )
+        filtering, keeps = self._filtering(delivery, attempt), delivery.in_canvas or delivery.keeps_result
+        about = Attempt(self.bus, self.agent, context, filtering, delivery.in_canvas, keeps, delivery.asked, take=take)
+        found = made or run(about)
         return self.books.refused(delivery, found) if isinstance(found, Filtered) and found.by_filter else found
 
     def _filtering(self, delivery: Delivery, attempt: int) -> bool | None:
@@ -259,14 +253,13 @@ class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
         headers = {**(self.request.headers or {}), "bus": self._signed(self.request.args[0], marks)}
         handed_on = self.signature_from_request(self.request, countdown=delay, headers=headers)
         outcome = self._sent_again(handed_on, delay, error)
-        aside(partial(time.sleep, AFTER_YOU))
+        aside(partial(pause, AFTER_YOU))
         return outcome
 
     def _sent_again(self, again: Signature, delay: float, error: BaseException) -> BaseException:
-        is_eager = self.request.is_eager
-        outcome: BaseException = CeleryRetry(line_of(error), error, delay, is_eager, again)
+        outcome: BaseException = CeleryRetry(line_of(error), error, delay, self.request.is_eager, again)
         try:
-            if not is_eager:
+            if not self.request.is_eager:
                 aside(again.apply_async)
         except Exception as exc:  # whatever the broker has against it: back in the queue it is merely early
             outcome = Reject(exc, requeue=True)
@@ -285,6 +278,8 @@ class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
         is_own = "ledger" in bus
         asked, in_canvas = not bus.keys().isdisjoint(ASKED), not request.ignore_result
         flow, pos = bus.get("flow") or (None, 0)
+        # Of a request that a flow has begun with, its own delivery is what is asked, and no step.
+        is_request = "replay" not in bus and flow is None and wants_reply(event.model_extra)
         return Delivery(
             # The consumer has derived it, but for tasks, whose id canvases and other programs may choose.
             id=bus.get("delivery") or (request.id if is_own else delivery_id(event.key, self.agent.name)),
@@ -307,10 +302,10 @@ class DeliveryTask(Task):  # type: ignore[misc]  # celery's classes are untyped
             resumed="goes_on" in bus,
             handed=bus.get("handed", 0),
             waits=bus.get("waits"),
-            leads=self.agent.batch is not None and not (asked or in_canvas),
+            leads=self.agent.batch is not None and not (asked or in_canvas or is_request),
             flow=flow,
             pos=pos,
-            is_request=(is_request := "replay" not in bus and wants_reply(event.model_extra)),
+            is_request=is_request,
             keeps_result=flow is not None or is_request,
             turns=turns_of(self.agent, event, is_replayed="replay" in bus) if self.agent.is_limited else (),
         )

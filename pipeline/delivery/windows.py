@@ -41,17 +41,22 @@ class WindowsStep(StartStopStep):  # type: ignore[misc]  # celery's classes are 
     def start(self, consumer: Any) -> None:
         """Give them; all other queues share the window that Celery has set. Paused agents' queues are left alone."""
         consumer.hold()
-        bus, kind = consumer.bus, kind_of(consumer.connection.transport)
-        if consumer.app.conf.worker_disable_prefetch:  # what is held then is for Celery to count
-            return
-        if kind.gives_unseen and isinstance(consumer.pool, SoloPool):
-            return
-        controller = consumer.controller
-        concurrency = controller.max_concurrency or controller.concurrency
-        windows = {
-            bus.names.queue_of(agent.name): window(agent, concurrency, consumer.prefetch_multiplier, lane)
-            for agent in bus.agents
-            for lane in (consumer.in_lane(agent),)
-            if kind.has_windows_for_all or agent.max_concurrent or lane
-        }
-        consumer.task_consumer.channel.windows = {queue: most for queue, most in windows.items() if most}
+        give_windows(consumer)
+
+
+def give_windows(consumer: Any) -> None:
+    """Give agents their windows, which count for what begins to be consumed from now on."""
+    bus, kind = consumer.bus, kind_of(consumer.connection.transport)
+    if consumer.app.conf.worker_disable_prefetch:  # what is held then is for Celery to count
+        return
+    if kind.gives_unseen and isinstance(consumer.pool, SoloPool):
+        return
+    controller = consumer.controller
+    concurrency = controller.max_concurrency or controller.concurrency
+    windows = {
+        bus.names.queue_of(agent.name): window(agent, concurrency, consumer.prefetch_multiplier, lane)
+        for agent in bus.agents
+        for lane in (consumer.in_lane(agent),)
+        if kind.has_windows_for_all or agent.max_concurrent or lane
+    }
+    consumer.task_consumer.channel.windows = {queue: most for queue, most in windows.items() if most}

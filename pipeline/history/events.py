@@ -16,7 +16,7 @@ from ..core.errors import InvalidEvent, InvalidSelection, UnknownEvent
 from ..core.event import Event, Payload
 from ..core.observe import Log
 from ..core.routing import pattern_of
-from ..core.times import micros, moment
+from ..core.times import as_json_time, micros, moment
 from ..core.topics import matches
 from ..ledger import log
 from ..ledger.aside import Bad, printable, read, read_all
@@ -28,6 +28,8 @@ logger = Log(logging.getLogger(__name__))
 
 #: Events that are looked through for one that another program has given an id.
 LOOKED_AT = 10_000
+#: Events of the log between two beats of who reads them.
+BEAT = 1000
 #: A place in the log: an aware datetime, or a sequence number.
 Moment = datetime | int | None
 
@@ -61,6 +63,28 @@ class Recorded(NamedTuple):
             data["key"] = self.event.key
         return data if self.replay is None else {**data, "replay": self.replay}
 
+    def as_answer(self) -> dict[str, Any]:
+        """Return it as JSON data for other programs: with when the ledger got it, and times as everybody reads them."""
+        # What another program has left out or written otherwise.
+        times = {"time": as_json_time(self.event.time), "recorded": as_json_time(self.recorded)}
+        return {**self.as_data(), **times}
+
+
+def place_of(position: Position) -> str:
+    """Return a place in the log as a text."""
+    tx, seq = position
+    return f"{tx}-{seq}"
+
+
+def read_place(text: str) -> Position:
+    """Return the place in the log that a text stands for, its beginning for none; raise InvalidSelection."""
+    if not text:
+        return log.BEGIN
+    tx, dash, seq = text.partition("-")
+    if not (dash and tx.isdecimal() and seq.isdecimal() and len(text) < 40):
+        raise InvalidSelection(f"after: {text!r} is no place in the log; take it from `next`")
+    return min(int(tx), log.HIGHEST), min(int(seq), log.HIGHEST)
+
 
 @dataclass(frozen=True)
 class EventQuery:
@@ -74,6 +98,7 @@ class EventQuery:
         replayed: also events that a replay emitted.
         batch: rows that are read at once.
         metadata: names in the events' metadata, each with its value; values are compared as texts.
+        after: a place in the log's order, such as a Recorded's position: only what comes after it.
         pattern: the type as a topic pattern.
         bounds: since and up_to as the ledger has them.
 
@@ -89,6 +114,7 @@ class EventQuery:
     replayed: bool = False
     batch: int = 1000
     metadata: Mapping[str, Any] | None = None
+    after: Position = log.BEGIN
     pattern: str | None = field(init=False, repr=False, compare=False)
     bounds: Bounds = field(init=False, repr=False, compare=False)
 
@@ -119,23 +145,96 @@ class EventQuery:
         return all(tag_of(metadata.get(name)) == tag_of(value) for name, value in (self.metadata or {}).items())
 
 
-def get_events(ledger: Ledger, query: EventQuery, bad: Callable[[Bad], None] | None = None) -> Iterator[Recorded]:
+def get_events(
+    ledger: Ledger,
+    query: EventQuery,
+    bad: Callable[[Bad], None] | None = None,
+    beat: Callable[[], object] | None = None,
+) -> Iterator[Recorded]:
     """Return the events of the log that a query wants, in order, read page by page as the caller goes on.
 
     What is appended after the first one was read is left out. Nothing is held open between two pages.
 
     Arguments:
         bad: is told of each event that cannot be read, and is left out; default a line in the log of this program.
+        beat: is called now and then, also while nothing is found; what it raises ends the reading.
 
     """
     with ledger.database.reading() as connection:
         paths = _paths(connection, query)
         narrow = query.agent_id is query.correlation is None and not query.metadata
-        window = log.window_of(ledger.database, connection, query.bounds, narrow=narrow)
+        begin, end = log.window_of(ledger.database, connection, query.bounds, narrow=narrow)
+        window = max(begin, query.after), end
     size = max(query.batch // max(len(paths), 1), min(query.batch, log.SMALLEST_PAGE))
     pages = [rows(ledger.database, path, window, query.bounds, replayed=query.replayed, batch=size) for path in paths]
-    found = readable(filter(query.accepts, merged(pages)), bad)
+    read = merged(pages) if beat is None else _beating(merged(pages), beat)
+    found = readable(filter(query.accepts, read), bad)
     yield from found if query.metadata is None else filter(query.is_about, found)
+
+
+def _beating(rows: Iterator[Row[Any]], beat: Callable[[], object]) -> Iterator[Row[Any]]:
+    for number, row in enumerate(rows):
+        if number % BEAT == 0:
+            beat()
+        yield row
+
+
+class Wanted(NamedTuple):
+    """Which events somebody who follows the log wants: those that match everything given.
+
+    Attributes:
+        pattern: a topic pattern.
+        correlation: a correlation id.
+        matches: what a filter says of an event's attributes.
+
+    """
+
+    pattern: str | None = None
+    correlation: str | None = None
+    matches: Callable[[Mapping[str, Any]], bool] | None = None
+
+    def takes(self, event: Event, attributes: Mapping[str, Any]) -> bool:
+        """Say whether an event is one of them."""
+        return (
+            self.correlation in (None, event.correlation_id)
+            and (self.pattern is None or matches(self.pattern, event.type))
+            and (self.matches is None or self.matches(attributes))
+        )
+
+
+class Page(NamedTuple):
+    """Events that come next in the log.
+
+    Attributes:
+        records: those that can be read; those of replays are not among them.
+        end: the position up to which the log was looked through.
+        more: whether there may be more behind it now.
+
+    """
+
+    records: list[Recorded]
+    end: Position
+    more: bool
+
+
+def next_events(ledger: Ledger, after: Position, limit: int) -> Page:
+    """Return the events that come next in the log, for somebody who follows it: no other one will appear before them.
+
+    Arguments:
+        after: the end of the page before, or what end_of_log() returned.
+        limit: how many at most.
+
+    """
+    query = select(*COLUMNS).where(log.after(ledger.database, after), events.c.replay.is_(None)).limit(limit)
+    with ledger.database.reading() as connection:
+        found = connection.execute(log.in_order(log.stable(ledger.database, query))).all()
+    end = log.position_of(found[-1]) if found else after
+    return Page(list(readable(found)), end, len(found) == limit)
+
+
+def end_of_log(ledger: Ledger) -> Position:
+    """Return the position after all events whose order is settled."""
+    return ledger.database.read(lambda connection: log.end_of_log(ledger.database, connection))
 
 
 def get_event(ledger: Ledger, id: str) -> Recorded:

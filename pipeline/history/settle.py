@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,7 +9,7 @@ from sqlalchemy import Connection, select
 
 from ..core.errors import InvalidSelection, SettleTimeout
 from ..core.outcome import OPEN, Outcome
-from ..core.times import monotonic
+from ..core.times import passed, pause
 from ..ledger.aside import read_all
 from ..ledger.database.rows import chunks
 from ..ledger.database.tables import events, outbox, timers
@@ -80,17 +79,26 @@ def settled(ledger: Ledger, event_id: str) -> Settled:
             raise unknown_event(ledger, connection, event_id)
         if not is_published:
             return Settled(timers=(event_id,))
-        tree = tree_of(connection, correlation, event_id)
-        caused = list(tree)
-        return Settled(
-            unsent=_unsent(connection, caused),
-            timers=_delayed(connection, correlation, caused),
-            deliveries=tuple(
-                (event, delivery) for event in caused for delivery in event.deliveries if delivery.outcome in OPEN
-            ),
-            undelivered=_undelivered(ledger, connection, caused),
-            flows=tuple(flow for flow in tree.flows if not flow.ended),
-        )
+        return _settled(ledger, connection, tree_of(connection, correlation, event_id))
+
+
+def all_settled(ledger: Ledger, correlation: str) -> Settled:
+    """Say what is still open of all events of a correlation; nothing is where there are none."""
+    with at_one_time(ledger) as connection:
+        return _settled(ledger, connection, tree_of(connection, correlation, None))
+
+
+def _settled(ledger: Ledger, connection: Connection, tree: Trace) -> Settled:
+    caused = list(tree)
+    return Settled(
+        unsent=_unsent(connection, caused),
+        timers=_delayed(connection, tree.correlation, caused),
+        deliveries=tuple(
+            (event, delivery) for event in caused for delivery in event.deliveries if delivery.outcome in OPEN
+        ),
+        undelivered=_undelivered(ledger, connection, caused),
+        flows=tuple(flow for flow in tree.flows if not flow.ended),
+    )
 
 
 def settle(ledger: Ledger, event_id: str, timeout: float, interval: float = 0.05) -> Trace:
@@ -105,12 +113,12 @@ def settle(ledger: Ledger, event_id: str, timeout: float, interval: float = 0.05
     """
     if not (timeout >= 0 and interval > 0):
         raise InvalidSelection(f"timeout: {timeout!r} and interval {interval!r} must be seconds of 0 or more")
-    deadline = monotonic() + timeout
+    deadline = passed() + timeout
     while not (state := settled(ledger, event_id)):
-        left = deadline - monotonic()
+        left = deadline - passed()
         if left <= 0:
             raise SettleTimeout(_still_open(event_id, timeout, state.lines()))
-        time.sleep(min(interval, left))  # between two looks: what settles is in other processes
+        pause(min(interval, left))  # between two looks: what settles is in other processes
     return trace(ledger, event_id)
 
 

@@ -178,12 +178,17 @@ def _delivery(
     due: int | None,
     *more: Any,
 ) -> DeliveryNode:
-    return DeliveryNode(id, agent, _OUTCOMES[outcome], attempts, _time(started), _time(ended), _time(due), *more)
+    return DeliveryNode(id, agent, _OUTCOMES[outcome], attempts, _time(started), _time(ended), _due(due), *more)
 
 
 def _flow(row: Row[Any]) -> FlowNode:
     times = moment(row.started), _time(row.ended), _time(row.due)
     return FlowNode(row.id, row.name, row.kind, row.status, row.event_id, *times, row.reason)
+
+
+def _due(at: int | None) -> datetime | None:
+    """Return when a delivery is due; None for one that is sent at once, or is being sent."""
+    return None if at is None or at <= 0 else moment(at)
 
 
 def _time(at: int | None) -> datetime | None:

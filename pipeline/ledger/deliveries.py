@@ -23,12 +23,13 @@ from sqlalchemy import Connection, and_, bindparam, case, delete, func, literal_
 from ..core.errors import LedgerError
 from ..core.ids import delivery_id
 from ..core.observe import Log
-from ..core.outcome import Outcome
+from ..core.outcome import STOPPED, Outcome
 from ..core.times import SECOND, now
 from .aside import Bad, printable
 from .database.database import Database
 from .database.fast import Single, Statement
-from .database.rows import DEAD_AFTER, chunks, unrouted_id, unrouted_row
+from .database.leases import clock
+from .database.rows import chunks, unrouted_id, unrouted_row
 from .database.statements import RUNNER, blank_steps, claim_with, drop_reservations, drop_steps, relaxed
 from .database.tables import OPEN, deliveries
 from .facts import Delivery, Success
@@ -107,7 +108,6 @@ class Deliveries:
             "broadcast": delivery.broadcast,
             "expected": -1 if delivery.expected is None else delivery.expected - 1,
             "redelivered": delivery.redelivered,
-            "alive": at - round(DEAD_AFTER * SECOND),
         }
 
     def known(self, id: str) -> Statement:
@@ -121,11 +121,11 @@ class Deliveries:
 
     def again(self, connection: Connection, id: str, attempt: int, *, due: int, error: str) -> bool:
         """Record a failed attempt, and when the next is to be queued (microseconds); say if it was the last one."""
-        return self._recorded(connection, self._again, {"key": id, "attempt": attempt, "due": due, "error": error})
+        return self._recorded(connection, self._again, id, attempt=attempt, due=due, error=error)
 
     def pause(self, connection: Connection, id: str, attempt: int, *, due: int, reason: str | None = None) -> bool:
         """Record that the handler is to be called later, and that this attempt does not count."""
-        return self._recorded(connection, self._pause, {"key": id, "attempt": attempt, "due": due, "error": reason})
+        return self._recorded(connection, self._pause, id, attempt=attempt, due=due, error=reason)
 
     def park(
         self, connection: Connection, id: str, attempt: int, *, due: int | None, reason: str, emitted: int
@@ -137,8 +137,7 @@ class Deliveries:
             emitted: how many events it has emitted so far.
 
         """
-        row = {"key": id, "attempt": attempt, "due": due, "error": reason, "emitted": emitted}
-        return self._recorded(connection, self._park, row)
+        return self._recorded(connection, self._park, id, attempt=attempt, due=due, error=reason, emitted=emitted)
 
     def unpark(self, connection: Connection, ids: Sequence[str]) -> list[str]:
         """Let parked deliveries be sent to their queues with the next sweep; return those that were parked."""
@@ -157,8 +156,7 @@ class Deliveries:
 
     def filter(self, connection: Connection, id: str, attempt: int, reason: str | None = None) -> bool:
         """Record that the agent does not want the event after all; the handler was not called."""
-        row = {"key": id, "attempt": attempt, "ended": now(), "error": reason}
-        return self._recorded(connection, self._filter, row)
+        return self._recorded(connection, self._filter, id, attempt=attempt, ended=now(), error=reason)
 
     def pass_by(self, connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
         """Record that agents do not want events (id, event_id, agent, replay, broadcast, error), before any claim."""
@@ -168,8 +166,7 @@ class Deliveries:
     def pass_queued(self, connection: Connection, ids: Sequence[str], reason: str) -> None:
         """Record that agents do not want events, of deliveries that wait; of others there is nothing to record."""
         passed = {"outcome": Outcome.FILTERED.value, "started": now(), "ended": now(), "error": reason}
-        for some in chunks(ids):
-            self._set(connection, and_(deliveries.c.id.in_(some), deliveries.c.outcome == _QUEUED), passed)
+        self._set_all(connection, ids, passed, deliveries.c.outcome == _QUEUED)
 
     def hand_over(self, connection: Connection, rows: Sequence[dict[str, Any]], due: int) -> set[str]:
         """Let events (as for pass_by()) wait for another version of their agents; return those that nobody has yet.
@@ -190,13 +187,12 @@ class Deliveries:
 
         """
         statement = self._die if attempt is None else self._die.where(deliveries.c.attempts == attempt)
-        row = {"key": id, "ended": now(), "error": error, "traceback": traceback}
-        return self._recorded(connection, statement, row)
+        return self._recorded(connection, statement, id, ended=now(), error=error, traceback=traceback)
 
-    def _recorded(self, connection: Connection, statement: Any, row: Mapping[str, Any]) -> bool:
-        if connection.execute(statement, row).rowcount:
+    def _recorded(self, connection: Connection, statement: Any, id: str, **row: Any) -> bool:
+        if connection.execute(statement, {"key": id, **row}).rowcount:
             return True
-        self.expect_claim(connection, row["key"])
+        self.expect_claim(connection, id)
         return False
 
     def expect_claim(self, connection: Connection, id: str) -> None:
@@ -259,9 +255,7 @@ class Deliveries:
 
     def wait_on(self, connection: Connection, ids: Sequence[str], reason: str) -> None:
         """Note what parked deliveries wait for from now on, without a time at which that ends."""
-        for some in chunks(ids):
-            parked = and_(deliveries.c.id.in_(some), deliveries.c.outcome == _PARKED)
-            self._set(connection, parked, {"error": reason, "due": None})
+        self._set_all(connection, ids, {"error": reason, "due": None}, deliveries.c.outcome == _PARKED)
 
     def end_members(
         self, connection: Connection, ids: Sequence[str], outcome: Outcome, attempt: int, **why: str | None
@@ -270,9 +264,8 @@ class Deliveries:
         values = {"outcome": outcome.value, "ended": now(), "due": None, "attempts": attempt, "error": None, **why}
         found: list[str] = []
         for some in chunks(ids):
-            parked = and_(deliveries.c.id.in_(some), deliveries.c.outcome == _PARKED)
-            ended = update(deliveries).where(parked).values(values).returning(deliveries.c.id)
-            found += connection.execute(ended).scalars()
+            ended = update(deliveries).where(deliveries.c.id.in_(some), deliveries.c.outcome == _PARKED).values(values)
+            found += connection.execute(ended.returning(deliveries.c.id)).scalars()
         return found
 
     def supersede(self, connection: Connection, ids: Sequence[str], reason: str) -> None:
@@ -287,21 +280,23 @@ class Deliveries:
         self, connection: Connection, ids: Sequence[str], reason: str, outcome: Outcome = Outcome.CANCELLED
     ) -> list[Any]:
         """Stop deliveries that have not ended; return them as they were: id, outcome and worker."""
-        columns = (deliveries.c.id, deliveries.c.outcome, deliveries.c.worker)
+        query = select(deliveries.c.id, deliveries.c.outcome, deliveries.c.worker).order_by(deliveries.c.id)
         found: list[Any] = []
         for some in chunks(sorted(ids)):
-            mine = and_(deliveries.c.id.in_(some), OPEN, ~DEAD)
-            found += connection.execute(select(*columns).where(mine).order_by(deliveries.c.id).with_for_update()).all()
-        values: dict[str, Any] = {"outcome": outcome.value, "ended": now(), "due": None, "error": reason}
-        values["traceback"] = None
+            found += connection.execute(query.where(deliveries.c.id.in_(some), OPEN, ~DEAD).with_for_update()).all()
+        values = {"outcome": outcome.value, "ended": now(), "error": reason, **dict.fromkeys(("due", "traceback"))}
         values["process"] = case((deliveries.c.outcome == _RUNNING, deliveries.c.process), else_=None)
-        for some in chunks([row.id for row in found]):
-            self._set(connection, deliveries.c.id.in_(some), values)
+        self._set_all(connection, [row.id for row in found], values)
         return found
+
+    def end_run(self, connection: Connection, id: str) -> None:
+        """Note of a delivery that was stopped while its handler ran that this has ended."""
+        stopped = deliveries.c.outcome.in_([outcome.value for outcome in STOPPED])
+        self._set(connection, and_(deliveries.c.id == id, stopped), {"process": None})
 
     def late(self, connection: Connection, id: str) -> None:
         """Note of a delivery that has succeeded that the flow which it is a step of had ended before."""
-        self._set(connection, deliveries.c.id == id, {"outcome": Outcome.LATE.value})
+        self._set(connection, deliveries.c.id == id, {"outcome": Outcome.LATE.value, "process": None})
 
     def add_cancelled(self, connection: Connection, missing: Iterable[tuple[str, str]], reason: str) -> None:
         """Stop what is still on its way to its agents.
@@ -317,10 +312,9 @@ class Deliveries:
 
     def refuse(self, connection: Connection, id: str, reason: str) -> None:
         """Note why a claim was refused, which has counted an attempt."""
-        mine = and_(
-            deliveries.c.id == id, deliveries.c.outcome == Outcome.CANCELLED.value, deliveries.c.ended.is_(None)
-        )
-        values = {"attempts": deliveries.c.attempts - 1, "ended": now(), **dict.fromkeys(("due", "process"))}
+        row = deliveries.c
+        mine = and_(row.id == id, row.outcome == Outcome.CANCELLED.value, row.ended.is_(None))
+        values = {"attempts": row.attempts - 1, "ended": now(), **dict.fromkeys(("due", "process"))}
         self._set(connection, mine, {**values, "error": reason})
 
     # -- of what is to be forgotten
@@ -352,14 +346,22 @@ class Deliveries:
     def _set(connection: Connection, which: Any, values: Mapping[str, Any]) -> None:
         connection.execute(update(deliveries).where(which).values(values))
 
+    def _set_all(self, connection: Connection, ids: Sequence[str], values: Mapping[str, Any], *which: Any) -> None:
+        for some in chunks(ids):
+            self._set(connection, and_(deliveries.c.id.in_(some), *which), values)
+
     # -- on their way to their agents once more
 
     def send_again(self, connection: Connection, ids: Sequence[str]) -> None:
         """Note that deliveries are sent to their queues now; of one that ran, the worker is dead."""
-        for some in chunks(ids):
-            running = and_(deliveries.c.id.in_(some), deliveries.c.outcome == _RUNNING)
-            self._set(connection, running, {"outcome": _QUEUED})  # whoever gets the message may run it
-            self._set(connection, deliveries.c.id.in_(some), {"due": now()})
+        row = deliveries.c
+        queued = case((row.outcome == _RUNNING, _QUEUED), else_=row.outcome)
+        due = case((row.outcome == _RETRYING, now()), else_=-clock())
+        self._set_all(connection, ids, {"outcome": queued, "due": due})  # whoever gets the message may run it
+
+    def sent(self, connection: Connection, ids: Sequence[str]) -> None:
+        """Note that the broker has what send_again() was about; until then the time of that is kept as a negative."""
+        self._set_all(connection, ids, {"due": now()}, deliveries.c.due < 0)
 
     def release(self, worker: str, pid: int) -> None:
         """Let attempts not count that ran in a process of a worker which has died: they are made again."""
@@ -374,8 +376,7 @@ class Deliveries:
 
     def ask_again(self, connection: Connection, ids: Sequence[str]) -> None:
         """Let deliveries that could not be sent be sent with the next sweep."""
-        for some in chunks(ids):
-            self._set(connection, and_(deliveries.c.id.in_(some), deliveries.c.outcome == _QUEUED), {"due": 0})
+        self._set_all(connection, ids, {"due": 0}, deliveries.c.outcome == _QUEUED)
 
     def bury(self, connection: Connection, bad: Iterable[Bad]) -> list[str]:
         """Let deliveries be dead that cannot be sent to their agents; return those that were not so before."""
@@ -391,8 +392,7 @@ class Deliveries:
     def drop_pruned(self, connection: Connection, ids: Sequence[str]) -> None:
         """Drop deliveries whose event is no longer in the log: there is nothing to send."""
         gone = {"outcome": Outcome.DROPPED.value, "ended": now(), "error": "the ledger no longer has the event"}
-        for some in chunks(ids):
-            self._set(connection, and_(deliveries.c.id.in_(some), deliveries.c.outcome != Outcome.DEAD.value), gone)
+        self._set_all(connection, ids, gone, deliveries.c.outcome != Outcome.DEAD.value)
 
 
 def _to(outcome: Outcome, *names: str, **fixed: Any) -> Any:

@@ -16,13 +16,17 @@ from ..core.outcome import OPEN as OPEN_OUTCOMES
 from ..core.times import now
 from .aside import Bad, read
 from .database.database import Database
-from .database.leases import BATCH, in_seconds, locked
-from .database.rows import DEAD_AFTER, chunks
+from .database.leases import BATCH, ago, in_seconds, lives, locked, too_far
+from .database.rows import chunks
+from .database.statements import started_with
 from .database.tables import ACTIVE, AT_ONCE, OPEN, agents, deliveries, events, flows, outbox, timers, workers
 from .database.waiting import approvals, batches, lines, pauses, steps, stops, waits
 from .deliveries import Deliveries
 from .subscribers import Wants
 from .workers import ALL
+
+#: Seconds that somebody has who sends what he has taken: then somebody else does it.
+SENDING = 10.0
 
 
 class Look(NamedTuple):
@@ -59,20 +63,37 @@ class Message(NamedTuple):
 
 
 _LOOK = select(
-    exists().where(outbox.c.due <= bindparam("at")),
+    or_(exists().where(outbox.c.due <= bindparam("at")), exists().where(too_far(outbox.c.due))),
     exists().where(timers.c.due <= bindparam("at")),
     exists().where(waits.c.due <= bindparam("at")),
     exists().where(waits.c.kind == "event"),
     or_(exists().where(waits.c.kind == "pause"), exists().where(pauses.c.until <= bindparam("at"))),
     exists().where(lines.c.due <= bindparam("at")),
-    exists(deliveries.c.id).where(AT_ONCE),
+    exists(deliveries.c.id).where(AT_ONCE, deliveries.c.due > -ago(SENDING)),
     exists(stops.c.delivery),
     exists().where(approvals.c.due <= bindparam("at")),
     exists().where(batches.c.due <= bindparam("at")),
     exists(flows.c.id).where(ACTIVE, flows.c.due <= bindparam("at")),
 )
+_NEXT = select(
+    *(
+        select(func.min(due)).where(due > bindparam("at"), *more).scalar_subquery()
+        for due, *more in (
+            (outbox.c.due,),
+            (timers.c.due,),
+            (waits.c.due,),
+            (pauses.c.until,),
+            (lines.c.due,),
+            (approvals.c.due,),
+            (batches.c.due,),
+            (flows.c.due, ACTIVE),
+        )
+    )
+)
 #: Steps of the handler: not those before it, such as a quiet time that is over.
 STEPS_DONE = and_(steps.c.delivery == deliveries.c.id, steps.c.number >= 0)
+#: The event as the delivery got it that has started the flow of a step, where that is not the log's.
+STARTED_WITH = started_with(deliveries.c.flow, deliveries.c.event_id)
 _MESSAGES = select(
     *(
         deliveries.c[name]
@@ -80,7 +101,7 @@ _MESSAGES = select(
     ),
     deliveries.c.flow,
     deliveries.c.pos,
-    func.coalesce(deliveries.c.body, events.c.body).label("body"),
+    func.coalesce(deliveries.c.body, STARTED_WITH, events.c.body).label("body"),
     or_(deliveries.c.emitted > 0, exists().where(STEPS_DONE)).label("goes_on"),
 ).join(events, events.c.id == deliveries.c.event_id)
 #: Deliveries to agents with filters, that nobody has begun with, or asked for.
@@ -123,9 +144,18 @@ class Due:
         with self._database.reading() as connection:
             return Look._make(connection.execute(_LOOK, {"at": now()}).one())
 
+    def next(self, after: int) -> int | None:
+        """Return when something is due next, after a time (microseconds); None while nothing is."""
+        with self._database.reading() as connection:
+            found = connection.execute(_NEXT, {"at": after}).one()
+        return min((at for at in found if at is not None), default=None)
+
     def at_once(self, limit: int = BATCH) -> list[Message]:
-        """Take deliveries that somebody asked for (requeued, caught up): they wait with due 0."""
-        return self._take(select(deliveries.c.id).where(AT_ONCE), limit)
+        """Take deliveries that somebody asked for (requeued, caught up), or that somebody took and did not send.
+
+        Whoever takes them says with sent() that the broker has them.
+        """
+        return self._take(select(deliveries.c.id).where(AT_ONCE, deliveries.c.due > -ago(SENDING)), limit)
 
     def lost(self, agent: str, after: float, limit: int = BATCH) -> list[Message]:
         """Take an agent's deliveries that should be in its queue, or whose worker is dead, for `after` seconds."""
@@ -137,13 +167,28 @@ class Due:
         with self._database.reading() as connection:
             return list(connection.execute(query).scalars())
 
+    def sent(self, ids: Sequence[str]) -> None:
+        """Note that the broker has deliveries that were taken."""
+
+        def work(connection: Connection) -> None:
+            for some in chunks(ids):  # in the order of groups' claims, and without those that are claimed right now
+                mine = and_(
+                    deliveries.c.id.in_(some), deliveries.c.outcome == Outcome.QUEUED.value, deliveries.c.due < 0
+                )
+                unmarked = locked(select(deliveries.c.id).where(mine).order_by(deliveries.c.id))
+                self._deliveries.sent(connection, connection.execute(unmarked).scalars().all())
+
+        if ids:
+            self._database.run(work)
+
     def ask_again(self, ids: Sequence[str]) -> None:
         """Let deliveries that could not be sent be sent as soon as the broker is back."""
-        self._database.run(lambda connection: self._deliveries.ask_again(connection, ids))
+        if ids:
+            self._database.run(lambda connection: self._deliveries.ask_again(connection, ids))
 
     def _take(self, query: Select[Any], limit: int) -> list[Message]:
         def work(connection: Connection) -> list[Message]:
-            ids = self._wanted(connection, connection.execute(locked(query.limit(limit))).scalars().all())
+            ids = self.wanted(connection, connection.execute(locked(query.limit(limit))).scalars().all())
             self._deliveries.send_again(connection, ids)
             messages = self.messages(connection, ids, OPEN_OUTCOMES)
             logged = {message.id for message in messages}
@@ -152,7 +197,7 @@ class Due:
 
         return self._database.run(work)
 
-    def _wanted(self, connection: Connection, ids: Sequence[str]) -> list[str]:
+    def wanted(self, connection: Connection, ids: Sequence[str]) -> list[str]:
         """Return those of some deliveries that a version of their agent may want; the others end here, as filtered."""
         unwanted: set[str] = set()
         for some in chunks(ids):
@@ -232,12 +277,12 @@ def _lost(after: float) -> Select[Any]:
     horizon = in_seconds(-after)
     row = deliveries.c
     pending = select(timers.c.id).where(timers.c.id == row.id).exists()
-    alive = exists().where(workers.c.id == row.worker, workers.c.seen > in_seconds(-DEAD_AFTER))
+    alive = exists().where(workers.c.id == row.worker, lives())
     return select(row.id).where(
         OPEN,
         row.outcome.in_([outcome.value for outcome in (Outcome.QUEUED, Outcome.RETRYING, Outcome.RUNNING)]),
         or_(
-            and_(row.outcome == Outcome.QUEUED.value, row.due < horizon),
+            and_(row.outcome == Outcome.QUEUED.value, row.due >= 0, row.due < horizon),
             and_(row.outcome == Outcome.RETRYING.value, row.due < horizon, ~pending),
             and_(row.outcome == Outcome.RUNNING.value, row.started < horizon, ~alive),
         ),

@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, delete, or_, select, update
 
 from ..core.door.attributes import tags_of
 from ..core.door.dids import SCHEME
 from ..core.errors import IdTaken
-from ..core.event import Encoded, Event
+from ..core.event import VIA, Encoded, Event
 from ..core.times import SECOND, now
 from .aside import Bad, SetAside, read_all
 from .database.database import Database
 from .database.fast import Statement
-from .database.leases import BATCH, in_seconds, lease_from, locked
+from .database.leases import BATCH, in_seconds, lease_from, locked, too_far
 from .database.rows import chunks
 from .database.statements import Statements
 from .database.tables import events, outbox, tags
@@ -117,7 +117,8 @@ class Events:
         What cannot be read is set aside.
         """
         at = now()
-        query = locked(select(outbox.c.event_id).where(outbox.c.due <= at).order_by(outbox.c.due).limit(limit))
+        is_due = or_(outbox.c.due <= at, too_far(outbox.c.due))
+        query = locked(select(outbox.c.event_id).where(is_due).order_by(outbox.c.due).limit(limit))
 
         def work(connection: Connection) -> list[Encoded]:
             ids = list(connection.execute(query).scalars())
@@ -149,8 +150,8 @@ class Events:
         self._database.run(lambda connection: _postpone(connection, ids, in_seconds(seconds)))
 
 
-#: What may differ between two tries to publish one event.
-_OF_THE_TRY = ("time", "traceparent", "tracestate")
+#: What may differ between two tries to publish one event, or when it comes over two ways.
+_OF_THE_TRY = ("time", "traceparent", "tracestate", VIA)
 
 
 def _is_same(logged: Any, body: bytes) -> bool:

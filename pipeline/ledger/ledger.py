@@ -26,8 +26,10 @@ from .due import Due
 from .events import Events
 from .facts import AlreadyRecordedError, Claim, Delivery, How, Run, Success
 from .limits.limits import Limits
+from .notices.notices import Notices
 from .reconcile import Reconciliation
 from .subscribers import Subscribers, Wants
+from .subscribing.subscriptions import Subscriptions
 from .timers import RETRY, Timers
 from .waiting.approvals import PROPOSED
 from .workers import Workers, is_gone
@@ -44,11 +46,13 @@ class Ledger:
         due: what is to be sent, now or once more.
         timers: delayed events and retries.
         subscribers: the agents that have ever run.
+        subscriptions: those of them that stand in the ledger instead of in code.
         workers: those that live.
         aside: what could not be used.
         reconciliation: what should have reached an agent and did not.
         waiting: parked deliveries, and what they wait for.
         limits: what is counted over all workers.
+        notices: what handlers say while they work.
 
     """
 
@@ -57,7 +61,7 @@ class Ledger:
         self.database = Database(url, timeout=timeout, prepare=prepare)
         self._statements = statements = Statements(self.database)
         self._sealed: tuple[int, Seal | None] = (0, None)
-        self.workers = Workers(self.database)
+        self.workers = Workers(self.database, self.append)
         self.subscribers = Subscribers(self.database, self.workers, wants)
         self.deliveries = Deliveries(self.database)
         statements.member = self.deliveries.insert
@@ -66,9 +70,12 @@ class Ledger:
         self.events = Events(self.database, statements, self.aside)
         self.timers = Timers(self.database, statements, self.append, self.due, self.aside, self.events)
         self.limits = Limits(self.database, self.deliveries)
+        self.notices = Notices(self.database)
         parts = (self.deliveries, self.timers, self.due, self.subscribers, self.append, lambda: self.secret)
         self.waiting = Waiting(self.database, statements, *parts)
         self.reconciliation = Reconciliation(self.database, self.deliveries, self.aside, self.subscribers)
+        own = (self.database, self.subscribers, self.deliveries, self.due, self.reconciliation)
+        self.subscriptions = Subscriptions(*own)
 
     def __str__(self) -> str:
         """Return the address without its password."""

@@ -17,7 +17,7 @@ from ..core.routing import needs_receiver, receivers, targets_of
 from ..core.times import now
 from .aside import Bad, SetAside
 from .database.database import Database
-from .database.leases import in_seconds, locked
+from .database.leases import clock, in_seconds, locked
 from .database.rows import chunks, unrouted_id
 from .database.tables import agents, deliveries, events
 from .deliveries import Deliveries
@@ -69,6 +69,23 @@ class Reconciliation:
             connection.execute(update(agents).where(agents.c.name.in_(names)).values(tx=last.tx, seq=last.seq))
         return number
 
+    def finish(self, agent: str) -> None:
+        """Let an agent that ends have a row of all that it should have had until now."""
+        while self._database.run(lambda connection: self.finish_in(connection, agent)):
+            pass
+
+    def finish_in(self, connection: Connection, agent: str) -> int:
+        """Do the next BATCH of that; return how many events were looked at."""
+        row = connection.execute(select(agents).where(agents.c.name == agent).with_for_update()).first()
+        if row is None:
+            return 0
+        passed = self._after(connection, (row.tx, row.seq), now(), [row])
+        if passed:
+            self._add_missing(connection, row, passed, is_last=True)
+            place = {"tx": passed[-1].tx, "seq": passed[-1].seq}
+            connection.execute(update(agents).where(agents.c.name == agent).values(place))
+        return len(passed)
+
     def _readable(self, connection: Connection, rows: Sequence[Row[Any]]) -> list[Row[Any]]:
         """Return those rows of agents that say what the agent listens to; the others wait until a worker runs it."""
         bad = [row for row in rows if patterns_of(row.patterns) is None]
@@ -80,16 +97,20 @@ class Reconciliation:
         self, connection: Connection, position: Position, horizon: int, members: Sequence[Row[Any]]
     ) -> Sequence[Row[Any]]:
         """Return the events behind a position that have had their time to arrive."""
+        # A clock that is wrong may be ahead; what it has written is waited for no longer than what all others write.
+        wrong = 2 * connection.execute(select(clock())).scalar_one() - horizon
         # What lies before an agent's time was never sent to it, so there is nothing to wait for.
         horizon = max(horizon, *(agent.registered for agent in members))
         query = _EVENTS.where(after(self._database, position)).order_by(*_ORDER).limit(BATCH)
         rows = connection.execute(stable(self._database, query)).all()
         for number, row in enumerate(rows):
-            if row.recorded > horizon:
+            if horizon < row.recorded <= wrong:
                 return rows[:number]
         return rows
 
-    def _add_missing(self, connection: Connection, agent: Row[Any], passed: Sequence[Row[Any]]) -> None:
+    def _add_missing(
+        self, connection: Connection, agent: Row[Any], passed: Sequence[Row[Any]], *, is_last: bool = False
+    ) -> None:
         listener = listener_of(agent, patterns_of(agent.patterns) or ())
         expected = {
             delivery_id(row.id, agent.name): row
@@ -99,7 +120,7 @@ class Reconciliation:
         there = _known(connection, list(expected))
         heard = [row for id, row in expected.items() if id not in there]
         asked = (Asked(row.id, row.type, targets_of(row.targets)) for row in heard)
-        kept_back = self._subscribers.kept_back(connection, listener, asked)
+        kept_back = self._subscribers.kept_back(connection, listener, asked, recorded=not is_last)
         missing = [row for row in heard if row.id not in kept_back]
         at = now()
         # The past of a new agent is sent at once; the rest may still be on its way.

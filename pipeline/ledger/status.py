@@ -8,10 +8,9 @@ from sqlalchemy import Select, func, select
 
 from ..core.outcome import Outcome
 from ..core.routing import targets_of
-from ..core.times import SECOND, now
 from .database.database import Database
+from .database.leases import lives
 from .database.migrate import HEAD
-from .database.rows import DEAD_AFTER
 from .database.tables import OPEN, agents, aside, deliveries, events, outbox, timers, workers
 from .deliveries import UNROUTED
 
@@ -52,9 +51,9 @@ class Status(NamedTuple):
             f"schema {self.schema}",
             f"events numbered up to {self.events:,}",
             f"{self.unsent:,} to be sent",
-            f"{self.timers:,} timers",
-            f"{self.agents:,} agents",
-            f"{self.workers:,} workers",
+            several(self.timers, "timer"),
+            several(self.agents, "agent"),
+            several(self.workers, "worker"),
             *([f"{self.aside:,} set aside"] if self.aside else []),
         ]
         return ", ".join([*parts, outcomes] if outcomes else parts)
@@ -80,13 +79,16 @@ def unrouted_by_type(database: Database) -> list[Unrouted]:
 
 def counted(number: int) -> str:
     """Return a number of events that were counted so, in words."""
-    more = " or more" if number >= MOST_COUNTED else ""
-    return f"{number:,}{more} event{'' if number == 1 else 's'}"
+    return f"{number:,} or more events" if number >= MOST_COUNTED else several(number, "event")
+
+
+def several(number: int, what: str) -> str:
+    """Return a number of things, in words."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def status(database: Database) -> Status:
     """Count; cheap however large the ledger is: the log's length is its last sequence number."""
-    alive = workers.c.seen > now() - round(DEAD_AFTER * SECOND)
     open_ones = select(deliveries.c.outcome, func.count()).where(OPEN).group_by(deliveries.c.outcome)
     with database.reading() as connection:
 
@@ -99,7 +101,7 @@ def status(database: Database) -> Status:
             unsent=count(select(func.count()).select_from(outbox)),
             timers=count(select(func.count()).select_from(timers)),
             agents=count(select(func.count()).select_from(agents)),
-            workers=count(select(func.count()).select_from(workers).where(alive)),
+            workers=count(select(func.count()).select_from(workers).where(lives())),
             aside=count(select(func.count()).select_from(aside)),
             outcomes={str(name): number for name, number in connection.execute(open_ones)},
         )

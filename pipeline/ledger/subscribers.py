@@ -7,7 +7,7 @@ starts, restarts and rollbacks matters.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from difflib import get_close_matches
 from functools import lru_cache
@@ -23,7 +23,7 @@ from ..core.routing import needs_receiver, reaches, wants
 from ..core.times import micros, monotonic, now
 from .database.database import Database
 from .database.rows import chunks
-from .database.tables import agents, events
+from .database.tables import agents, events, subscriptions
 from .log import Position, end_of_log
 from .workers import ALL, NO_FILTERS, Filters, Listening, Version, Workers, json, listening, running, versions_of
 
@@ -95,19 +95,26 @@ class Subscribers:
         self._routes: dict[str, bool] = {}
         self._asked = 0.0
 
-    def register(self, subscriptions: Wanted, worker: str | None = None, filters: Filters = NO_FILTERS) -> None:
+    def register(
+        self,
+        subscriptions: Wanted,
+        worker: str | None = None,
+        filters: Filters = NO_FILTERS,
+        about: Mapping[str, Any] | None = None,
+    ) -> None:
         """Write down what agents listen to; one that is new starts now, or in the past that it asks for.
 
         Arguments:
             worker: who runs them, and lives.
             filters: what the filters of those say that have one (JSON data).
+            about: what the worker says of itself (JSON data).
 
         """
         own = {name: patterns for name, (patterns, _) in subscriptions.items()}
 
         def work(connection: Connection) -> None:
             if worker is not None:
-                self._workers.beat(connection, worker, own, filters)
+                self._workers.beat(connection, worker, own, filters, about)
             known, change = self._changes(connection, own, filters)
             for name, (patterns, since) in subscriptions.items():
                 if name not in known:
@@ -169,12 +176,44 @@ class Subscribers:
     def is_wanted(self, agent: str, event_type: str) -> bool:
         """Say whether a version of an agent listens to a type that runs, or has run until a moment ago."""
         with self._database.reading() as connection:
-            versions = listening(connection)
-        return any(wants(patterns, event_type) for patterns in _of(agent, versions))
+            patterns = [*_of(agent, listening(connection)), *(one.patterns for one in _declared(connection, [agent]))]
+        return any(wants(some, event_type) for some in patterns)
 
-    def versions(self) -> list[Mapping[str, Version]]:
-        """Return what each version wants that runs now, by its agents."""
-        return self._database.read(running)
+    def versions(self, names: Collection[str]) -> list[Mapping[str, Version]]:
+        """Return what each version of some agents wants that runs now, by the agents.
+
+        Of one that the ledger declares there is that version: workers which do not know it yet soon will.
+        """
+
+        def work(connection: Connection) -> list[Mapping[str, Version]]:
+            declared = ({one.name: Version(one.patterns, one.filters)} for one in _declared(connection, names))
+            return [*running(connection), *declared]
+
+        return self._database.read(work)
+
+    # -- those that the ledger declares
+
+    def declare(
+        self, connection: Connection, name: str, patterns: Patterns, since: datetime | int | None, filters: str
+    ) -> bool:
+        """Write down an agent that no worker registers; say whether its name was free."""
+        tx, seq = self._start(connection, since)
+        text = json(patterns)
+        row = {"name": name, "patterns": text, "bound": text, "tx": tx, "seq": seq, "registered": now()}
+        insert = self._database.insert(agents).on_conflict_do_nothing().returning(agents.c.name)
+        return connection.execute(insert, {**row, "filters": filters}).first() is not None
+
+    def redeclare(self, connection: Connection, name: str, patterns: Patterns, filters: str) -> None:
+        """Write down what such an agent listens to from now on."""
+        row = connection.execute(select(agents).where(agents.c.name == name).with_for_update()).first()
+        if row is not None:
+            changed = {**_changed(row, [patterns]), "filters": filters}
+            connection.execute(update(agents).where(agents.c.name == name).values(changed))
+
+    def undeclare(self, connection: Connection, name: str) -> Patterns:
+        """Remove such an agent, and return to what its queue may be bound."""
+        bound = connection.execute(delete(agents).where(agents.c.name == name).returning(agents.c.bound)).scalar()
+        return patterns_of(bound or "[]") or ()
 
     @staticmethod
     def listeners(connection: Connection, unreadable: Patterns = ()) -> list[Listener]:
@@ -187,18 +226,21 @@ class Subscribers:
         rows = connection.execute(select(agents).order_by(agents.c.name))
         return [listener_of(row, patterns_of(row.patterns) or unreadable) for row in rows]
 
-    def kept_back(self, connection: Connection, listener: Listener, asked: Iterable[Asked]) -> set[str]:
+    def kept_back(
+        self, connection: Connection, listener: Listener, asked: Iterable[Asked], *, recorded: bool = True
+    ) -> set[str]:
         """Return those of some events that no version of an agent wants, and of which not even that is to be recorded.
 
         They have no delivery, and are not on their way to one.
 
         Arguments:
             asked: events that the agent hears.
+            recorded: whether what is to be recorded is left out.
 
         """
         if listener.filters == ALL:
             return set()
-        share = _recorded(listener.filters)
+        share = _recorded(listener.filters) if recorded else 0.0
         unknown = [one.id for one in asked if not one.targets and not is_sampled(one.id, share)]
         found: set[str] = set()
         for some in chunks(unknown):
@@ -301,6 +343,13 @@ class Subscribers:
         if any(name not in known for name in names):
             known = self.known(connection, fresh=True)
         return "; ".join(f"no agent is called {name!r}; {nearest(name, known)}" for name in names if name not in known)
+
+
+def _declared(connection: Connection, names: Collection[str]) -> list[Listener]:
+    """Return those of some agents whose declaration stands in the ledger."""
+    mine = select(agents).join(subscriptions, subscriptions.c.id == agents.c.name)
+    rows = connection.execute(mine.where(subscriptions.c.removed.is_(None), agents.c.name.in_(names)))
+    return [listener_of(row, patterns_of(row.patterns) or ()) for row in rows]
 
 
 def listener_of(row: Row[Any], patterns: Patterns) -> Listener:

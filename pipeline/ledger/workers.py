@@ -1,25 +1,34 @@
-"""Which workers live, and what each of them runs: each says so every few seconds, and when it ends."""
+"""Which workers live, and what each of them runs: each says so every few seconds, and when it ends.
+
+All times are the database's, so that it does not matter what the clocks of the workers' machines say.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, Row, and_, case, delete, select, update
 
-from ..core.times import SECOND, now
 from .database.database import Database
+from .database.leases import ago, clock, lives
 from .database.rows import DEAD_AFTER, GONE_AFTER
-from .database.tables import workers
+from .database.tables import agents, workers
+
+if TYPE_CHECKING:
+    from ..core.event import Encoded
 
 #: Seconds after which a worker that has not been seen is forgotten.
 FORGOTTEN_AFTER = 86400
 
+#: Seconds between two heartbeats of a worker, more than two of which are a silence.
+HEARTBEAT = 5.0
+SILENT = 2.5 * HEARTBEAT
 #: What a worker listens to: its agents, each with the patterns of the worker's own version.
 Listening = Mapping[str, Sequence[str]]
 #: What the filters of a worker's agents say, of those that have one, as JSON data that this room does not read.
@@ -41,40 +50,151 @@ class Version(NamedTuple):
     filters: str
 
 
-class Workers:
-    """The workers' table."""
+class Seen(NamedTuple):
+    """A worker as its row says it; times in microseconds since 1970, on the database's clock.
 
-    def __init__(self, database: Database) -> None:
+    Attributes:
+        seen: when it was last heard of.
+        beats: how often it was heard of since it was last silent.
+        leaves: when it began to stop, or None.
+        ended: when it had ended, or None.
+        agents: what it runs.
+        about: what it says of itself.
+
+    """
+
+    id: str
+    seen: int
+    beats: int
+    leaves: int | None
+    ended: int | None
+    agents: frozenset[str]
+    about: Mapping[str, Any]
+
+
+class Roll(NamedTuple):
+    """Who is there, at a time (microseconds).
+
+    Attributes:
+        workers: those of the last day.
+        agents: each with when it was last heard of, if it is suspected to have failed.
+
+    """
+
+    at: int
+    workers: Sequence[Seen]
+    agents: Mapping[str, int | None]
+
+
+class Workers:
+    """The workers' table.
+
+    Arguments:
+        append: writes events into the log.
+
+    """
+
+    def __init__(self, database: Database, append: Callable[..., object]) -> None:
         self._database = database
+        self._append = append
 
     def heartbeat(self, worker: str, agents: Listening | None = None) -> None:
         """Note that a worker lives, and what it listens to."""
         self._database.run(lambda connection: self.beat(connection, worker, agents or {}))
 
-    def beat(self, connection: Connection, worker: str, agents: Listening, filters: Filters = NO_FILTERS) -> None:
-        """Do what heartbeat() does, in somebody's transaction, and note what the agents filter."""
-        insert = self._database.insert(workers)
-        update = {name: insert.excluded[name] for name in ("seen", "agents", "filters")}
-        row = {"id": worker, "seen": now(), "agents": json(agents), "filters": json(dict(filters))}
-        connection.execute(insert.on_conflict_do_update(index_elements=["id"], set_=update), row)
-        connection.execute(delete(workers).where(workers.c.seen < now() - FORGOTTEN_AFTER * SECOND))
+    def beat(
+        self,
+        connection: Connection,
+        worker: str,
+        agents: Listening,
+        filters: Filters = NO_FILTERS,
+        about: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Do what heartbeat() does, in somebody's transaction.
+
+        Arguments:
+            filters: what the agents filter.
+            about: what the worker says of itself (JSON data).
+
+        """
+        said = {"agents": json(agents), "filters": json(dict(filters)), "about": json(dict(about or {}))}
+        insert = self._database.insert(workers).values(id=worker, seen=clock(), **said)
+        update = {name: insert.excluded[name] for name in ("seen", *said)}
+        update["beats"] = case((workers.c.seen > ago(SILENT), workers.c.beats + 1), else_=1)
+        connection.execute(insert.on_conflict_do_update(index_elements=["id"], set_=update))
+        connection.execute(delete(workers).where(workers.c.seen < ago(FORGOTTEN_AFTER)))
+
+    def drain(self, worker: str, announced: Sequence[Encoded] = ()) -> None:
+        """Note that a worker takes nothing new, and publish that; what it has taken goes on."""
+
+        def work(connection: Connection) -> None:
+            connection.execute(update(workers).where(workers.c.id == worker).values(leaves=clock()))
+            self._append(announced, due_in=0, connection=connection)
+
+        self._database.run(work)
 
     def leave(self, worker: str) -> None:
         """Note that a worker has ended; what it has listened to is known for a while: its version may come back."""
-        dead = now() - round(DEAD_AFTER * SECOND)
-        statement = update(workers).where(workers.c.id == worker, workers.c.seen > dead).values(seen=dead)
+        dead = case((lives(), ago(DEAD_AFTER)), else_=workers.c.seen)
+        this = and_(workers.c.id == worker, workers.c.ended.is_(None))
+        statement = update(workers).where(this).values(seen=dead, ended=clock())
         self._database.run(lambda connection: connection.execute(statement))
+
+    def roll(self) -> Roll:
+        """Return who is there."""
+
+        def work(connection: Connection) -> Roll:
+            rows = [_seen(row) for row in connection.execute(select(workers))]
+            known = {row.name: row.suspected for row in connection.execute(select(agents.c.name, agents.c.suspected))}
+            return Roll(int(connection.execute(select(clock())).scalar_one()), rows, known)
+
+        return self._database.read(work)
+
+    def suspect(self, agent: str, seen: int, announced: Encoded) -> bool:
+        """Note that all workers of an agent may have failed, and publish that; say whether it was not known."""
+        return self._change(agent, agents.c.suspected.is_(None), seen, announced)
+
+    def clear(self, agent: str, announced: Encoded | None = None) -> bool:
+        """Note that an agent is there again, or gone for good, and publish the former; say whether it was suspected."""
+        return self._change(agent, agents.c.suspected.is_not(None), None, announced)
+
+    def _change(self, agent: str, was: Any, suspected: int | None, announced: Encoded | None) -> bool:
+        statement = update(agents).where(agents.c.name == agent, was).values(suspected=suspected)
+
+        def work(connection: Connection) -> bool:
+            is_new = connection.execute(statement).rowcount > 0  # of all workers that see it, one changes it
+            if is_new and announced is not None:
+                self._append([announced], due_in=0, connection=connection)
+            return is_new
+
+        return self._database.run(work)
+
+
+def _seen(row: Row[Any]) -> Seen:
+    return Seen(row.id, row.seen, row.beats, row.leaves, row.ended, *_said(row.agents, row.about))
+
+
+@lru_cache(maxsize=1024)
+def _said(agents: str, text: str) -> tuple[frozenset[str], Mapping[str, Any]]:
+    """Return what a worker runs, and what it says of itself: of those that have ended it is always the same."""
+    found = _agents_in(agents) or {}
+    try:
+        about = orjson.loads(text)
+    except (ValueError, TypeError):
+        about = {}
+    about = about if isinstance(about, dict) else {}
+    return frozenset((*found, *about.get("agents", ()))), about  # also agents that the ledger declares
 
 
 def listening(connection: Connection) -> list[Listening]:
     """Return what each version listens to that runs, or has run until GONE_AFTER seconds ago."""
-    recent = select(workers.c.agents).where(workers.c.seen > now() - round(GONE_AFTER * SECOND)).distinct()
+    recent = select(workers.c.agents).where(workers.c.seen > ago(GONE_AFTER)).distinct()
     return [agents for text in connection.execute(recent).scalars() if (agents := _agents_in(text)) is not None]
 
 
 def running(connection: Connection) -> list[Mapping[str, Version]]:
     """Return what each version wants that runs now, by its agents."""
-    alive = select(workers.c.agents, workers.c.filters).where(workers.c.seen > now() - round(DEAD_AFTER * SECOND))
+    alive = select(workers.c.agents, workers.c.filters).where(lives())
     return [_version_in(*row) for row in connection.execute(alive.distinct())]
 
 

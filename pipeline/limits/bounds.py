@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from ..core.errors import LedgerError
 from ..core.retry import REJECT, SHED_NEW, SHED_OLDEST, Bound
-from ..core.times import monotonic
+from ..core.times import passed, utc_now
 
 if TYPE_CHECKING:
     from ..core.event import Event
@@ -35,7 +34,7 @@ class Bounds:
             has_begun: says whether its handler was called before; only asked about what would be too much.
 
         """
-        age = (datetime.now(UTC) - event.time).total_seconds()
+        age = (utc_now() - event.time).total_seconds()
         if bound.max_age is not None and age > bound.max_age:
             if has_begun():
                 return None
@@ -64,7 +63,7 @@ class Bounds:
     @property
     def is_fresh(self) -> bool:
         """Whether somebody has looked a moment ago."""
-        return self._table is None or monotonic() - self._asked < FRESH
+        return self._table is None or passed() - self._asked < FRESH
 
     def look(self) -> None:
         """Look who has too much waiting, unless somebody has a moment ago."""
@@ -73,7 +72,7 @@ class Bounds:
 
     def _read(self) -> Mapping[str, Full]:
         if self._table is not None and not self.is_fresh:
-            self._asked = monotonic()
+            self._asked = passed()
             with suppress(LedgerError):
                 self._full = self._table.full()
         return self._full

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-import random
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
-from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from ..core import forks
 from ..core.errors import LedgerError
 from ..core.retry import Breaker, pause_for
-from ..core.times import SECOND, micros, monotonic
+from ..core.times import SECOND, chance, micros, passed, utc_now
 from ..ledger.waiting.wait import PAUSE, Wait
 
 if TYPE_CHECKING:
@@ -50,7 +48,7 @@ class Pauses:
         self._attempts = attempts
         self.agents: frozenset[str] = frozenset()
         self._scopes: Mapping[str, Pause] = {}
-        #: When the last look was begun (monotonic time).
+        #: When the last look was begun (see `passed`).
         self._asked = -math.inf
         self._reading = threading.Lock()
         #: Scopes that are agents' names, which were paused from here: nobody has declared them.
@@ -80,26 +78,30 @@ class Pauses:
 
     def _read(self, fresh: float) -> None:
         """Read what is paused, unless it is known as it was so many seconds ago; who comes meanwhile waits for it."""
-        since = monotonic() - fresh
+        since = passed() - fresh
         if self._asked > since:
             return
         with forks.held_off(), self._reading:
             if self._asked > since:
                 return
-            at = monotonic()
+            at = passed()
             with suppress(LedgerError):  # whoever records something says so
                 self._scopes = self._table.scopes()
             self._asked = at
 
-    def limit(self, agent: Agent, scope: str, reason: str, retry_after: float | None) -> Pause:
+    def limit(
+        self, agent: Agent, scope: str, reason: str, retry_after: float | None, longest: float | None = None
+    ) -> Pause:
         """Pause a scope because a provider has said that there were too many requests.
 
         Arguments:
             reason: what it has said.
             retry_after: the seconds that it asks for.
+            longest: the seconds of a pause, at most; None for what pauses last at most.
 
         """
-        return self._hit(agent, scope, reason, partial(pause_for, retry_after, chance=random.random()))
+        lasts = partial(pause_for, retry_after, chance=chance(), longest=longest)
+        return self._hit(agent, scope, reason, lasts)
 
     def _hit(self, agent: Agent, scope: str, reason: str, lasts: partial[float]) -> Pause:
         pause = self._table.hit(scope, reason[:LONGEST_REASON], lasts)
@@ -126,13 +128,13 @@ class Pauses:
             told = f"{failed} of {made} attempts have failed in {breaker.within:g} s: {reason}"
         else:
             return
-        self._hit(agent, agent.name, told, partial(breaker.lasts, chance=random.random()))
+        self._hit(agent, agent.name, told, partial(breaker.lasts, chance=chance()))
         self._attempts.forget(agent.name)
 
 
 def wait_for(pause: Pause) -> Wait:
     """Return what a delivery waits for that a pause holds back."""
-    until = pause.until or datetime.now(UTC)
+    until = pause.until or utc_now()
     when = f"until {until.isoformat(sep=' ', timespec='seconds')}"
     due = micros(until) + round(AT_THE_LATEST * SECOND)
     return Wait(PAUSE, f"waits for {pause.name}, paused {when}: {pause.reason}", due=due, key=pause.name)

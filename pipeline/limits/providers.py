@@ -13,7 +13,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from ..core.errors import RateLimited
-from ..core.times import seconds_of
+from ..core.times import seconds_of, utc_now
 
 #: The packages whose errors are known, and whose that derive from them.
 CLIENTS = frozenset({"openai", "anthropic", "httpx", "requests", "aiohttp", "botocore", "pydantic_ai"})
@@ -83,7 +83,7 @@ def _of_client(error: BaseException) -> RateLimited | None:
         headers = getattr(response, "headers", None) or getattr(error, "headers", None)
     if status not in (TOO_MANY, UNAVAILABLE) or getattr(error, "code", None) == SPENT:
         return None
-    seconds = retry_after(headers, datetime.now(UTC))
+    seconds = retry_after(headers, utc_now())
     return None if status == UNAVAILABLE and seconds is None else RateLimited(seconds)
 
 

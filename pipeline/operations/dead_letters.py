@@ -22,7 +22,7 @@ from ..ledger.database.rows import chunks
 from ..ledger.database.tables import deliveries, events
 from ..ledger.deliveries import DEAD
 from .changes import BATCH, Changed, Drop, Requeue, belongs, change, letters_of
-from .letters import IDS, LETTERS, DeadLetter, LetterFilters, LetterQuery, letter_of, place_of
+from .letters import IDS, LETTERS, DeadLetter, Group, LetterFilters, LetterQuery, letter_of, place_of, whole_error
 from .selection import Selection, choose
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ class DeadLetters:
             error: a part of the error; upper and lower case are the same.
             event_type: a topic pattern.
             older_than: a timedelta: only those that were given up longer ago.
+            same_error: the error as a whole.
             limit: how many to return at most.
             after: the cursor of the last one of the page before.
 
@@ -122,6 +123,25 @@ class DeadLetters:
         query = select(*columns).where(DEAD).group_by(deliveries.c.agent).order_by(deliveries.c.agent)
         with self._ledger.database.reading() as connection:
             return {agent: Count(number, moment(oldest)) for agent, number, oldest in connection.execute(query)}
+
+    def groups(self, *, limit: int = 100) -> builtins.list[Group]:
+        """Return dead letters by agent and error, the largest groups first.
+
+        Arguments:
+            limit: how many groups to return at most.
+
+        """
+        number, ended, id = func.count(), deliveries.c.ended, deliveries.c.id
+        columns = deliveries.c.agent, whole_error, number, func.min(ended), func.max(ended), func.min(id)
+        query = select(*columns).where(DEAD).group_by(deliveries.c.agent, whole_error)
+        ordered = query.order_by(number.desc(), deliveries.c.agent, whole_error).limit(max(limit, 0))
+        with self._ledger.database.reading() as connection:
+            rows = connection.execute(ordered).all()
+        return [Group(agent, error, n, moment(first), moment(last), one) for agent, error, n, first, last, one in rows]
+
+    def number(self, chosen: Selection[LetterQuery]) -> int:
+        """Return how many dead letters a selection has."""
+        return len(self._ids(chosen))
 
     # -- changing them
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from datetime import UTC, datetime, timedelta
-from typing import Any, TypedDict
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple, TypedDict
 
-from sqlalchemy import Row, Select, select
+from sqlalchemy import ColumnElement, Row, Select, func, literal_column, select
 
 from ..core.errors import InvalidSelection, visible
 from ..core.event import MAX_LENGTH, Encoded, Event
 from ..core.routing import targets_of
-from ..core.times import SECOND, as_json_time, micros, moment, now
+from ..core.times import SECOND, as_json_time, micros, moment, now, utc_now
 from ..core.topics import check_pattern, matches
 from ..ledger.aside import read
 from ..ledger.database.tables import deliveries, events
 from ..ledger.deliveries import DEAD
+from ..ledger.due import STARTED_WITH
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class DeadLetter:
     @property
     def age(self) -> timedelta:
         """The time since it was given up."""
-        return datetime.now(UTC) - self.ended
+        return utc_now() - self.ended
 
     @property
     def cursor(self) -> str:
@@ -77,6 +78,28 @@ class DeadLetter:
         return {**data, "traceback": self.traceback, "event": event.attributes()} if whole else data
 
 
+class Group(NamedTuple):
+    """Dead letters of one agent that have the same error.
+
+    Attributes:
+        number: how many they are.
+        oldest, newest: when the first and the last of them was given up.
+        id: one of them.
+
+    """
+
+    agent: str
+    error: str
+    number: int
+    oldest: datetime
+    newest: datetime
+    id: str
+
+    def as_data(self) -> dict[str, Any]:
+        """Return it as JSON data."""
+        return {**self._asdict(), "oldest": as_json_time(self.oldest), "newest": as_json_time(self.newest)}
+
+
 class LetterFilters(TypedDict, total=False):
     """What LetterQuery takes, for those who hand it on."""
 
@@ -84,6 +107,7 @@ class LetterFilters(TypedDict, total=False):
     error: str | None
     event_type: str | None
     older_than: timedelta | None
+    same_error: str | None
 
 
 @dataclass(frozen=True)
@@ -95,6 +119,7 @@ class LetterQuery:
         error: a part of the error; upper and lower case are the same.
         event_type: a topic pattern.
         older_than: only those that were given up longer ago.
+        same_error: the error as a whole, as Group has it.
 
     Making one raises InvalidPattern.
 
@@ -104,6 +129,7 @@ class LetterQuery:
     error: str | None = None
     event_type: str | None = None
     older_than: timedelta | None = None
+    same_error: str | None = None
 
     def __post_init__(self) -> None:
         if self.event_type is not None:
@@ -120,6 +146,8 @@ class LetterQuery:
             query = query.where(deliveries.c.agent == self.agent)
         if self.error is not None:
             query = query.where(deliveries.c.error.icontains(self.error, autoescape=True))
+        if self.same_error is not None:
+            query = query.where(whole_error == self.same_error)
         if self.older_than is not None:
             query = query.where(deliveries.c.ended < now() - round(self.older_than.total_seconds() * SECOND))
         return query
@@ -129,11 +157,12 @@ class LetterQuery:
         return self.event_type is None or matches(self.event_type, event_type)
 
 
+whole_error: ColumnElement[str] = func.coalesce(deliveries.c.error, literal_column("''"))
 LETTERS: Select[Any] = (
     select(
         deliveries,
         *(events.c[name] for name in ("type", "time", "correlation", "causation", "targets")),
-        events.c.body.label("event_body"),
+        func.coalesce(STARTED_WITH, events.c.body).label("event_body"),
     )
     .join(events, events.c.id == deliveries.c.event_id)
     .where(DEAD)

@@ -6,6 +6,7 @@ import inspect
 import math
 import re
 from collections.abc import Callable, Coroutine, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from time import sleep
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -76,6 +77,13 @@ class ReplayInterrupted(KeyboardInterrupt):
 
 
 def replay(
+    bus: Bus, to: str | Agent | Callable[[Event], Any] | None, chosen: Selection[EventQuery], **options: Any
+) -> Replayed:
+    """Prepare a replay, and do it; arguments and errors are those of prepare(), and of what that returns."""
+    return prepare(bus, to, chosen, **options)()
+
+
+def prepare(
     bus: Bus,
     to: str | Agent | Callable[[Event], Any] | None,
     chosen: Selection[EventQuery],
@@ -84,9 +92,10 @@ def replay(
     broadcast: bool = False,
     dry_run: bool = False,
     progress: Callable[[int], None] | None = None,
+    rest: Callable[[float], object] | None = None,
     id: str | None = None,
-) -> Replayed:
-    """Send events of the log to one agent's queue, or call a function with them, in the order of the log.
+) -> Callable[[], Replayed]:
+    """Return what sends events of the log to one agent's queue, or calls a function with them, in the log's order.
 
     An agent gets those of the chosen events that it listens to; its handler sees `ctx.replay`. What it emits then is
     recorded, and sent to nobody. What is appended to the log after the start is left out.
@@ -97,11 +106,14 @@ def replay(
         rate: events per second, evenly paced; default as fast as it goes.
         broadcast: send what the agent emits to everybody, as if it were emitted now.
         dry_run: only count.
-        progress: called with the number of events sent so far, after each batch.
+        progress: called with the number of events sent so far, after each batch, and whenever a batch was skipped.
+        rest: called with the seconds to wait before a batch, where there is a rate, and with 0 now and then while the
+            log is read; default it sleeps. What this or `progress` raises ends the replay.
         id: the id of an earlier replay, to go on with it: deliveries that the agent has done already are not run again.
 
-    Raises InvalidSelection, InvalidAgent (nobody knows the agent), UnknownEvent (one of the ids); with a summary in
-    the message BrokerUnavailable, QueueConflict, LedgerUnavailable and, for Ctrl-C, ReplayInterrupted.
+    Raises InvalidSelection, InvalidAgent (nobody knows the agent), UnknownEvent (one of the ids). What it returns
+    raises, with a summary in the message, BrokerUnavailable, QueueConflict, LedgerUnavailable and, for Ctrl-C,
+    ReplayInterrupted.
 
     """
     if rate is not None and not (rate > 0 and math.isfinite(rate)):
@@ -110,8 +122,10 @@ def replay(
         raise InvalidSelection(f"id={id!r} is not the id of a replay: letters, digits and _ . : - only, 100 at most")
     own = id or new_id()
     target = _target(bus, to, {"replay": own, "broadcast": broadcast, "ledger": bus.ledger.id})
-    run = _Run(own, target, rate, bus.ledger, dry_run=dry_run, progress=progress)
-    return run.over(_events(bus.ledger, chosen, run.set_aside))
+    pace = _Pace(None if dry_run else rate, rest or sleep)
+    run = _Run(own, target, pace, bus.ledger, dry_run=dry_run, progress=progress)
+    beat = None if rest is None else partial(rest, 0.0)
+    return partial(run.over, _events(bus.ledger, chosen, run.set_aside, beat))
 
 
 # -- where to
@@ -197,15 +211,18 @@ def _target(
 # -- which
 
 
-def _events(ledger: Ledger, chosen: Selection[EventQuery], bad: Callable[[Bad], None]) -> Iterator[Event]:
+def _events(
+    ledger: Ledger, chosen: Selection[EventQuery], bad: Callable[[Bad], None], beat: Callable[[], object] | None
+) -> Iterator[Event]:
     """Return the chosen events in the order of the log; raise UnknownEvent for an id that is none.
 
     Arguments:
         bad: is told of those that cannot be read.
+        beat: is called now and then, also while none is found.
 
     """
     if chosen.ids is None:
-        return (record.event for record in get_events(ledger, chosen.query, bad))
+        return (record.event for record in get_events(ledger, chosen.query, bad, beat))
     records: list[Recorded] = []
     for id in chosen.ids:
         try:
@@ -221,16 +238,21 @@ def _events(ledger: Ledger, chosen: Selection[EventQuery], bad: Callable[[Bad], 
 class _Pace:
     """Lets so many events through in a second, and never makes up for lost time in a rush."""
 
-    def __init__(self, rate: float | None) -> None:
-        self._interval = 1 / rate if rate else 0.0
+    def __init__(self, rate: float | None, rest: Callable[[float], object]) -> None:
+        self._rate = rate
+        self._rest = rest
         self._next = monotonic()
+
+    def evenly(self, size: int) -> int:
+        """Return how many of a batch may go at once."""
+        return max(1, min(size, int(self._rate * BREATH))) if self._rate else size
 
     def wait(self, number: int) -> None:
         """Wait until `number` more events may go."""
         early = self._next - monotonic()
         if early > 0:
-            sleep(early)  # no more than the rate that was asked for
-        self._next = max(self._next, monotonic()) + number * self._interval
+            self._rest(early)  # no more than the rate that was asked for
+        self._next = max(self._next, monotonic()) + (number / self._rate if self._rate else 0.0)
 
 
 class _Run:
@@ -240,7 +262,7 @@ class _Run:
         self,
         id: str,
         target: _ToAgent | _ToFunction,
-        rate: float | None,
+        pace: _Pace,
         ledger: Ledger,
         *,
         dry_run: bool,
@@ -248,7 +270,7 @@ class _Run:
     ) -> None:
         self._id = id
         self._target = target
-        self._rate = rate
+        self._pace = pace
         self._dry = dry_run
         self._progress = progress
         self._begun = monotonic()
@@ -266,19 +288,15 @@ class _Run:
         return self._so_far
 
     def _send_all(self, events: Iterator[Event]) -> None:
-        size = self._target.size
-        if self._rate:
-            size = max(1, min(size, int(self._rate * BREATH)))
-        pace = _Pace(None if self._dry else self._rate)
+        size = self._pace.evenly(self._target.size)
         wanted = filter(self._is_wanted, events)
         while batch := list(islice(wanted, size)):
-            pace.wait(len(batch))
+            self._pace.wait(len(batch))
             bad = [] if self._dry else self._target.send(batch)
             for one in bad:
                 self.set_aside(one)
             self._number += len(batch) - len(bad)
-            if self._progress:
-                self._progress(self._number)
+            self._tell()
 
     def set_aside(self, bad: Bad) -> None:
         """Note an event that this replay goes on without."""
@@ -289,7 +307,13 @@ class _Run:
     def _is_wanted(self, event: Event) -> bool:
         wanted = self._target.wants(event)
         self._skipped += not wanted
+        if not wanted and self._skipped % BATCH == 0:
+            self._tell()
         return wanted
+
+    def _tell(self) -> None:
+        if self._progress:
+            self._progress(self._number)
 
     @property
     def _so_far(self) -> Replayed:

@@ -1,7 +1,8 @@
-"""How agents stand: what waits for each, what runs, what is parked and for what, and how old the oldest of it is."""
+"""How agents stand: what waits for each, runs, and is parked for what, and how old the oldest of it is."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import func, select
 
 from ..core.outcome import Outcome
-from ..core.times import as_json_time, moment
+from ..core.times import as_json_time, moment, monotonic
 from ..ledger.database.tables import OPEN, deliveries, events
 from ..ledger.database.waiting import waits
 
@@ -42,9 +43,9 @@ class Standing:
         return {**vars(self), "oldest": as_json_time(self.oldest)}
 
 
-def standing(bus: Bus) -> dict[str, Standing]:
-    """Return how the agents of an app stand, in so far as the ledger and the broker know."""
-    found = {agent.name: Standing(number) for agent, number in zip(bus.agents, _sizes(bus), strict=True)}
+def standing(bus: Bus, agents: Iterable[str]) -> dict[str, Standing]:
+    """Return how some agents stand, in so far as the ledger and the broker know."""
+    found = dict(_asked(bus, agents))
     kind = func.coalesce(waits.c.kind, "")
     query = (
         select(deliveries.c.agent, deliveries.c.outcome, kind, func.count(), func.min(events.c.time))
@@ -69,12 +70,17 @@ def standing(bus: Bus) -> dict[str, Standing]:
     return found
 
 
-def _sizes(bus: Bus) -> list[int | None]:
-    """Return how many messages wait in the queue of each agent; None where the broker does not say."""
-    return [_size(bus, agent.name) for agent in bus.agents]
+def _asked(bus: Bus, agents: Iterable[str]) -> Iterator[tuple[str, Standing]]:
+    """Ask the broker for the length of each queue; one that did not answer in time is not asked for the others."""
+    answers = True
+    for agent in agents:
+        began = monotonic()
+        yield agent, Standing(_size(bus, agent) if answers else None)
+        answers = answers and monotonic() - began < bus.settings.publish_timeout
 
 
 def _size(bus: Bus, agent: str) -> int | None:
+    """Return how many messages wait in an agent's queue; None where the broker does not say."""
     with suppress(*bus.publisher.recoverable), bus.publisher.channel() as channel:
         return int(channel.queue_declare(bus.names.queue_of(agent), passive=True).message_count)
     return None

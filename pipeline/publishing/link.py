@@ -122,4 +122,8 @@ def wire_headers(encoded: Encoded) -> dict[str, Any]:
     elif bus:
         headers["bus"] = bus
         headers["bus"] = {**bus, "signature": seal.sign(headers, encoded.body, encoded.agent or "")}
+    if event.traceparent:  # not signed: it is for what traces tasks, and we have it in the body
+        headers["traceparent"] = event.traceparent
+        if event.tracestate:
+            headers["tracestate"] = event.tracestate
     return headers

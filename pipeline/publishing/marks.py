@@ -30,8 +30,14 @@ AGAIN, TRIES = 1.0, 10
 class Marks:
     """The ids of events that the broker has and the outbox has still; a forked child leaves its parent's alone."""
 
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
+    def __init__(self, ledger: Ledger, *, by_hand: bool = False) -> None:
+        """Take the ledger.
+
+        Arguments:
+            by_hand: whether marks wait for the next append, or for flush(), however long that is.
+
+        """
+        self._ledger, self._by_hand = ledger, by_hand
         self._begin()
         forks.watch(self)
 
@@ -47,7 +53,7 @@ class Marks:
             return
         with self._changing:
             self._ids.extend(ids)
-            if self._thread is not None:
+            if self._by_hand or self._thread is not None:
                 return
             # No daemon: the process ends when that is written, which begins as soon as the main thread has ended.
             self._thread = threading.Thread(target=self._write_soon, name="pipeline-marks")

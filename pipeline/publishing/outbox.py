@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 from ..core.errors import BrokerUnavailable, InvalidEvent, LedgerError, LedgerUnavailable, QueueConflict, UnknownAgent
 from ..core.event import Encoded, Event
 from ..core.observe import Log
-from ..core.times import micros, monotonic
+from ..core.times import micros, passed
 from ..ledger.aside import Bad
 from ..ledger.database.rows import Write, timer_row
 from ..ledger.timers import PUBLISH
@@ -43,12 +43,19 @@ Addressed = Callable[[Event, Callable[[Sequence[str]], dict[str, str]]], Event]
 class Outbox:
     """The one publish path when there is a ledger: append, send, mark."""
 
-    def __init__(self, ledger: Ledger, publisher: Publisher, addressed: Addressed | None = None) -> None:
-        """Take the ledger, the way to the broker, and what puts names where an event's targets are dids."""
+    def __init__(
+        self, ledger: Ledger, publisher: Publisher, addressed: Addressed | None = None, *, by_hand: bool = False
+    ) -> None:
+        """Take the ledger, the way to the broker, and what puts names where an event's targets are dids.
+
+        Arguments:
+            by_hand: whether what the broker has is written down by flush() only.
+
+        """
         self.ledger = ledger
         self._publisher = publisher
         self._addressed = addressed
-        self._marks = Marks(ledger)
+        self._marks = Marks(ledger, by_hand=by_hand)
         self._away_until = 0.0
         self._told: set[str] = set()
         self._known: WeakKeyDictionary[Engine, bool] = WeakKeyDictionary()
@@ -79,7 +86,9 @@ class Outbox:
         try:
             sent = self._send(batch, timeout, shared=shared)
         except QueueConflict as exc:
-            raise QueueConflict(f"{exc}; what was published is accepted, and is sent then") from exc
+            told = QueueConflict(f"{exc}; what was published is accepted, and is sent then")
+            told.accepted = True
+            raise told from exc
         if not sent:
             self._hurry(events)
         return [record.event.marked(sent=sent) for record in batch]
@@ -175,7 +184,7 @@ class Outbox:
         if not batch:
             return True
         try:
-            if monotonic() < self._away_until:
+            if self._is_away:
                 raise BrokerUnavailable("the broker was away a moment ago")
             self._publisher.send_encoded(batch, timeout=timeout, patient=False)
         except BrokerUnavailable as exc:
@@ -195,8 +204,7 @@ class Outbox:
 
         What the broker will never take is set aside; what it does not take now is due again in a moment.
         """
-        is_away = monotonic() < self._away_until
-        sent = Sent(waiting=list(batch)) if is_away else send_apart(self._publisher, batch)
+        sent = Sent(waiting=list(batch)) if self._is_away else send_apart(self._publisher, batch)
         if sent.taken:
             self._note(sent.taken)
         self.ledger.events.refuse([Bad(encoded.event.key, reason) for encoded, reason in sent.refused])
@@ -206,12 +214,17 @@ class Outbox:
             self.ledger.events.postpone([encoded.event.key for encoded in sent.waiting], PAUSE)
         return len(sent.taken) + len(sent.refused)
 
+    @property
+    def _is_away(self) -> bool:
+        """Whether the broker was away a moment ago; where it never was, nobody asks what time it is."""
+        return self._away_until > 0 and passed() < self._away_until
+
     def _complain(self, exc: BrokerUnavailable | QueueConflict) -> None:
         """Log that the broker does not take events, once; one that is away is not asked again for a moment."""
-        if monotonic() >= self._away_until:
+        if not self._is_away:
             logger.warning("%s; what was accepted is kept and sent later", exc)
             if not exc.answered:
-                self._away_until = monotonic() + PAUSE
+                self._away_until = passed() + PAUSE
 
     def _note(self, batch: Sequence[Encoded]) -> None:
         try:

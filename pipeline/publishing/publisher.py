@@ -30,7 +30,7 @@ from ..core.errors import (
 )
 from ..core.event import Encoded, Event
 from ..core.ids import Seal
-from ..core.observe import Log
+from ..core.observe import Fact, Log, Spans
 from ..core.times import monotonic
 from .link import Link
 
@@ -50,8 +50,9 @@ MAX_IDLE = 10
 class Publisher:
     """Sends events from any thread of any process; links are opened when needed and used again."""
 
-    def __init__(self, celery: Celery, settings: Settings, names: Topology) -> None:
+    def __init__(self, celery: Celery, settings: Settings, names: Topology, spans: Spans | None = None) -> None:
         self._celery = celery
+        self._spans = spans or Spans()
         self._settings = settings
         self._names = names
         self._reset()
@@ -137,9 +138,15 @@ class Publisher:
 
     def _send(self, link: Link, batch: Sequence[Encoded], deadline: float) -> None:
         try:
-            link.send(batch, confirm=self._settings.confirm, deadline=deadline)
+            if self._spans.heard:
+                with self._spans.span("send", batch=batch):
+                    link.send(batch, confirm=self._settings.confirm, deadline=deadline)
+            else:
+                link.send(batch, confirm=self._settings.confirm, deadline=deadline)
         except (TypeError, ValueError, OverflowError, struct.error) as exc:  # no driver can write it
             raise self._refused(exc) from exc
+        if self._spans.count is not None:
+            self._spans.count([Fact("published", (encoded.event.type,)) for encoded in batch])
 
     def encode(self, event: Event, bus: dict[str, Any] | None = None, seal: Seal | None = None) -> Encoded:
         """Return the event ready for the wire; raise EventTooLarge or InvalidEvent.

@@ -17,6 +17,7 @@ from ..agents.filters import Filter, parse
 from ..brokers.topology import AgentQueue
 from ..core.errors import BrokerUnavailable, InvalidFilter, ProjectionFailed
 from ..core.event import Encoded, Event, new_event
+from ..core.limits.limit import order_of
 from ..core.observe import Log
 from ..core.retry import SHED_OLDEST
 from ..families import AgentBackpressure
@@ -25,6 +26,9 @@ from ..ledger.due import Look, Message
 from ..publishing.apart import send_apart
 from ..publishing.outbox import GRACE, PAUSE, Outbox
 from ..publishing.publisher import Publisher
+from ..publishing.queues import delete_queues
+from .monitor import Monitor
+from .vitals import lets_more
 
 if TYPE_CHECKING:
     from ..agents.agent import Agent
@@ -39,8 +43,10 @@ LOOKS = 4
 PAUSES = 0.4
 #: Seconds between two looks at how much waits for those agents that have a bound.
 BOUNDS = 1.0
-#: Seconds between two looks whether an agent that had a bound is one without by now.
+#: Seconds between two looks whether an agent that had a bound, a limit or an order is one without by now.
 UNBOUNDED = 60.0
+#: Seconds between two looks at who is there.
+WATCH = 2.0
 #: Seconds between two looks for slots that somebody has left behind, and for keys that nobody uses any more.
 MEND, FORGET = 2.0, 600.0
 
@@ -72,19 +78,23 @@ class Chores:
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
         self._ledger = bus.ledger
-        self._publisher = Publisher(bus.celery, bus.settings, bus.names)
-        self._outbox = Outbox(self._ledger, self._publisher)
+        self._publisher = Publisher(bus.celery, bus.settings, bus.names, bus.spans)
+        self.outbox = Outbox(self._ledger, self._publisher, by_hand=bus.by_hand is not None)
+        self.monitor = Monitor(bus, self._publisher, self.outbox)
         self._after = bus.settings.reconcile_after
         self._due = NOTHING
-        self._has_more = False
+        self._has_more = self._lets_go = False
         self._failed: set[str] = set()
+        self._deleted: set[tuple[str, int]] = set()
 
     def all(self) -> tuple[Chore, ...]:
         """Return them in the order in which they are done."""
         look = max(1.0, self._after / LOOKS)
         return (
             Chore("look", 0, self.look),
+            Chore("come and go", 0, self.monitor.come_and_go),
             Chore("pauses", PAUSES, self.look_for_pauses),
+            Chore("subscriptions", PAUSES, self.look_for_subscriptions),
             Chore("relay", 0, lambda: self.relay() if self._due.outbox else 0),
             Chore("timers", 0, lambda: self.fire() if self._due.timers else 0),
             Chore("release", 0, self.release),
@@ -93,12 +103,17 @@ class Chores:
             Chore("flows", 0, lambda: self._end_flows(lambda flows: flows.look()) if self._due.flows else 0),
             Chore("mend flows", MEND, lambda: self._end_flows(lambda flows: flows.mend())),
             Chore("forget keys", FORGET, self._ledger.limits.calling.forget),
+            Chore("forget notices", FORGET, self._ledger.notices.forget),
             Chore("send at once", 0, lambda: self.send_at_once() if self._due.at_once else 0),
             Chore("stop", 0, lambda: self.stop() if self._due.stops else 0),
             Chore("declare queues", look, self.declare),
             Chore("reconcile", look, self.reconcile, has_more=lambda: self._has_more),
+            Chore("monitor", WATCH, self.monitor.watch),
+            Chore("heartbeats", self._bus.settings.heartbeat_every, self.monitor.beat),
             Chore("bounds", BOUNDS, self.check_bounds),
             Chore("unbounded", UNBOUNDED, self.end_bounds),
+            Chore("let go", UNBOUNDED, self.let_go, has_more=lambda: self._lets_go),
+            Chore("removed subscriptions", UNBOUNDED, self.end_removed),
             Chore("project", 0, self.project, sends=False),
         )
 
@@ -113,9 +128,24 @@ class Chores:
         self._bus.pauses.look()
         return 0
 
+    def look_for_subscriptions(self) -> int:
+        """Find out which agents the ledger declares, for the loop; of those that are new the past is looked through."""
+        subscribed = self._bus.subscribed
+        if subscribed is not None and subscribed.is_on and subscribed.look():
+            self._has_more = True
+        return 0
+
+    def end_removed(self) -> int:
+        """See to what is left of subscriptions that were removed: what failed after that, and queues."""
+        table = self._ledger.subscriptions
+        for removed in table.removed():
+            if removed not in self._deleted and delete_queues(self._publisher, self._bus.names, removed[0]):
+                self._deleted.add(removed)
+        return table.end_removed()
+
     def relay(self) -> int:
         """Send what publishers have accepted and not sent."""
-        return self._outbox.relay(self._on_the_bus(self._ledger.events.take()))
+        return self.outbox.relay(self._on_the_bus(self._ledger.events.take()))
 
     def fire(self) -> int:
         """Publish delayed events and send retries whose time has come."""
@@ -127,7 +157,7 @@ class Chores:
             self._ledger.timers.finish(done, lease)
             return len(done)
 
-        return each((lambda: self._outbox.relay(self._on_the_bus(records)), retry))
+        return each((lambda: self.outbox.relay(self._on_the_bus(records)), retry))
 
     def release(self) -> int:
         """Let parked deliveries go on whose time, event, decision, turn or batch has come, or whose pause is over."""
@@ -201,34 +231,49 @@ class Chores:
         bound, size, bounds = agent.bound, self._waiting(agent.name), self._ledger.waiting.bounds
         assert bound is not None
         assert bound.max_waiting is not None
+        if not (is_full or size >= bound.max_waiting):
+            return 0
+        if lets_more(agent.name, bound.max_waiting, self._ledger.workers.roll()):
+            return 0  # that version looks after it: else each would end what the other begins
         if is_full and size <= bound.low:
             bounds.end(agent.name)
             logger.info("agent %s: %d events wait, which is no longer too much", agent.name, size)
         elif is_full:
             bounds.allow(agent.name, bound.overflow, size - bound.low)
-        elif size >= bound.max_waiting:
+        else:
             excess = size - bound.low
             told = f"{size:,} events wait, and {bound.max_waiting:,} may"
             dropped = excess if bound.overflow == SHED_OLDEST else 0
             payload = AgentBackpressure(agent_id=agent.name, queue_size=size, dropped=dropped)
             event = new_event(payload, source=self._bus.source)
-            record = self._outbox.encode([event])[0]
+            record = self.outbox.encode([event])[0]
             if bounds.begin(agent.name, bound.overflow, told, excess, record):
                 logger.warning("agent %s: %s (%s)", agent.name, told, bound.overflow)
         return 0
 
     def end_bounds(self) -> int:
-        """End what was too much for agents that have no bound any more: nobody else looks after it."""
+        """End what was too much for agents that have no bound any more, or are gone: nobody else looks after it."""
         full = self._ledger.waiting.bounds.full()
+        for name in self._ledger.waiting.bounds.end_gone(full):
+            logger.info("agent %s: nobody runs it any more, any number may wait", name)
         for agent in self._bus.agents:
             if agent.name in full and not (agent.bound and agent.bound.max_waiting):
                 self._ledger.waiting.bounds.end(agent.name)
                 logger.info("agent %s: it has no max_waiting= any more, any number may wait", agent.name)
         return 0
 
+    def let_go(self) -> int:
+        """Let deliveries go on that wait for limits, or in an order, which this worker's agents have no more."""
+        queues = tuple(self._bus.celery.amqp.queues.consume_from)
+        mine = [agent for agent in self._bus.agents if self._bus.names.queue_of(agent.name) in queues]
+        has = {agent.name: {*agent.rules, *([order_of(agent.name)] if agent.order else ())} for agent in mine}
+        done = self._release(partial(self._ledger.limits.calling.let_go, has))
+        self._lets_go = done > 0
+        return done
+
     def declare(self) -> int:
         """Declare this worker's queues: a broker that has lost its data no longer knows who listens."""
-        for queue in self._bus.celery.amqp.queues.consume_from.values():
+        for queue in tuple(self._bus.celery.amqp.queues.consume_from.values()):  # agents come and go meanwhile
             try:
                 if isinstance(queue, AgentQueue):
                     with self._publisher.channel() as channel:
@@ -287,6 +332,7 @@ class Chores:
 
     def _send_or_ask_again(self, messages: Sequence[Message]) -> int:
         done, waiting = self._send(messages, "deliveries")
+        self._ledger.due.sent(done)
         self._ledger.due.ask_again(waiting)
         return len(done)
 

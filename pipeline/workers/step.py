@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from celery.bootsteps import StartStopStep
-from celery.signals import worker_shutdown
+from celery.concurrency.prefork import TaskPool as Prefork
+from celery.signals import worker_process_shutdown, worker_ready, worker_shutdown, worker_shutting_down
 from celery.utils.log import get_logger
 from kombu.utils.imports import symbol_by_name
 
+from ..brokers.topology import AgentQueue
 from ..core import forks
 from ..core.errors import ConfigError, LedgerError, PipelineError
 from ..core.observe import Log, ended
 from ..core.routing import receivers
 from ..core.times import monotonic
 from ..ledger.status import counted, unrouted_by_type
+from ..ledger.workers import HEARTBEAT
 from ..publishing.outbox import PAUSE
+from .monitor import Stage
 from .sweeper import Sweeper
+from .vitals import about
 
 if TYPE_CHECKING:
     from ..bus import Bus
@@ -28,8 +35,6 @@ logger = Log(get_logger(__name__))
 
 #: Seconds between two looks for what is due.
 TICK = 0.2
-#: Seconds between two heartbeats of a worker.
-HEARTBEAT = 5.0
 OFF = (
     "the ledger is off (ledger_url is empty): a delivery may take effect twice, retries wait in the workers' memory, "
     "publish() fails while the broker is away, attempts that kill their worker are not counted, and what the broker "
@@ -72,46 +77,86 @@ class SweeperStep(StartStopStep):  # type: ignore[misc]  # celery's classes are 
             except ConfigError as exc:
                 raise ended(logger, f"pipeline: {exc}") from exc
             self._bus.name_worker()  # before the pool is forked, which runs deliveries under that name
+            worker_process_shutdown.connect(self._end_of_process)
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
         self._agents: dict[str, tuple[tuple[str, ...], datetime | int | None]] = {}
-        self._sweeper: Sweeper | None = None
+        self.sweeper: Sweeper | None = None
+
+    def create(self, worker: Any) -> None:
+        """Prepare for the pool, which starts next, to be forked."""
+        if self._bus is not None and isinstance(worker.pool, Prefork):
+            _share_memory()
 
     def start(self, worker: Any) -> None:
         """Register the agents that this worker runs, and begin to sweep; a ledger that is wrong ends the worker."""
         bus = self._bus
         if bus is None:
             return
-        if not bus.agents:
-            logger.warning(NO_AGENTS)
         if not bus.has_ledger:
+            if not bus.agents:
+                logger.warning(NO_AGENTS)
             logger.warning(OFF)
             return
         try:
+            self._subscribe(bus, worker)
+            if not bus.agents:
+                logger.warning(NO_AGENTS)
             self._agents = self._consumed(bus, worker)
-            self._register(bus)
+            self._bind(bus, worker)
+            self.register(bus)
             bus.ledger.subscribers.identify({a.name: a.did for a in bus.agents if a.did and a.name in self._agents})
+            bus.ledger.limits.rules.declare(
+                {n: r for a in bus.agents if a.name in self._agents for n, r in a.rules.items()}
+            )
             bus.pauses.look()
             self._mention_missed(bus)
-            self._sweeper = Sweeper(bus)
+            self.sweeper = Sweeper(bus)
         except (ConfigError, LedgerError) as exc:
             raise ended(logger, f"pipeline: {exc}") from exc
-        for name, run in (("sweeper", self._sweep), ("heartbeat", self._beat)):
+        threads = (("sweeper", self._sweep), ("heartbeat", self._beat)) if bus.by_hand is None else ()
+        for name, run in threads:
             self._threads.append(threading.Thread(target=run, name=f"pipeline-{name}", daemon=True))
             self._threads[-1].start()
         bus.pulse.at = monotonic()
+        worker_ready.connect(self._come)
+        worker_shutting_down.connect(self._leave)
         worker_shutdown.connect(self._end)  # there is one worker in a process
 
     @staticmethod
-    def _consumed(bus: Bus, worker: Any) -> dict[str, tuple[tuple[str, ...], datetime | int | None]]:
-        """Return the agents whose queues this worker consumes."""
-        names = {bus.names.agent_of(name) for name in worker.app.amqp.queues.consume_from}
-        return {agent.name: (agent.patterns, agent.since) for agent in bus.agents if agent.name in names}
+    def _subscribe(bus: Bus, worker: Any) -> None:
+        """Let a worker that runs whatever agents there are (without -Q) have those that the ledger declares, too."""
+        if bus.subscribed is not None and worker.app.amqp.queues._consume_from is None:
+            bus.subscribed.is_on = True
+            bus.subscribed.look()
+            bus.subscribed.apply()
 
-    def _register(self, bus: Bus) -> None:
+    @staticmethod
+    def _consumed(bus: Bus, worker: Any) -> dict[str, tuple[tuple[str, ...], datetime | int | None]]:
+        """Return the agents of the code whose queues this worker consumes; of the others the ledger knows by itself."""
+        names = {bus.names.agent_of(name) for name in worker.app.amqp.queues.consume_from}
+        mine = (agent for agent in bus.agents if agent.name in names and not agent.in_ledger)
+        return {agent.name: (agent.patterns, agent.since) for agent in mine}
+
+    @staticmethod
+    def _bind(bus: Bus, worker: Any) -> None:
+        """Declare the worker's queues before publishers hear of its agents.
+
+        The consumer does so seconds later; what was published in between would have no queue, and wait for
+        reconciliation. What is wrong with the broker or a queue, the consumer says, which connects next.
+        """
+        queues = [one for one in worker.app.amqp.queues.consume_from.values() if isinstance(one, AgentQueue)]
+        with suppress(*bus.publisher.recoverable), worker.app.connection_for_read() as connection:
+            connection.connect()  # once: the consumer is the one who waits for a broker that is away
+            channel = connection.channel()
+            for queue in queues:
+                queue(channel).declare()
+
+    def register(self, bus: Bus) -> None:
+        """Say that this worker lives, and what it runs."""
         share = bus.settings.filtered_share
         filters = {name: wanting.as_data(share) for name in self._agents if (wanting := bus.agents[name].wanting)}
-        bus.ledger.subscribers.register(self._agents, bus.worker_id, filters)
+        bus.ledger.subscribers.register(self._agents, bus.worker_id, filters, about(bus, self._agents))
         _ = bus.ledger.seal  # read here once: the loop, which checks signatures, should not wait for the ledger
 
     def _mention_missed(self, bus: Bus) -> None:
@@ -127,8 +172,8 @@ class SweeperStep(StartStopStep):  # type: ignore[misc]  # celery's classes are 
             logger.info(MISSED, counted(number), ", ".join(dict.fromkeys(some.type for some in missed)))
 
     def _sweep(self) -> None:
-        assert self._sweeper is not None
-        self._repeat("sweeper", self._sweeper.sweep, TICK)
+        assert self.sweeper is not None
+        self._repeat("sweeper", self.sweeper.sweep, TICK)
 
     def _beat(self) -> None:
         """Say that the worker lives, in a thread of its own: a slow broker or read model must not make it seem dead.
@@ -142,7 +187,7 @@ class SweeperStep(StartStopStep):  # type: ignore[misc]  # celery's classes are 
             if not bus.pulse.is_beating(within):
                 raise LoopHangs(f"the worker's loop has not turned for {within:g} s, so it does not count as living")
             with forks.held_off():
-                self._register(bus)
+                self.register(bus)
 
         self._repeat("heartbeat", beat, HEARTBEAT)
 
@@ -163,14 +208,48 @@ class SweeperStep(StartStopStep):  # type: ignore[misc]  # celery's classes are 
 
     terminate: Callable[[Any, Any], None] = stop
 
+    def _come(self, **_: Any) -> None:
+        """Let the sweeper say that the worker is there; before, its own queues might not be bound."""
+        if self.sweeper is not None:
+            self.sweeper.chores.monitor.stage = Stage.READY
+
+    def _leave(self, **_: Any) -> None:
+        """Let the sweeper say that the worker stops; here a signal may have interrupted anything."""
+        if self.sweeper is not None:
+            self.sweeper.chores.monitor.stage = Stage.LEAVES
+
+    def _end_of_process(self, **_: Any) -> None:
+        """Write, in a process of the pool that ends, what its handlers have said last: it waits for no thread."""
+        if self._bus is not None and self._bus.has_ledger:
+            self._bus.ledger.notices.flush()
+
+    def disconnect(self) -> None:
+        """Hear no more of workers: this one has ended, and in its process another may begin."""
+        worker_ready.disconnect(self._come)
+        worker_shutting_down.disconnect(self._leave)
+        worker_shutdown.disconnect(self._end)
+        worker_process_shutdown.disconnect(self._end_of_process)
+
     def _end(self, **_: Any) -> None:
         """End the thread; what it had taken and not sent is taken by another worker."""
+        self.disconnect()
         self._stop.set()
         for thread in self._threads:
             thread.join(timeout=10)
-        if self._sweeper is not None:
-            self._sweeper.leave()
+        if self.sweeper is not None:
+            with suppress(PipelineError):
+                self.sweeper.chores.monitor.come_and_go()  # it may have ended before the sweeper looked
+            self.sweeper.leave()
 
 
 def _is_expected(exc: Exception) -> bool:
     return isinstance(exc, (PipelineError, OSError))
+
+
+def _share_memory() -> None:
+    """Let the processes of a pool share what was imported: a collection in each writes to, and so copies, all of it.
+
+    Source: https://docs.python.org/3/library/gc.html#gc.freeze
+    """
+    gc.collect()
+    gc.freeze()

@@ -11,7 +11,7 @@ from celery.utils.log import get_logger
 from ..core import forks
 from ..core.errors import PipelineError
 from ..core.observe import Log
-from ..core.times import monotonic
+from ..core.times import passed
 from ..publishing.outbox import PAUSE
 from .chores import Chore, Chores
 
@@ -54,13 +54,13 @@ class Sweeper:
                 is_expected = isinstance(exc, (PipelineError, OSError))
                 logger.warning("%s goes on in %g s: %s", chore.name, PAUSE, exc, exc_info=not is_expected)
             self._trouble[chore.name] = str(exc)
-            self._paused[chore.name] = monotonic() + PAUSE
+            self._paused[chore.name] = passed() + PAUSE
             return 0
         self._trouble.pop(chore.name, None)
         return done
 
     def _is_time(self, chore: Chore) -> bool:
-        at = monotonic()
+        at = passed()
         if at < self._paused.get(chore.name, 0.0):
             return False
         if chore.every == 0 or chore.has_more():

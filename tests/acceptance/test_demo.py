@@ -2,11 +2,10 @@
 
 import email
 import json
-import os
+import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from email.message import EmailMessage
 from email.policy import default
 from pathlib import Path
@@ -14,48 +13,17 @@ from pathlib import Path
 import pytest
 
 from pipeline import Event
+from tests.demos import COMMAND, demo, workers_in
+from tests.http import Server
 from tests.servers import wait_for
 
-#: The command that is installed: under `python -m` Python ends itself by SIGINT, whatever the exit code was to be, when
-#: that has come within exec() of a text, as where a dataclass is made.
-COMMAND = [str(Path(sys.executable).with_name("pipeline")), "demo"]
-
-
-@pytest.fixture
-def environment(tmp_path: Path) -> dict[str, str]:
-    own = {"HOME": str(tmp_path), "USER": "ada", "TMPDIR": str(tmp_path)}
-    return {**{k: v for k, v in os.environ.items() if not k.startswith(("PIPELINE_", "BRIEFING_"))}, **own}
-
-
-@pytest.fixture(autouse=True)
-def in_an_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.chdir(tmp_path)
-    yield
-    assert workers_in(tmp_path) == []
-
-
-def workers_in(directory: Path) -> list[str]:
-    """Return the worker processes whose state is in `directory`."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            variables = (process / "environ").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if any(v.startswith(f"PIPELINE_CONFIG={directory}".encode()) for v in variables):
-            found.append((process / "cmdline").read_text())
-    return found
+pytestmark = pytest.mark.usefixtures("nothing_is_left")
 
 
 def read(path: Path) -> EmailMessage:
     message = email.message_from_bytes(path.read_bytes(), policy=default)
     assert isinstance(message, EmailMessage)
     return message
-
-
-def demo(*arguments: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    command = [*COMMAND, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=90, check=False)
 
 
 def test_the_demo_breaks_things_and_counts_that_nothing_was_lost_or_done_twice(
@@ -72,6 +40,7 @@ def test_the_demo_breaks_things_and_counts_that_nothing_was_lost_or_done_twice(
     assert order == sorted(order)
     assert "LOST: nothing." in told
     assert "DONE TWICE: nothing." in told
+    assert "in a browser: the same once more with --serve" in told
 
     # Each answer begins with prose about the question.
     assert "A context manager is an object that defines the" in told
@@ -148,6 +117,30 @@ def test_the_demo_tells_its_story_as_json(tmp_path: Path, environment: dict[str,
     assert len(list((tmp_path / "here" / "mail").glob("*.eml"))) == 2
 
 
+def test_a_demo_ends_with_the_page_of_what_happened_when_that_is_wanted(environment: dict[str, str]) -> None:
+    # As somebody has it who uses the bus already: it may not be asked.
+    environment |= {"PIPELINE_LEDGER_URL": "postgresql://nobody@127.0.0.1:1/none"}
+    with subprocess.Popen(
+        [*COMMAND, "What is a lambda?", "--serve"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+    ) as running:  # fmt: skip
+        try:
+            assert running.stderr is not None
+            served = re.search(r"serving http://127\.0\.0\.1:(\d+)", running.stderr.readline())
+            assert served is not None
+            server = Server(int(served[1]))
+            asked = server.get("/events?type=user.query").data["events"][0]
+            page = server.get(f"/ui/events/{asked['id']}").body.decode()
+            assert all(agent in page for agent in ("research", "library", "reference", "email"))
+            running.send_signal(signal.SIGINT)
+            told, said = running.communicate(timeout=30)
+        finally:
+            running.kill()
+    assert (running.returncode, said) == (130, "")
+    assert "LOST: nothing." in told
+    assert "in a browser" in told
+
+
 def test_a_worker_that_cannot_start_shows_the_end_of_its_log(tmp_path: Path, environment: dict[str, str]) -> None:
     (tmp_path / "sitecustomize.py").write_text(
         "import sys\nif 'celery' in sys.orig_argv: raise SystemExit('there is no coffee')\n"
@@ -196,7 +189,7 @@ def test_a_demo_that_is_interrupted_stops_its_worker(
     many = ["How do exceptions work?"] * 500  # it is not at its end before it is interrupted
     with subprocess.Popen(
         [*COMMAND, *many], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**environment, "PYTHONUNBUFFERED": "1"},
+        env=environment,
     ) as running:  # fmt: skip
         wait_for(lambda: workers_in(tmp_path), "the worker")
         running.send_signal(number)

@@ -17,10 +17,11 @@ from pipeline import __version__
 from pipeline.core.errors import to_install
 from tests.blobs import s3_environment, s3_server
 from tests.servers import PostgreSQL, Server, free_port, wait_for
+from tests.webhooks import NEARBY, hooked
 
 ROOT = Path(__file__).parents[2]
 WHEEL = f"celery_eventbus-{__version__}-py3-none-any.whl"
-EXTRAS = ("redis", "postgres", "flower", "s3")
+EXTRAS = ("redis", "postgres", "flower", "s3", "webhooks")
 SHOP = """
 from pipeline import Pipeline
 
@@ -145,10 +146,12 @@ def test_the_wheel_holds_the_whole_package_and_nothing_else(wheels: Path) -> Non
         (commands,) = [wheel.read(name).decode() for name in held if name.endswith("entry_points.txt")]
     files = {str(path.relative_to(ROOT)) for path in (ROOT / "pipeline").rglob("*") if path.is_file()}
     files = {name for name in files if "__pycache__" not in name}
+    files = files - {"pipeline/testing/plugin.py"} | {"_celery_eventbus_pytest.py"}  # pytest imports no package for it
     assert {name for name in held if ".dist-info/" not in name} == files
     assert {"pipeline/py.typed", "pipeline/ledger/database/migrations/env.py"} <= files
     assert any(name.endswith("/licenses/LICENSE") for name in held)
     assert "pipeline = pipeline.cli.main:main" in commands
+    assert "celery-eventbus = _celery_eventbus_pytest" in commands
     assert f"./{WHEEL}" in (ROOT / "docs" / "installing.md").read_text()
 
 
@@ -198,6 +201,41 @@ def test_without_its_extra_one_line_says_what_brings_it(
     assert len(published.stderr.splitlines()) == 1
     assert to_install(extra) in published.stderr
     assert to_install(extra) in installed("").run("pipeline", "-A", "shop", "doctor", **environment).stdout
+
+
+def test_without_its_extra_a_webhook_is_refused_where_it_is_added(
+    installed: Callable[[str], Installed], tmp_path: Path
+) -> None:
+    add = ("pipeline", "-A", "shop", "subscriptions", "add", "crm", "--on", "order.*", "--url", "https://example.com/")
+    added = installed("").run(*add, PIPELINE_DIRECTORY=str(tmp_path))
+    assert added.returncode == 1
+    assert added.stderr == f"pipeline: subscriptions need the package httpcore; {to_install('webhooks')}\n"
+
+
+def test_without_its_extra_a_worker_that_is_to_be_measured_says_what_brings_it(
+    installed: Callable[[str], Installed], tmp_path: Path
+) -> None:
+    environment = {"PIPELINE_DIRECTORY": str(tmp_path), "PIPELINE_METRICS_PORT": str(free_port())}
+    ended = installed("").run("celery", "-A", "shop", "worker", "--concurrency=1", **environment)
+    assert ended.returncode != 0
+    assert to_install("metrics") in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_with_its_extra_webhooks_are_called(
+    installed: Callable[[str], Installed], start: Callable[..., Path], tmp_path: Path
+) -> None:
+    shop = installed("webhooks")
+    environment = {"PIPELINE_DIRECTORY": str(tmp_path), **NEARBY}
+    with hooked() as hook:
+        worker = ("celery", "-A", "shop", "worker", "--loglevel=INFO", "--concurrency=1")
+        start(shop, *worker, f"--hostname={tmp_path.name}@me", until=lambda said: " ready." in said, **environment)
+        add = ("pipeline", "-A", "shop", "subscriptions", "add", "crm", "--on", "order.*", "--url", hook.url)
+        added = shop.run(*add, **environment)
+        assert added.returncode == 0, added.stderr
+        published = shop.run("python", "shop.py", **environment)
+        assert "-> crm: succeeded" in published.stdout, published.stderr
+        assert [call.data for call in hook.calls] == [{"order_id": "A1"}]
 
 
 def test_with_its_extra_flower_starts(

@@ -15,7 +15,7 @@ from contract_app import append, once  # type: ignore[import-not-found]
 from kombu.message import Message
 
 from pipeline import Context, Event, Pipeline, Retry
-from pipeline.coordination.flows import Flows
+from pipeline.coordination.flows.flows import Flows
 from pipeline.core.errors import NotAnEventError
 from pipeline.core.event import Encoded
 from pipeline.delivery import inbox

@@ -18,6 +18,7 @@ from contract_app import append, is_open, once  # type: ignore[import-not-found]
 from sqlalchemy import Connection
 
 from pipeline import Context, Limit, Pipeline, Retry
+from pipeline.core.limits.limit import SLOT
 from pipeline.delivery import inbox
 from pipeline.delivery.inbox import Inbox
 from pipeline.ledger.database import leases
@@ -67,7 +68,7 @@ def die(point: str, delivery: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-_take, _ending, _hand_on = Lines.take, Lines.ending, Lines.hand_on
+_take, _parked, _hand_on = Lines.take, Inbox.parked, Lines.hand_on
 _call, _succeed, _sent, _look = Lines._call, Inbox.succeed, Chores.send_at_once, Chores.look
 
 
@@ -83,10 +84,10 @@ def hand_on(self: Lines, connection: Connection, ending: Ending, opened: Sequenc
     die("parking" if ending.line else "handing", ending.delivery)
 
 
-def ending(self: Lines, ending: Ending, *run: Any) -> Any:
-    result = _ending(self, ending, *run)
-    if ending.line:
-        die("parked", ending.delivery)
+def parked(self: Inbox, delivery: Any, attempt: int, parks: Any) -> Any:
+    result = _parked(self, delivery, attempt, parks)
+    if parks.wait.kind == SLOT:
+        die("parked", delivery.id)
     return result
 
 
@@ -126,5 +127,5 @@ def look(self: Chores) -> int:
     return _look(self)
 
 
-Lines.take, Lines.ending, Lines.hand_on, Lines._call = take, ending, hand_on, call  # type: ignore[method-assign]
+Lines.take, Inbox.parked, Lines.hand_on, Lines._call = take, parked, hand_on, call  # type: ignore[method-assign]
 Inbox.succeed, Chores.send_at_once, Chores.look = succeed, send_at_once, look  # type: ignore[method-assign]

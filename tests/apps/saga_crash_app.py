@@ -13,7 +13,7 @@ from contract_app import once  # type: ignore[import-not-found]
 from sqlalchemy import text
 
 from pipeline import Agent, Context, Pipeline, Retry, step
-from pipeline.coordination.flows import Flows
+from pipeline.coordination.flows.flows import Flows
 from pipeline.core.event import Encoded
 from pipeline.delivery import inbox
 from pipeline.ledger.database import leases

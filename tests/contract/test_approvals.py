@@ -128,7 +128,7 @@ MISTAKES = [
     ({"action": ""}, "ask: '' is no action"),
     ({"action": "x", "n_of": 0}, "n_of=0: how many have to approve, 1 or more"),
     ({"action": "x", "veto": "ignore"}, 'it is "raise" or "return"'),
-    ({"action": "x", "expires": 0}, "nobody could decide in no time"),
+    ({"action": "x", "expires": 0}, "expires=0: nothing is done in no time"),
     ({"action": "x", "expires": "soon"}, "expires: 'soon' is no duration"),
     ({"action": "x", "args": [1]}, "arguments are a model or a mapping, not a list"),
     ({"action": "x", "schema": {"type": "nonsense"}}, "its schema is no JSON Schema that can be used"),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import text, update
 
 from pipeline import AlreadyDecided, InvalidEvent, InvalidSelection, NotAllowed, Pipeline, UnknownEvent
 from pipeline.core.event import new_event
@@ -26,7 +26,7 @@ from pipeline.ledger.waiting.wait import APPROVAL, Parking, Wait
 from pipeline.ledger.waiting.waits import Waits
 from pipeline.operations.keeping.erasure import erase
 from pipeline.workers.chores import meets
-from tests.ledgers import move, new_order
+from tests.ledgers import move, new_order, plans
 from tests.records import logged, make_app, rows
 
 SCHEMA = {"type": "object", "properties": {"amount": {"type": "number", "maximum": 100}}, "required": ["amount"]}
@@ -344,6 +344,20 @@ def test_approvals_go_with_their_events_and_people_are_forgotten(app: Pipeline) 
     assert (app.approvals.show("gone").args, app.approvals.show("gone").status) == ({}, "approved")
     app.prune(keep=0)
     assert [each.id for each in app.approvals.list(status=None)] == ["kept"]
+
+
+def test_those_of_one_correlation_are_found_by_its_index(app: Pipeline, ledger: Ledger) -> None:
+    for n in range(300):
+        app.publish(ActionProposed(action_id=f"a{n}", agent_id="support", action="refund"), correlation_id=f"c{n // 2}")
+    app.approvals.veto("a6", by="ada")
+    with ledger.database.transaction() as connection:
+        connection.execute(text("ANALYZE"))
+    with plans(ledger, "pipeline_approvals.proposal") as found:
+        assert [each.id for each in app.approvals.list(correlation="c3")] == ["a7"]
+        assert [each.id for each in app.approvals.list(correlation="c3", status=None, limit=1)] == ["a6"]
+        assert app.approvals.list(correlation="c3", agent="sales") == []
+    assert len(found) == 3
+    assert all("pipeline_approvals_correlation" in plan and "SCAN pipeline_" not in plan for plan in found), found
 
 
 def test_an_approval_is_found_by_the_beginning_of_its_id(app: Pipeline) -> None:

@@ -112,6 +112,11 @@ def site(broker: Broker) -> Iterator[Site]:
                 site.send(end, where, errback)
     yield site
     site.worker.kill()
+    if broker.name == "redis":  # Celery leaves these connections to the garbage collector, and that to another test
+        consumer = app.celery.backend.result_consumer
+        consumer.stop()
+        consumer._pubsub = None  # results that are collected later would open it again, to unsubscribe
+        app.celery.backend.client.connection_pool.disconnect()
     app.close()
     app.celery.close()
     pools.reset()

@@ -50,6 +50,25 @@ def test_dead_letters_are_listed_newest_first_page_by_page(app: Pipeline, letter
     assert letters.list(limit=2, after=first[-1].cursor) == second, "the page's last one is gone, its place is not"
 
 
+def test_dead_letters_are_grouped_by_agent_and_error_and_a_group_is_chosen_by_its_whole_error(
+    app: Pipeline, letters: DeadLetters
+) -> None:
+    died(app, 3, error="ValueError: no account")
+    longer = died(app, 2, error="ValueError: no account at all")
+    other = die(app, app.publish(order()), "stock", error="")
+    groups = letters.groups()
+    assert [(one.agent, one.error, one.number) for one in groups] == [
+        ("billing", "ValueError: no account", 3),
+        ("billing", "ValueError: no account at all", 2),
+        ("stock", "", 1),
+    ]
+    assert groups[0].newest - groups[0].oldest >= timedelta(hours=2)
+    assert (groups[1].id in longer, groups[2].id) == (True, other)
+    assert letters.groups(limit=1) == groups[:1]
+    assert letters.drop(agent="billing", same_error="ValueError: no account").number == 3
+    assert letters.groups() == groups[1:]
+
+
 def test_pages_go_on_where_many_letters_died_at_the_same_time(app: Pipeline, letters: DeadLetters) -> None:
     ids = {die(app, event) for event in app.publish_many([order(n) for n in range(BATCH + 5)])}
     with app.ledger.database.transaction() as connection:

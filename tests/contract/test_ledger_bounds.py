@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from pipeline import Overloaded, Pipeline
+from pipeline.ledger.database.tables import workers
 from pipeline.ledger.database.waiting import pauses
 from pipeline.ledger.ledger import Ledger
 from pipeline.workers.chores import Chores
-from tests.ledgers import new_order, record
+from tests.ledgers import move, new_order, record
 from tests.records import logged, rows
 from tests.threads import in_threads
 
@@ -89,6 +90,67 @@ def test_what_becomes_of_too_much_follows_a_new_version_of_the_agent(
     assert list(ledger.waiting.bounds.full()) == ["billing"]
     chores.end_bounds()
     assert ledger.waiting.bounds.full() == {}
+
+
+def runs(ledger: Ledger, worker: str, most: int | None) -> None:
+    """Let a worker live whose version of the agent lets so many events wait."""
+    patterns = {"billing": (("order.#",), None)}
+    ledger.subscribers.register(patterns, worker, about={"agents": {"billing": {"max_waiting": most}}})
+
+
+@pytest.mark.parametrize("most", [1000, None])
+def test_of_two_versions_that_run_the_one_that_lets_most_wait_counts_so_no_episode_begins_again_and_again(
+    app: Pipeline, ledger: Ledger, sized: Callable[[int], None], most: int | None
+) -> None:
+    bounded(app, overflow="shed-oldest")
+    runs(ledger, app.bus.worker_id, 10)
+    runs(ledger, "new", most)
+    sized(500)
+    assert ledger.waiting.bounds.full() == {}
+    begin(ledger, policy="hold", excess=0)
+    sized(20)
+    sized(5)
+    assert ledger.waiting.bounds.full()["billing"].policy == "hold", "it is the other's to say, and to end"
+    assert not ledger.waiting.bounds.shed("billing")
+    ledger.workers.leave("new")
+    sized(20)
+    assert ledger.waiting.bounds.full()["billing"].policy == "shed-oldest"
+    sized(7)
+    assert ledger.waiting.bounds.full() == {}
+
+
+@pytest.mark.parametrize("said", [{"max_waiting": 9}, {"max_waiting": 10}, {}, None])
+def test_a_version_that_lets_no_more_wait_changes_nothing(
+    app: Pipeline, ledger: Ledger, sized: Callable[[int], None], said: Any
+) -> None:
+    bounded(app)
+    ledger.subscribers.register({"billing": (("order.#",), None)}, "other", about={"agents": {"billing": said}})
+    sized(10)
+    assert list(ledger.waiting.bounds.full()) == ["billing"]
+
+
+def test_a_worker_that_was_killed_does_not_count(app: Pipeline, ledger: Ledger, sized: Callable[[int], None]) -> None:
+    bounded(app)
+    runs(ledger, "killed", 1000)
+    move(ledger, workers, 60, "seen")
+    sized(10)
+    assert list(ledger.waiting.bounds.full()) == ["billing"]
+
+
+def test_an_episode_of_an_agent_that_nobody_runs_any_more_ends(app: Pipeline, ledger: Ledger) -> None:
+    begin(ledger)
+    chores, full = Chores(app.bus), ledger.waiting.bounds.full
+    for gone in ("another version", "billing's last"):
+        ledger.workers.heartbeat(gone, {"billing": ["order.#"]})
+    ledger.workers.heartbeat("w", {"stock": ["order.#"]})
+    ledger.workers.leave("billing's last")
+    move(ledger, workers, 299, "seen")
+    chores.end_bounds()
+    assert list(full()) == ["billing"], "it may come back"
+    move(ledger, workers, 2, "seen")
+    ledger.workers.heartbeat("w", {"stock": ["order.#"]})
+    chores.end_bounds()
+    assert full() == {}
 
 
 def test_what_is_held_is_only_told(app: Pipeline, sized: Callable[[int], None]) -> None:

@@ -86,6 +86,18 @@ def test_the_same_use_counts_once_and_that_of_another_attempt_again(app: Pipelin
     assert reserve(app, [one], 30, Use("d1", 2, 1)) is None, "it has what it had"
 
 
+def test_what_deliveries_have_spent_is_said_over_all_of_their_attempts(app: Pipeline) -> None:
+    one = scope(1000)
+    for use in (Use("d1", 1, 0), Use("d1", 2, 0), Use("d1", 2, 1), Use("d2", 1, 0)):
+        assert reserve(app, [one], 30, use) is None
+    app.budgets.settle(Use("d1", 2, 1), Amounts(tokens=10, cost=2_500_000))
+    many = [f"none{number}" for number in range(1200)]
+    found = app.budgets.spent_by(["d1", *many, "d2"])
+    assert found == {"d1": Amounts(70, 2_500_000, 0), "d2": Amounts(30, 0, 0)}
+    assert [str(found["d1"]), str(found["d2"])] == ["70 tokens, cost 2.5", "30 tokens"]
+    assert app.budgets.spent_by([]) == {}
+
+
 def test_of_several_budgets_all_are_taken_from_or_none(app: Pipeline) -> None:
     wide, narrow = scope(100, "wide"), scope(10, "narrow")
     assert reserve(app, [wide, narrow], 11).scope == narrow

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sqlite3
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -49,6 +51,49 @@ def test_a_thread_has_one_connection_whatever_it_does(ledger: Ledger) -> None:
         with ledger.database.session() as session:
             assert session.execute(text("SELECT 1")).scalar() == 1
     assert open_connections(ledger) == 1
+
+
+@pytest.mark.parametrize("how", ["reading", "transaction"])
+def test_a_connection_that_is_in_use_while_its_pool_is_closed_is_ended_and_not_forgotten(
+    ledger: Ledger, how: str
+) -> None:
+    deliver(ledger)
+    with getattr(ledger.database, how)() as connection:
+        driver: Any = connection.connection.driver_connection
+        connection.execute(text("SELECT 1"))
+        ledger.close()
+    assert has_ended(driver)
+    deliver(ledger)
+
+
+def has_ended(driver: Any) -> bool:
+    if not isinstance(driver, sqlite3.Connection):
+        return bool(driver.closed)
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        driver.execute("SELECT 1")
+    return True
+
+
+def test_a_connection_that_a_pool_opened_while_it_was_closed_is_ended_too(ledger: Ledger) -> None:
+    deliver(ledger)
+    before = ledger.database.engine.pool
+    ledger.close()
+    late = before.connect()  # by a thread that had got hold of the pool a moment ago
+    driver = late.driver_connection
+    late.close()
+    assert has_ended(driver)
+
+
+@pytest.mark.parametrize("ledger_url", ["sqlite", "postgresql"], indirect=True)
+def test_of_pools_that_several_threads_close_at_once_none_keeps_a_connection(ledger: Ledger, ledger_url: str) -> None:
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        in_threads(6, lambda n: [(deliver(ledger), ledger.close()) for _ in range(20)])
+    finally:
+        sys.setswitchinterval(interval)
+    ledger.close()
+    wait_for(lambda: number_of_connections(ledger_url) == 0, "the connections to end")
 
 
 def test_threads_that_have_ended_have_given_their_connections_back(app: Pipeline, ledger: Ledger) -> None:

@@ -6,7 +6,6 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import pytest
@@ -86,7 +85,8 @@ class Hands:
 
     def run(self, event: Event, **how: Any) -> Callable[..., Any]:
         delivery = self.delivery(event)
-        return partial(self.ledger.limits.lines.ending, Ending(delivery.id, delivery.turns, **how))
+        lines, ending = self.ledger.limits.lines, Ending(delivery.id, delivery.turns, **how)
+        return lambda work: self.ledger.database.run(lambda own: lines.ending(own, ending, work))
 
     def succeed(self, event: Event) -> None:
         id = delivery_id(event.id, self.agent)
@@ -226,6 +226,16 @@ def test_a_change_is_in_force_at_once_and_can_be_taken_back(ledger: Ledger) -> N
         ledger.limits.rules.change("bilking", {"concurrent": 3})
     with pytest.raises(InvalidAgent, match="a rate"):
         ledger.limits.rules.change(AGENT, {"burst": 3})
+
+
+def test_who_stands_in_line_goes_on_when_a_new_version_declares_more(ledger: Ledger) -> None:
+    hands = Hands(ledger, Limit(concurrent=1))
+    events = append(ledger, 4)
+    for event in events:
+        hands.begin(event)
+    ledger.limits.rules.declare({AGENT: Limit(concurrent=3).rule})
+    assert ledger.limits.calling.call_due() == 2
+    assert sorted(hands.called()) == sorted(event.id for event in events[1:3])
 
 
 def test_a_slot_of_what_will_not_come_back_is_given_to_the_next(ledger: Ledger) -> None:

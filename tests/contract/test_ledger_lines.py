@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from pipeline import Limit
+from pipeline import Limit, Pipeline
 from pipeline.core.ids import delivery_id
 from pipeline.core.outcome import Outcome
 from pipeline.ledger.database.tables import deliveries
 from pipeline.ledger.database.waiting import lines, turns
 from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.limits import calling
+from pipeline.workers.chores import Chores
 from tests.contract.test_ledger_limits import AGENT, Hands, of, work_off
 from tests.ledgers import ON_POSTGRESQL, append, move
 from tests.threads import in_threads
@@ -44,7 +45,32 @@ def test_a_slow_rate_no_longer_holds_back_when_there_is_a_faster_one(
     assert hands.begin(third)
 
 
+@pytest.mark.parametrize("end", ["ends", "comes again", "leaves"])
+def test_what_is_late_has_its_turn_until_its_handler_ends(ledger: Ledger, end: str) -> None:
+    hands = Hands(ledger, Limit(concurrent=1))
+    first, second = append(ledger, 2)
+    assert [hands.begin(event) for event in (first, second)] == [True, False]
+    late = hands.delivery(first)
+    with ledger.database.transaction() as connection:
+        ledger.deliveries.cancel(connection, [late.id], "its time was over", Outcome.LATE)
+    move(ledger, turns, 10, "since")
+    assert ledger.limits.calling.mend() == 0
+    ledger.limits.lines.come_back(late.id, late.turns, None)
+    assert hands.called() == []
+    match end:
+        case "ends":
+            ledger.limits.lines.give_back(late.id, late.turns)
+        case "comes again":
+            ledger.limits.lines.come_back(late.id, late.turns, late.message)
+        case "leaves":
+            ledger.workers.leave("w1")
+            assert ledger.limits.calling.mend() == 1
+    assert hands.called() == [second.id]
+    assert hands.states() == {"called": 1}
+
+
 def test_a_slot_of_what_was_called_and_does_not_come_is_given_to_the_next(ledger: Ledger) -> None:
+    ledger.workers.heartbeat("w1", {AGENT: []})
     hands = Hands(ledger, Limit(concurrent=1))
     first, second, third = append(ledger, 3)
     for event in (first, second, third):
@@ -64,6 +90,7 @@ def test_a_slot_of_what_was_called_and_does_not_come_is_given_to_the_next(ledger
 
 @pytest.mark.parametrize("fair_by", [None, "metadata.tenant"])
 def test_those_of_a_paused_agent_are_not_called_before_it_goes_on(ledger: Ledger, fair_by: str | None) -> None:
+    ledger.workers.heartbeat("w1", {AGENT: [], "research": []})
     limit = Limit(concurrent=1, fair_by=fair_by, name="shared")
     hands, others = Hands(ledger, limit), Hands(ledger, limit, agent="research")
     running, *mine = of(ledger, "acme", 4)
@@ -81,6 +108,37 @@ def test_those_of_a_paused_agent_are_not_called_before_it_goes_on(ledger: Ledger
     move(ledger, lines, 10)
     assert ledger.limits.calling.call_due() == 1
     assert hands.called() == [mine[0].id]
+
+
+@pytest.mark.parametrize("leaves", ["before", "stops", "after"])
+def test_those_of_an_agent_that_nobody_runs_keep_no_slots_from_others(ledger: Ledger, leaves: str) -> None:
+    limit = Limit(concurrent=1, name="shared")
+    hands, others = Hands(ledger, limit), Hands(ledger, limit, agent="research")
+    ledger.workers.heartbeat("w1", {"research": []})
+    ledger.workers.heartbeat("w2", {AGENT: []})
+    running, *mine, other = append(ledger, 4)
+    for event in (running, *mine):
+        hands.begin(event)
+    assert others.begin(other) is False
+    match leaves:
+        case "before":
+            ledger.workers.leave("w2")
+        case "stops":
+            ledger.workers.drain("w2")
+    hands.succeed(running)
+    if leaves == "after":
+        assert hands.called() == [mine[0].id]
+        ledger.workers.leave("w2")
+        move(ledger, turns, 6, "since")
+        assert ledger.limits.calling.mend() == 1
+    assert hands.called() == [other.id]
+    assert others.begin(other)
+    others.succeed(other)
+    assert hands.called() == []
+    ledger.subscribers.register({}, "w3", about={"agents": {AGENT: {"capacity": 1}}})  # as those of the ledger are said
+    move(ledger, lines, 10)
+    assert ledger.limits.calling.call_due() == 1
+    assert hands.called() == [mine[leaves == "after"].id]
 
 
 def test_a_member_of_a_canvas_stands_in_line_as_all_others_do(ledger: Ledger) -> None:
@@ -148,6 +206,31 @@ def test_what_is_shed_lets_its_key_go_on_whether_or_not_it_was_in_its_line(ledge
     assert hands.begin(three) is False
     hands.die(two, "Shed: shed-oldest: more than 10 events wait")
     assert hands.called() == [three.id]
+
+
+@pytest.mark.parametrize("was", [{"order": True}, {"limit": Limit(concurrent=1)}, {"limit": Limit(rate="1/h")}])
+def test_what_waits_for_what_its_agent_has_no_more_goes_on_at_once(
+    app: Pipeline, ledger: Ledger, was: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calling, "MOST", 2)
+    ledger.subscribers.register({AGENT: (("order.placed",), None)})
+    hands, other = Hands(ledger, **was), Hands(ledger, Limit(concurrent=1), agent="stock")
+    first, *rest = append(ledger, 4)
+    assert [hands.begin(event) for event in (first, *rest)] == [True, False, False, False]
+    assert [other.begin(event) for event in (first, rest[0])] == [True, False]
+    has = {AGENT: {turn.limit for turn in hands.turns(first)}}
+    assert ledger.limits.calling.let_go(has) == 0
+    assert ledger.limits.calling.let_go({"stock": {"stock"}}) == 0, "it is somebody else's"
+
+    @app.agent(name=AGENT, on="order.placed")
+    def billing(data: Any) -> None: ...
+
+    chores = Chores(app.bus)
+    assert (chores.let_go(), chores.let_go(), chores.let_go()) == (2, 1, 0)
+    assert sorted(hands.called()) == sorted(event.id for event in rest)
+    assert other.states()["waiting"] == 1
+    hands.succeed(first)
+    assert hands.called() == []
 
 
 @ON_POSTGRESQL

@@ -6,7 +6,7 @@ import threading
 from unittest.mock import ANY
 
 import pytest
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, update
 
 from pipeline import Pipeline
 from pipeline.core.event import Encoded, new_event
@@ -16,9 +16,11 @@ from pipeline.core.times import SECOND, now
 from pipeline.ledger import reconcile as reconciliation
 from pipeline.ledger.database.rows import DEAD_AFTER
 from pipeline.ledger.database.tables import agents, deliveries, events, timers, workers
+from pipeline.ledger.due import SENDING
 from pipeline.ledger.facts import Delivery
 from pipeline.ledger.ledger import Ledger
-from tests.ledgers import AFTER, LONG_AGO, ON_POSTGRESQL, append, move, old, reconcile, retrying
+from pipeline.publishing.outbox import PAUSE
+from tests.ledgers import AFTER, DAY, LONG_AGO, ON_POSTGRESQL, append, move, old, reconcile, retrying
 from tests.records import age, rows, run_agents
 
 
@@ -118,6 +120,22 @@ def test_a_new_agent_gets_the_past_that_it_asks_for_at_once(app: Pipeline, ledge
     assert ledger.due.at_once() == [], "it is no longer new"
 
 
+def test_what_was_taken_and_not_sent_is_sent_by_another_one_in_moments(app: Pipeline, ledger: Ledger) -> None:
+    append(ledger, 2)
+    ledger.subscribers.register({"billing": (("order.#",), 0)})
+    reconcile(ledger)
+    first, second = sorted(one.id for one in ledger.due.at_once())
+    assert not ledger.due.look().at_once
+    ledger.due.sent([first])  # and then its worker died
+    with ledger.database.transaction() as connection:
+        later = update(deliveries).where(deliveries.c.due < 0)
+        connection.execute(later.values(due=deliveries.c.due + round(SENDING * SECOND)))
+    assert ledger.due.look().at_once
+    assert [one.id for one in ledger.due.at_once()] == [second]
+    ledger.due.sent([second])
+    assert [row["due"] > 0 for row in rows(app, deliveries)] == [True, True]
+
+
 def test_an_agents_changed_pattern_counts_from_where_it_was_checked(app: Pipeline, ledger: Ledger) -> None:
     run_agents(app, {"billing": "order.#"})
     old(app, type="user.left")
@@ -137,6 +155,25 @@ def test_many_events_are_checked_in_steps(app: Pipeline, ledger: Ledger, monkeyp
     assert len(waiting(app)) == 10
     reconcile(ledger)
     assert waiting(app) == waiting(app, "stock") == wanted
+
+
+def test_a_clock_that_was_ahead_keeps_nobody_elses_events_from_being_found(app: Pipeline, ledger: Ledger) -> None:
+    run_agents(app, {"billing": "order.#"})
+    move(ledger, agents, 3600, "registered")
+    wrong = append(ledger)
+    age(app, wrong, -400 * DAY)
+    found = old(app, 2)
+    reconcile(ledger)
+    assert waiting(app) == {event.id for event in [*wrong, *found]}
+
+
+def test_what_a_clock_that_was_ahead_has_left_in_the_outbox_is_sent(app: Pipeline, ledger: Ledger) -> None:
+    wrong, later = append(ledger, 2)
+    ledger.events.postpone([wrong.id], 400 * DAY / SECOND)
+    ledger.events.postpone([later.id], PAUSE)
+    assert ledger.due.look().outbox
+    assert [record.event for record in ledger.events.take()] == [wrong]
+    assert not ledger.due.look().outbox
 
 
 @ON_POSTGRESQL

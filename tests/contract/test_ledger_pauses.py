@@ -175,7 +175,7 @@ def test_a_released_delivery_that_nobody_begins_does_not_hold_up_the_others(app:
     ids = park(ledger, append(ledger, 3))
     over(ledger)
     assert ledger.waiting.pauses.release() == 1
-    ledger.due.at_once()  # sent, to an agent whose workers are down
+    ledger.due.sent([one.id for one in ledger.due.at_once()])  # to an agent whose workers are down
     assert ledger.waiting.pauses.release() == 0
     move(ledger, deliveries, BEGUN_WITHIN + 1)
     assert ledger.waiting.pauses.release() == 2

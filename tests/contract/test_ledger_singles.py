@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import delete, update
+from sqlalchemy.event import listen
 
 from pipeline import Event, Singleton
 from pipeline.core.ids import delivery_id
@@ -20,7 +20,7 @@ from pipeline.ledger.facts import AlreadyRecordedError, Delivery, Success
 from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.limits.lines import Ending
 from pipeline.ledger.waiting.wait import Parking, Wait
-from tests.ledgers import append, move
+from tests.ledgers import ON_POSTGRESQL, append, move
 from tests.threads import in_threads
 
 pytestmark = [pytest.mark.usefixtures("living_worker"), pytest.mark.pooled]
@@ -43,7 +43,8 @@ class Hands:
 
     def run(self, event: Event, **how: Any) -> Any:
         delivery = self.delivery(event)
-        return partial(self.ledger.limits.lines.ending, Ending(delivery.id, delivery.turns, **how))
+        lines, ending = self.ledger.limits.lines, Ending(delivery.id, delivery.turns, **how)
+        return lambda work: self.ledger.database.run(lambda own: lines.ending(own, ending, work))
 
     def take(self, event: Event) -> Any:
         delivery = self.delivery(event)
@@ -331,3 +332,22 @@ def test_of_many_who_come_at_once_the_last_in_the_log_is_parked(ledger: Ledger) 
     with ledger.database.reading() as connection:
         assert [wait.delivery for wait in connection.execute(waits.select())] == [delivery_id(events[-1].id, AGENT)]
     assert Outcome.PARKED.value == row(ledger, events[-1]).outcome
+
+
+@ON_POSTGRESQL
+def test_a_key_that_is_forgotten_at_this_moment_is_made_anew(ledger: Ledger) -> None:
+    debounce, forgotten = Debounce("30s"), list[int]()
+    first, second = append(ledger, 2)
+    due = park(ledger, first, debounce)
+    move(ledger, waits, 31)
+    assert ledger.waiting.waits.release_due() == 1
+
+    def forget(_: Any, __: Any, statement: str, *___: Any) -> None:
+        if "FOR UPDATE" in statement and "FROM pipeline_lines" in statement and len(forgotten) < 2:
+            with ledger.database.transaction() as somebody:
+                forgotten.append(somebody.execute(delete(lines)).rowcount)
+
+    listen(ledger.database.engine, "before_cursor_execute", forget)
+    assert park(ledger, second, debounce) >= due
+    assert len(forgotten) == 2
+    assert outcomes(ledger, [first, second]) == ["queued", "parked"]

@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -15,6 +16,8 @@ import pytest
 from pipeline import Pipeline
 from pipeline.ledger.workers import is_gone, process_number
 from pipeline.workers.step import SweeperStep
+from tests.nursery import start_anew
+from tests.servers import wait_for
 
 on_linux = pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="tells nothing of a process's start")
 
@@ -75,3 +78,35 @@ def test_workers_that_are_forked_from_one_process_have_names_of_their_own(app: P
         SweeperStep(worker)
         names.add(app.bus.worker_id)
     assert len(names) == 4
+
+
+COUNTING = """
+import gc
+from pipeline import Pipeline
+app = Pipeline("counting")
+@app.agent(on="to.count", name="count")
+def count(data: int) -> dict[str, int]:
+    return {"left": gc.get_freeze_count(), "looked": len(gc.get_objects())}
+"""
+
+
+@pytest.mark.parametrize(("pool", "shares"), [("prefork", True), ("threads", False)])
+def test_the_processes_of_a_pool_share_what_their_worker_had_imported(tmp_path: Path, pool: str, shares: bool) -> None:
+    (tmp_path / "counting.py").write_text(COUNTING)
+    app = Pipeline("asking", directory=tmp_path / ".pipeline")
+    with closing(app), open_worker(tmp_path, "-A", "counting", "worker", "-P", pool, "-c", "2"):
+        wait_for(lambda: app.ledger.subscribers.versions(()), "the worker")
+        found = app.request("to.count", 1, timeout=60).result
+    assert (found["left"] > found["looked"]) is shares, found
+
+
+@contextmanager
+def open_worker(directory: Path, *arguments: str) -> Iterator[None]:
+    """Run a worker of its own, of a process that has imported nothing before."""
+    environment = {**os.environ, "PIPELINE_DIRECTORY": str(directory / ".pipeline")}
+    one = start_anew([*arguments], environment, directory, directory / "worker.log")
+    try:
+        yield
+    finally:
+        one.terminate()
+        one.wait(60)

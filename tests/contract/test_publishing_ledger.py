@@ -159,7 +159,7 @@ def test_a_broker_that_was_away_is_asked_again_only_after_a_pause(
     asked: list[float] = []
     clock = [1000.0]
     send = Publisher.send_encoded
-    monkeypatch.setattr(outbox, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(outbox, "passed", lambda: clock[0])
     monkeypatch.setattr(Publisher, "send_encoded", lambda *a, **k: (asked.append(clock[0]), send(*a, **k)))
     app = make(broker_url=AWAY)
     with caplog.at_level(logging.WARNING, "pipeline.publishing.outbox"):

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 
 import pytest
 
 from pipeline import NoResponder, Pipeline, RequestFailed, RequestTimeout, UnknownEvent
-from tests.harness import Broker, StartWorker, Worker
+from pipeline.ledger.database.tables import outbox, timers
+from pipeline.ledger.database.waiting import waits
+from tests.harness import Broker, StartWorker, Worker, backlog
 from tests.records import logged, rows
 from tests.servers import wait_for
 
@@ -78,6 +83,29 @@ def test_all_are_asked(bus: Pipeline) -> None:
     assert {name: one.status for name, one in found.items()} == {"left": "success", "right": "failure"}
     assert (found["left"].result, found["right"].result) == ("left", "LookupError: no opinion")
     assert bus.request("poll.asked", {"seconds": 3600}).result == "right"
+    with pytest.raises(RequestTimeout, match=r"1 of 2 have answered request .* in time, and not left") as caught:
+        bus.gather("poll.asked", {"seconds": 4}, targets=("left", "right"), timeout=2)
+    assert {name: one.result for name, one in caught.value.answers.items()} == {"right": "right"}
+
+
+def test_a_caller_that_is_killed_leaves_nothing_behind(bus: Pipeline, broker: Broker, worker: StartWorker) -> None:
+    first = worker(app="asked_app", pool="solo")
+    first.stop()
+    bus.ledger.workers.heartbeat("w", {"quote": ["price.asked"]})
+    code = "from asked_app import app; app.request('price.asked', {'n': 1}, timeout=3, targets=('quote',))"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], env=broker.environment(), cwd=broker.directory, stderr=subprocess.DEVNULL
+    ) as caller:
+        wait_for(lambda: logged(bus, "price.asked"), "the request")
+        (asked,) = logged(bus, "price.asked")
+        caller.kill()
+    until = datetime.fromisoformat((asked.model_extra or {})["replyby"])
+    wait_for(lambda: datetime.now(UTC) > until, "its time to be over")
+    worker(app="asked_app", pool="solo", name="w2")
+    wait_for(lambda: [row["outcome"] for row in rows(bus, agent="quote")] == ["filtered"], "the request to be over")
+    assert broker.journal.lines(agent="quote") == []
+    wait_for(lambda: rows(bus, timers) == rows(bus, outbox) == rows(bus, waits) == [], "the ledger to be done with it")
+    wait_for(lambda: backlog(bus, "agent.quote") == 0, "its queue to be empty")  # and no other was ever made for it
 
 
 @pytest.mark.usefixtures("started")
@@ -110,6 +138,15 @@ def test_a_durable_request_is_asked_for_later(bus: Pipeline, worker: StartWorker
     assert found.result == {"price": 6}
     with pytest.raises(UnknownEvent, match="has no request 'nothing'"):
         bus.reply("nothing")
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_a_handler_asks_another_agent_of_its_worker_where_there_is_room(
+    bus: Pipeline, worker: StartWorker, pool: str
+) -> None:
+    worker(app="asked_app", pool=pool, concurrency=2)
+    assert bus.request("chain.asked", {"n": 2}, targets=("chain",)).result == {"price": 4}
+    assert bus.presence.agent("quote").capacity == 2
 
 
 def test_a_handler_that_would_wait_for_its_own_worker_is_refused(

@@ -58,6 +58,11 @@ def test_publishers_and_workers_with_roles_of_their_own_do_all_that_they_do(
         web.publish("task.dead", {"beta": "give-up"})
         wait_for(lambda: len(web.dead_letters.list()) == 1, "the dead letter")
         operator = fresh(as_role("shop_worker"), broker_url=broker.url)
+        secret = operator.subscriptions.new_secret()
+        operator.subscriptions.add("crm", on="told.#", url="https://example.com/", secret=secret)
+        operator.subscriptions.change("crm", retry=1)
+        wait_for(lambda: worker.output().count("subscription crm: this worker runs it") > 0, "the worker to run it")
+        operator.subscriptions.remove("crm")
         assert operator.dead_letters.requeue(all=True).number == 1
         wait_for(lambda: len(on.journal.lines(agent="beta", type="task.dead")) == 2, "the requeued delivery")
         wait_for(lambda: len(web.dead_letters.list()) == 1, "the dead letter, once more")
@@ -73,11 +78,12 @@ def test_a_reader_sees_everything_and_changes_nothing(
     as_role: Callable[[str], str], broker: Broker, app: Pipeline, fresh: Callable[..., Pipeline]
 ) -> None:
     event = app.publish("order.placed", {"n": 1}, subject="basket")
+    app.subscriptions.add("crm", on="a.b", url="https://example.com/", secret=app.subscriptions.new_secret())
     environment = {**os.environ, "PIPELINE_LEDGER_URL": as_role("shop_reader"), "PIPELINE_BROKER_URL": broker.url}
     command = str(Path(sys.executable).with_name("pipeline"))
     for words in (
         ("events",), ("event", event.id), ("trace", event.id), ("dead", "list"), ("dead", "count"), ("timers",),
-        ("unrouted",), ("ledger", "status"),
+        ("unrouted",), ("ledger", "status"), ("subscriptions", "list"), ("subscriptions", "show", "crm"),
     ):  # fmt: skip
         done = subprocess.run(
             [command, *words], env=environment, cwd=broker.directory, capture_output=True, text=True, check=False
@@ -98,6 +104,8 @@ FORBIDDEN = {
         "DELETE FROM pipeline_deliveries",
         "INSERT INTO pipeline_agents VALUES ('x', '[]', 0, 0, 0)",
         "UPDATE pipeline_meta SET value = ''",
+        "INSERT INTO pipeline_subscriptions (id) VALUES ('x')",
+        "SELECT secret FROM pipeline_subscriptions",
         "CREATE TABLE mine (n int)",
     ],
     "shop_worker": [
@@ -106,10 +114,12 @@ FORBIDDEN = {
         "DELETE FROM pipeline_deliveries",
         "UPDATE pipeline_meta SET value = ''",
         "UPDATE pipeline_version SET version_num = ''",
+        "DELETE FROM pipeline_subscriptions",
         "CREATE TABLE mine (n int)",
     ],
     "shop_reader": [
         "SELECT value FROM pipeline_meta",
+        "SELECT secret FROM pipeline_subscriptions",
         "SELECT * FROM pipeline_events FOR UPDATE",
         "DELETE FROM pipeline_outbox",
         "SELECT nextval('pipeline_events_seq_seq')",

@@ -36,7 +36,8 @@ def test_old_and_new_workers_read_what_old_and_new_publishers_send(
         wait_for(lambda: len(broker.journal.lines()) == len(sent), "all to be read")
         return {(line["version"], sent[line["id"]]) for line in broker.journal.lines()}
 
-    wait_for(lambda: read() == {(one, other) for one in versions for other in versions}, "each version's of each")
+    pairs = {(one, other) for one in versions for other in versions}
+    wait_for(lambda: read() == pairs, "each version's of each", 180)  # each look starts two programs
     assert list(bus.dead_letters.list()) == []
     for line in broker.journal.lines():
         data = line["data"]

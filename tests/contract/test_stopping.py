@@ -116,6 +116,7 @@ def test_what_a_pool_process_was_given_before_sigterm_is_finished_and_acknowledg
     one = worker(pool="prefork", options=("-l", "DEBUG", "-Q", "agent.beta"))  # which has no async agents then
     assert one.process is not None
     pool = children(one)
+    wait_for(lambda: writes(broker, one)["inqueues"]["total"] == len(pool), "the pool to have heard of its processes")
     for pid in pool:
         os.kill(pid, signal.SIGSTOP)  # so that none of them says what it has got
     bus.publish_many([("extra.only", {"pad": "x" * (10 if size == "small" else 150_000)}) for _ in pool])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import sys
+import time
 from typing import Any
 
 import pytest
@@ -257,6 +258,18 @@ def test_an_event_that_is_too_large_for_its_worker_is_a_dead_letter_of_the_ledge
     wait_for(lambda: bus.dead_letters.list(agent="follow"), "the dead letter", 90)
     (letter,) = bus.dead_letters.list(agent="follow")
     assert (letter.event.id, "the limit is 2,000" in letter.error) == (event.id, True)
+    bus.settle(bus.publish("step.done", {"n": 1}), 60)  # which comes after all that has been sent
     set_aside = backlog(bus, "agent.follow.dead")
-    bus.settle(bus.publish("step.done", {"n": 1}), 60)
+    time.sleep(2)  # the reconciliation has looked
+    bus.settle(bus.publish("step.done", {"n": 2}), 60)
     assert backlog(bus, "agent.follow.dead") == set_aside <= 2
+
+
+def test_what_is_published_as_soon_as_an_agent_is_known_does_not_wait_for_reconciliation(
+    bus: Pipeline, broker: Broker, worker: StartWorker
+) -> None:
+    worker(wait=False)
+    wait_for(lambda: "beta" in bus.ledger.subscribers.all(), "the agent to be known", 90, 0.005)
+    event = bus.publish("extra.only", {"beta": "ok"})
+    wait_for(lambda: broker.journal.count(agent="beta"), "it to be handled", 40)  # reconciliation comes after 60 s
+    assert broker.journal.count(agent="beta") == {event.id: 1}

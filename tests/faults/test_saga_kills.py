@@ -19,6 +19,8 @@ from tests.records import rows
 pytestmark = pytest.mark.usefixtures("nothing_disappears")
 
 STEPS = [f"step-{n}" for n in range(5)]
+#: The steps of a trip.
+PARTS = ("first", "piece", "pieces", "inner", "in-x", "in-y", "last")
 #: Where a process dies: in a handler that has written, before the commit that moves the saga on, and after it.
 POINTS = ("inside", "moving", "moved")
 
@@ -33,8 +35,8 @@ def broker(durable: Broker) -> Broker:
 def effects(bus: Pipeline, broker: Broker) -> None:
     """A table of effects in the ledger's database, and none of what an earlier test has left."""
     if broker.name == "rabbitmq":
-        names = [f"agent.{name}" for step in STEPS for name in (step, f"un-{step}")]
-        delete_queues(broker, [*names, "agent.order", "agents.emit", "events.unrouted"])
+        names = [f"agent.{name}" for step in (*STEPS, *PARTS) for name in (step, f"un-{step}")]
+        delete_queues(broker, [*names, "agent.order", "agent.trip", "agents.emit", "events.unrouted"])
     number = "id INTEGER PRIMARY KEY" if bus.ledger.database.is_sqlite else "id BIGSERIAL PRIMARY KEY"
     with bus.ledger.database.transaction() as connection:
         connection.execute(text(f"CREATE TABLE effects ({number}, name TEXT, agent TEXT)"))
@@ -83,6 +85,51 @@ def test_processes_killed_around_every_arrow_of_a_saga_leave_all_or_nothing(
     bus: Pipeline, broker: Broker, worker: StartWorker
 ) -> None:
     survive(bus, broker, Crew(worker, "prefork", 2, app="saga_crash_app", **SOON).add(2), 12)
+
+
+#: What takes effect of a trip (nested_crash_app.py), by the step that fails; its three pieces come side by side.
+TRIPS = {
+    "": ["first", *["piece"] * 3, "in-x", "in-y", "last"],
+    "first": [],
+    "piece": ["first", "un-first"],
+    "in-x": ["first", *["piece"] * 3, "un-pieces", "un-first"],
+    "in-y": ["first", *["piece"] * 3, "in-x", "un-in-x", "un-pieces", "un-first"],
+    "last": ["first", *["piece"] * 3, "in-x", "in-y", "un-inner", "un-pieces", "un-first"],
+}
+
+
+def survive_trips(bus: Pipeline, broker: Broker, crew: Crew, number: int) -> str:
+    """Do the same with sagas one step of which is a saga, and another one is done for each item of a list."""
+    trips = {}
+    for n in range(number):
+        failing = list(TRIPS)[n % len(TRIPS)]
+        ways = list(dict.fromkeys(TRIPS[failing]))
+        point = [POINTS[n % 3], ways[n // 6 % len(ways)]] if ways else ["", ""]
+        trips[f"t{n}"] = failing
+        bus.publish("trip.placed", {"key": f"t{n}", "fails": failing, "point": point, "items": [{}, {}, {}]})
+
+    def is_over() -> bool:
+        ended = [row["status"] for row in rows(bus, flows, name="trip")]
+        return len(ended) == number and {*ended} <= {"completed", "compensated", "failed"}
+
+    crew.work_until(is_over, "all trips to end", 90 + 3 * number)
+    for key, failing in trips.items():
+        assert done(bus, key) == TRIPS[failing], (key, failing)
+    assert {row["ended"] is not None for row in rows(bus, flows)} == {True}
+    dead = len(list(broker.directory.glob("once-*")))
+    assert dead > number / 3
+    return f"{broker.name}: {number} sagas with a saga and a list in them, {dead} kills: nothing missing or twice"
+
+
+def test_a_saga_in_a_saga_and_a_list_of_steps_survive_kills(bus: Pipeline, broker: Broker, worker: StartWorker) -> None:
+    survive_trips(bus, broker, Crew(worker, "prefork", 2, app="nested_crash_app", **SOON).add(2), 12)
+
+
+@pytest.mark.faults
+def test_two_hundred_sagas_in_sagas(
+    bus: Pipeline, broker: Broker, worker: StartWorker, report: Callable[[str], None]
+) -> None:
+    report(survive_trips(bus, broker, Crew(worker, "prefork", 4, app="nested_crash_app", **SOON).add(2), 204))
 
 
 @pytest.mark.faults

@@ -220,6 +220,48 @@ def test_a_list_in_the_environment_that_is_not_json_says_how_to_write_it(monkeyp
         Settings.load()
 
 
+# -- webhooks that are taken
+
+
+def test_services_are_a_table_in_the_file_and_json_in_the_environment(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(
+        place,
+        """
+        [webhook_sources.github]
+        style = "github"
+        secrets = ["new", "old"]
+        types = {"pull_request.opened" = "review.wanted"}
+        """,
+    )
+    found = Settings.load().webhook_sources["github"]
+    assert (found.style, [one.get_secret_value() for one in found.secrets]) == ("github", ["new", "old"])
+    assert found.types == {"pull_request.opened": "review.wanted"}
+    monkeypatch.setenv("PIPELINE_WEBHOOK_SOURCES", '{"stripe": {"style": "stripe", "secrets": ["whsec_1"]}}')
+    assert list(Settings.load().webhook_sources) == ["stripe"]
+
+
+@pytest.mark.parametrize(
+    ("sources", "message"),
+    [
+        ({"shop": {"style": "gitub", "secrets": ["zq"]}}, r"shop\.style: .*'standard', 'github' or 'stripe'"),
+        ({"shop": {"style": "github"}}, r"shop\.secrets: Field required"),
+        ({"shop": {"style": "github", "secrets": []}}, r"shop\.secrets: .*at least 1"),
+        ({"shop": {"style": "github", "secrets": [""]}}, r"shop\.secrets\.0: .*at least 1"),
+        ({"shop": {"style": "github", "secrets": "zq"}}, r"shop\.secrets: .*tuple"),
+        ({"shop": {"style": "github", "secret": "zq", "secrets": ["zq"]}}, r"shop\.secret: Extra inputs"),
+        ({"shop": {"style": "github", "secrets": ["zq"], "types": {"a": "b c"}}}, r"shop\.types: .*'b c' is not"),
+        ({"a/b": {"style": "github", "secrets": ["zq"]}}, r"a/b\.\[key\]: .*pattern"),
+        ({"shop": "zq"}, r"shop: Input should be"),
+    ],
+)  # fmt: skip
+def test_a_service_that_is_written_wrongly_is_named_and_no_secret_is_shown(sources: object, message: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^webhook_sources\.{message}") as caught:
+        Settings.load(webhook_sources=sources)
+    assert "zq" not in "".join(traceback.format_exception(caught.value, limit=0))
+
+
 # -- URLs and passwords
 
 
@@ -311,7 +353,9 @@ def test_a_path_in_a_url_has_to_be_escaped(url: str) -> None:
 
 def test_settings_that_are_printed_show_no_password() -> None:
     found = Settings.load(
-        broker_url="amqp://me:zq@host//", ledger_url="postgresql://host/x?user=me&password=zq", result_backend="rpc://"
-    )
-    assert "zq" not in f"{found} {found!r}"
+        broker_url="amqp://me:zq@host//", ledger_url="postgresql://host/x?user=me&password=zq", result_backend="rpc://",
+        webhook_sources={"shop": {"style": "github", "secrets": ["zq"]}},
+    )  # fmt: skip
+    shop = found.webhook_sources["shop"]
+    assert "zq" not in f"{found} {found!r} {shop!r} {shop.model_dump()} {shop.model_dump_json()}"
     assert "amqp://me:**@host//" in repr(found)

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -19,18 +20,18 @@ import yaml
 
 from pipeline import __version__
 from pipeline.settings import Settings
+from tests.http import Server
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "tests" / "data"
 COMPOSE = ROOT / "docker-compose.yml"
-DEPLOYMENT = ROOT / "docs" / "deployment.md"
 STACK: dict[str, Any] = yaml.safe_load(COMPOSE.read_text())
 SERVICES: dict[str, dict[str, Any]] = STACK["services"]
 #: Services that do one thing and end.
 ONCE = ("ledger",)
-OURS = ("worker", "beat", "flower")
+CELERYS = ("worker", "beat", "flower")
+OURS = (*CELERYS, "serve")
 EVERY_SERVICE = pytest.mark.parametrize("name", SERVICES)
-OUR_SERVICES = pytest.mark.parametrize("name", OURS)
 OUR_CONTAINERS = pytest.mark.parametrize("name", [*OURS, *ONCE])
 #: Keys of RabbitMQ 4's configuration schema.
 RABBITMQ_KEYS = {
@@ -164,14 +165,44 @@ def test_the_ledgers_tables_are_made_before_those_start_who_need_them() -> None:
     assert SERVICES["ledger"]["command"] == ["pipeline", "ledger", "upgrade"]
     assert SERVICES["ledger"]["image"] == f"pipeline:{__version__}"
     assert "postgres" in SERVICES["ledger"]["depends_on"]
-    for name in ("worker", "beat"):
+    for name in ("worker", "beat", "serve"):
         assert "ledger" in SERVICES[name]["depends_on"]
 
 
-@OUR_SERVICES
+@pytest.mark.parametrize("name", CELERYS)
 def test_commands_are_celery_commands_on_the_package(name: str) -> None:
     assert SERVICES[name]["command"][:4] == ["celery", "-A", "pipeline", name]
     assert SERVICES[name]["image"] == f"pipeline:{__version__}"
+
+
+def test_what_is_served_lets_nobody_in_but_by_the_password_of_the_environment(
+    tmp_path: Path, no_settings: None
+) -> None:
+    shell, option, script = SERVICES["serve"]["command"]
+    assert (shell, option) == ("sh", "-c")
+    programs = Path(sys.executable).parent
+    # A port of its own, so that several may be tested at once.
+    command = [shell, option, script.replace("$$", "$").rstrip() + " --port 0"]
+    given = {
+        "PATH": f"{programs}:{os.environ['PATH']}",
+        "SERVE_PASSWORD": "sesame",
+        "PIPELINE_DIRECTORY": str(tmp_path),
+    }
+    with subprocess.Popen(command, cwd=tmp_path, env=given, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stderr is not None
+        found = re.search(r"serving http://0\.0\.0\.0:(\d+)", running.stderr.readline())
+        assert found is not None
+        server = Server(int(found[1]))
+        assert server.get("/events").status == 401
+        assert server.get("/events", Authorization="Bearer sesame").status == 200
+        program, *rest = SERVICES["serve"]["healthcheck"]["test"][1:]
+        healthy = [part.replace(":8000", f":{server.port}") for part in rest]
+        assert program == "python"
+        subprocess.run([sys.executable, *healthy], check=True, timeout=30)
+        running.send_signal(signal.SIGTERM)
+        running.communicate(timeout=30)
+    published = SERVICES["serve"]["ports"]
+    assert [port.rpartition(":")[2] for port in published] == ["8000"], "where it listens by default"
 
 
 def test_a_stopping_worker_has_time_for_its_soft_shutdown() -> None:
@@ -296,10 +327,16 @@ def test_make_env_writes_random_passwords_for_its_owner_only_and_keeps_them(tmp_
     written = tmp_path / ".env"
     assert stat.S_IMODE(written.stat().st_mode) == 0o600
     passwords = re.findall(r"^\w+_PASSWORD=([0-9a-f]{48})$", written.read_text(), re.MULTILINE)
-    assert len(passwords) == len(set(passwords)) == 4
+    assert len(passwords) == len(set(passwords)) == 5
     before = written.read_text()
     assert make("env", cwd=tmp_path).returncode == 0
     assert written.read_text() == before
+    # One of an earlier version gets what it lacks, and keeps what it has.
+    older = re.sub(r"SERVE_PASSWORD=.*\n", "", before)
+    written.write_text(older)
+    assert "Added SERVE_PASSWORD to .env" in make("env", cwd=tmp_path).stdout
+    assert written.read_text().startswith(older)
+    assert re.search(r"^SERVE_PASSWORD=[0-9a-f]{48}$", written.read_text(), re.MULTILINE)
 
 
 def test_the_example_environment_names_every_variable_of_the_stack_and_no_password() -> None:
@@ -326,15 +363,24 @@ def test_make_tries_each_python_and_says_what_to_do_when_none_fits(tmp_path: Pat
 
 
 @needs_make
-@pytest.mark.parametrize(("arguments", "is_needed"), [("crew --yes", True), ("'What is a crew?'", False), ("", False)])
-def test_make_demo_installs_what_the_crew_needs_where_that_is_asked_for(
-    tmp_path: Path, arguments: str, is_needed: bool
+@pytest.mark.parametrize(
+    ("arguments", "extras"),
+    [
+        ("crew --yes", ["crew"]),
+        ("'What is a crew?'", []),
+        ("", []),
+        ("orders --serve", ["http"]),
+        ("crew --serve", ["crew", "http"]),
+    ],
+)
+def test_make_demo_installs_what_the_crew_and_the_page_need_where_they_are_asked_for(
+    tmp_path: Path, arguments: str, extras: list[str]
 ) -> None:
     shutil.copy(ROOT / "Makefile", tmp_path)
     (tmp_path / "pyproject.toml").touch()
     found = make("--dry-run", "demo", f"ARGS={arguments}", cwd=tmp_path)
     assert found.returncode == 0, found.stderr
-    assert ("'.[crew]'" in found.stdout) is is_needed
+    assert re.findall(r"'\.\[(\w+)\]'", found.stdout) == extras
     assert f".venv/bin/pipeline demo {arguments}" in found.stdout
 
 
@@ -343,58 +389,3 @@ def test_scripts_are_valid_bash_and_stop_at_the_first_error(script: str) -> None
     path = ROOT / ".ci" / script
     assert "set -euo pipefail" in path.read_text()
     subprocess.run(["bash", "-n", str(path)], check=True)
-
-
-# -- docs/deployment.md
-
-
-def manifests() -> dict[str, dict[str, Any]]:
-    (text,) = re.findall(r"```yaml\n(.*?)```", DEPLOYMENT.read_text(), re.DOTALL)
-    return {each["metadata"]["name"]: each for each in yaml.safe_load_all(text)}
-
-
-def test_the_manifests_upgrade_the_ledger_run_workers_that_may_finish_and_one_beat() -> None:
-    found = manifests()
-    assert {name: each["kind"] for name, each in found.items()} == {
-        "shop-ledger-1": "Job", "shop-worker": "Deployment", "shop-beat": "Deployment",
-    }  # fmt: skip
-    pods = {name: each["spec"]["template"]["spec"] for name, each in found.items()}
-    for pod in pods.values():
-        (container,) = pod["containers"]
-        assert container["envFrom"] == [{"secretRef": {"name": "shop"}}]
-        assert {mount["name"] for mount in container.get("volumeMounts", [])} == {
-            v["name"] for v in pod.get("volumes", [])
-        }
-    for name in ("shop-worker", "shop-beat"):
-        spec = found[name]["spec"]
-        assert spec["selector"]["matchLabels"] == spec["template"]["metadata"]["labels"]
-        (container,) = pods[name]["containers"]
-        assert container["securityContext"]["readOnlyRootFilesystem"]
-        assert "/var/lib/pipeline" in {mount["mountPath"] for mount in container["volumeMounts"]}
-    (worker,) = pods["shop-worker"]["containers"]
-    (soft,) = re.findall(r"worker.soft_shutdown_timeout=(\d+)", " ".join(worker["command"]))
-    assert {"name": "REMAP_SIGTERM", "value": "SIGQUIT"} in worker["env"]
-    assert pods["shop-worker"]["terminationGracePeriodSeconds"] > int(soft)
-    assert (found["shop-beat"]["spec"]["replicas"], found["shop-beat"]["spec"]["strategy"]) == (1, {"type": "Recreate"})
-    assert pods["shop-ledger-1"]["containers"][0]["command"] == ["pipeline", "ledger", "upgrade"]
-
-
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
-def test_the_unit_is_one_that_systemd_takes(tmp_path: Path) -> None:
-    (text,) = re.findall(r"```ini\n(.*?)```", DEPLOYMENT.read_text(), re.DOTALL)
-    (soft,) = re.findall(r"worker.soft_shutdown_timeout=(\d+)", text)
-    (stop,) = re.findall(r"^TimeoutStopSec=(\d+)$", text, re.MULTILINE)
-    assert int(stop) > int(soft)
-    unit = tmp_path / "shop-worker.service"
-    programs = text.replace("/srv/shop/.venv/bin", str(Path(sys.executable).parent))
-    unit.write_text(programs)
-    assert verified(unit) == ""
-    unit.write_text(programs.replace("KillMode=", "KilMode="))  # it does look
-    assert "KilMode" in verified(unit)
-
-
-def verified(unit: Path) -> str:
-    """Return what systemd has to say about a unit."""
-    command = ["systemd-analyze", "verify", "--man=no", str(unit)]
-    said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    return "\n".join(line for line in (said.stdout + said.stderr).splitlines() if unit.name in line)

@@ -9,8 +9,10 @@ import re
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from runpy import run_path
 from typing import Any
 
 import pytest
@@ -61,7 +63,7 @@ def clean_environment() -> dict[str, str]:
 def run(*command: str, cwd: Path) -> str:
     """Run a command and return what it printed; fail with that when the command fails."""
     found = subprocess.run(
-        command, cwd=cwd, env=clean_environment(), capture_output=True, text=True, timeout=60, check=False,
+        command, cwd=cwd, env=clean_environment(), capture_output=True, text=True, timeout=180, check=False,
         stdin=subprocess.DEVNULL,
     )  # fmt: skip
     assert found.returncode == 0, found.stdout + found.stderr
@@ -105,7 +107,7 @@ def wait_for_lines(log: Path, *lines: str) -> None:
 
 def test_the_example_of_the_readme_runs_as_the_readme_says(tmp_path: Path, celery: Callable[[str], Path]) -> None:
     readme = ROOT / "README.md"
-    (tmp_path / "shop.py").write_text(fences(readme, "python")[0])
+    (tmp_path / "shop.py").write_text(fences(readme, "python")[1])
     _, _, worker, publish, *_ = [fence.strip() for fence in fences(readme, "sh")]
     assert worker.startswith("celery -A shop worker")
     log = celery(f"{worker} --concurrency=2")
@@ -121,8 +123,26 @@ def test_the_example_of_the_readme_runs_as_the_readme_says(tmp_path: Path, celer
     assert "pong" in run(sys.executable, "-m", "celery", "-A", "shop", *PING, name, cwd=tmp_path)
 
 
+def test_the_one_file_of_the_readme_is_enough(tmp_path: Path) -> None:
+    (tmp_path / "hello.py").write_text(fences(ROOT / "README.md", "python")[0])
+    assert run(sys.executable, "-W", "error", "hello.py", cwd=tmp_path) == "a bill over 9.5\n"
+    assert [path.name for path in tmp_path.iterdir() if path.name != "__pycache__"] == ["hello.py"]
+
+
+def test_the_snippets_of_the_testing_page_are_tests_that_pass(tmp_path: Path) -> None:
+    script, *tests = fences(ROOT / "docs" / "testing.md", "python")
+    (tmp_path / "one.py").write_text(f"{script}\nmain()\n")
+    assert run(sys.executable, "one.py", cwd=tmp_path) == "a bill over 9.5\n"
+    (tmp_path / "test_shop.py").write_text("\n\n".join([*tests, "import pytest\npytestmark = pytest.mark.anyio\n"]))
+    (tmp_path / "pytest.ini").write_text("[pytest]\npipeline_app = test_shop:app\n")
+    others = (f"-pno:{name}" for name in ("celery", "asyncio", "django", "cacheprovider"))
+    plugins = (*others, "-p", "pipeline.testing.plugin")
+    said = run(sys.executable, "-m", "pytest", "-W", "error", *plugins, "-k", "not trio", cwd=tmp_path)
+    assert re.search(r"\b9 passed", said), said
+
+
 def test_the_five_lines_of_the_readme_add_the_bus_to_a_celery_app(tmp_path: Path) -> None:
-    lines = [line for line in fences(ROOT / "README.md", "python")[1].splitlines() if line]
+    lines = [line for line in fences(ROOT / "README.md", "python")[2].splitlines() if line]
     assert len(lines) == 5
     before = ["from celery import Celery", "celery_app = Celery('legacy', broker='sqlite:///legacy.db')"]
     after = ["print([agent.name for agent in bus.agents], 'agent.audit' in celery_app.tasks)"]
@@ -240,8 +260,8 @@ def test_the_snippets_of_the_approvals_page_do_together_what_it_says(
 @PAGES
 def test_python_snippets_can_be_run_from_top_to_bottom(page: Path, tmp_path: Path) -> None:
     snippets = fences(page, "python")
-    if page.name == "README.md":  # its second one says "the Celery app you have"
-        snippets.insert(1, "from celery import Celery\ncelery_app = Celery('legacy', broker='sqlite:///legacy.db')\n")
+    if page.name == "README.md":  # its third one says "the Celery app you have"
+        snippets.insert(2, "from celery import Celery\ncelery_app = Celery('legacy', broker='sqlite:///legacy.db')\n")
     (tmp_path / "snippets.py").write_text("\n\n".join(snippets))
     if snippets:
         run(sys.executable, "-W", "error", "-c", "import snippets", cwd=tmp_path)
@@ -281,9 +301,25 @@ def test_tests_that_are_named_exist(page: Path) -> None:
     assert [name for name in named if not (ROOT / name).exists()] == []
 
 
+@PAGES
+def test_a_page_says_nothing_twice(page: Path) -> None:
+    long = Counter(line for line in prose(page).splitlines() if len(line) > 80 and line[0] not in "| ")
+    assert [line for line, count in long.items() if count > 1] == []
+
+
 def test_the_readme_leads_to_every_page_at_once() -> None:
     linked = {(ROOT / link.partition("#")[0]).resolve() for link in _LINK.findall(prose(ROOT / "README.md"))}
     assert {page.name for page in DOCS if page not in linked} == {"README.md"}
+
+
+def test_the_list_for_language_models_is_that_of_the_readme() -> None:
+    made = run_path(str(ROOT / "config" / "docs_site.py"))
+    assert (ROOT / "docs" / "llms.txt").read_text() == made[
+        "llms"
+    ]()  # else `python config/docs_site.py` writes it anew
+    entries = [one for entries in made["listed"]().values() for one in entries]
+    assert {ROOT / one.path for one in entries} == {*DOCS} - {ROOT / "README.md"}
+    assert all(one.title and one.about for one in entries)
 
 
 @PAGES

@@ -21,7 +21,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "families.md"
 NAMED = [
     *(f"task.{name}" for name in ("created", "assigned", "received", "acknowledged", "completed", "failed")),
     *(f"agent.{name}" for name in ("initialized", "started", "paused", "online", "offline", "heartbeat")),
-    *("agent.suspected_failure", "agent.backpressure", "agent.response", "agent.error"),
+    *("agent.suspected_failure", "agent.recovered", "agent.backpressure", "agent.response", "agent.error"),
     *("memory.updated", "document.processed", "embedding.generated", "tool.invoked"),
     *("action.proposed", "action.approved", "action.vetoed", "action.escalated", "score.updated", "violation.detected"),
     *("collaboration.request", "collaboration.complete", "choreography.start", "saga.step", "saga.compensate"),

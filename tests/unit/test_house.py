@@ -21,6 +21,21 @@ ON_NO_INDEX = re.compile(r"(?<![\w./-])(pipeline|celery[-_]eventbus)(\[[^\]]*\])
 #: A statement on the deliveries' table, as SQLAlchemy's function or the table's own method; `insert` may be a variable.
 WRITES = re.compile(r"\b(insert|update|delete)\(\s*deliveries\b|\bdeliveries\.(insert|update|delete)\(")
 
+#: Who may be asked for the time, or for what is random, in one file only: what a tester's clock cannot hold makes his
+#: tests fail now and then. `monotonic`, which measures how long the machine takes, and `secrets` are not among them.
+CLOCKS = {
+    ("time", "time"), ("time", "time_ns"), ("datetime", "now"), ("datetime", "utcnow"), ("datetime", "today"),
+    ("date", "today"), ("os", "urandom"), ("uuid", "uuid1"), ("uuid", "uuid4"), ("uuid", "uuid7"),
+}  # fmt: skip
+#: Files whose time is not the application's: how old a file is, says the file system.
+OTHER_CLOCKS = {
+    "pipeline/core/times.py",
+    "pipeline/contracts/blobs/directory.py",
+    *(f"pipeline/testing/{name}.py" for name in ("clock", "faults", "harness", "simulation", "worker")),  # a seed's
+}
+#: What only shows things, and what users could have written.
+NOT_ASKED = ("pipeline/examples/", "pipeline/cli/demo/")
+
 
 def named(path: Path) -> str:
     return str(path.relative_to(ROOT))
@@ -72,5 +87,37 @@ def test_the_examples_use_what_every_application_can_use() -> None:
             if isinstance(node, ast.ImportFrom):
                 outside = node.level > len(path.relative_to(PACKAGE / "examples").parts)
                 names = ["pipeline.<above>"] if outside else [node.module or ""] if not node.level else []
-            private |= {(named(path), name) for name in names if re.match(r"pipeline\.(?!families$|examples\b)", name)}
+            public = r"pipeline\.(?!families$|filters$|pydantic_ai$|examples\b)"
+            private |= {(named(path), name) for name in names if re.match(public, name)}
     assert private == set()
+
+
+def clocks_in(source: str) -> set[str]:
+    """Return what a module asks for the time, or for what is random."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names if alias.name == "random"}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names = {(node.module or "", alias.name) for alias in node.names}
+            found |= {f"{module}.{name}" for module, name in names if (module, name) in CLOCKS or module == "random"}
+        elif isinstance(node, ast.Attribute):
+            owner = node.value.attr if isinstance(node.value, ast.Attribute) else getattr(node.value, "id", "")
+            found |= {f"{owner}.{node.attr}"} if (owner, node.attr) in CLOCKS else set()
+    return found
+
+
+def test_one_file_alone_asks_for_the_time_and_for_what_is_random() -> None:
+    asking = {named(path): clocks_in(path.read_text()) for path in FILES if not named(path).startswith(NOT_ASKED)}
+    assert {path: found for path, found in asking.items() if found and path not in OTHER_CLOCKS} == {}
+    for source in (
+        "import random",
+        "from random import random",
+        "import time\ntime.time()",
+        "from time import time_ns",
+        "import datetime\ndatetime.datetime.now()",
+        "from uuid import uuid4",
+        "import uuid\nuuid.uuid4()",
+        "import os\nos.urandom(1)",
+    ):
+        assert clocks_in(source), source

@@ -15,7 +15,9 @@ from .tree import Inverse, Node, both, check_depth, either, negated, too_deep
 from .values import MOST_DEPTH, MOST_MAPPING, check_length, place_in, wrong
 
 if TYPE_CHECKING:
-    from lark import Lark, Token, Tree
+    from lark import Token, Tree
+
+    from .grammar import Grammar
 
 _GRAMMAR = r"""
 start: chain
@@ -98,10 +100,10 @@ def _parsed(text: str, case_sensitive: bool) -> Node:
 
 
 @cache
-def _grammar() -> Lark:
-    from .grammar import lalr
+def _grammar() -> Grammar:
+    from .grammar import Grammar
 
-    return lalr(_GRAMMAR)
+    return Grammar(_GRAMMAR)
 
 
 class _Reader:

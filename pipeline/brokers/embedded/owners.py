@@ -36,6 +36,11 @@ class Owners:
             self._held.discard(owner)
             fcntl.lockf(self._fd, fcntl.LOCK_UN, 1, owner)
 
+    def close(self) -> None:
+        """Close the file."""
+        with self._mutex:
+            os.close(self._fd)
+
     def is_alive(self, owner: int) -> bool:
         """Say whether the process that holds `owner` still runs."""
         with self._mutex:
@@ -61,3 +66,11 @@ def owners_of(database: Path) -> Owners:
         if key not in _files or _files[key].file != file_id(path):  # the latter when somebody has deleted it
             _files[key] = Owners(path)
         return _files[key]
+
+
+def forget_owners(database: Path) -> None:
+    """Close this process's file of `database`, which nobody here uses any more; with it go the locks that it holds."""
+    with _files_mutex:
+        found = _files.pop((os.getpid(), str(database)), None)
+    if found is not None:
+        found.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from time import time
 from typing import Any
 
 from celery import states
@@ -15,6 +14,7 @@ from celery.result import GroupResult
 from celery.utils.log import get_logger
 
 from ...core.observe import Log
+from ...core.times import seconds
 from ..urls import parse_url
 from .file import File
 
@@ -80,7 +80,7 @@ class ResultBackend(KeyValueStoreBackend):  # type: ignore[misc]  # celery's cla
     def mget(self, keys: Iterable[str]) -> list[bytes | None]:
         """Return the values in the order of `keys`."""
         query = "SELECT value FROM results WHERE key=? AND (expires IS NULL OR expires>?)"
-        answers = [self.database.read(query, (self.key_t(key), time())) for key in keys]
+        answers = [self.database.read(query, (self.key_t(key), seconds())) for key in keys]
         return [rows[0][0] if rows else None for rows in answers]
 
     def set(self, key: str, value: Any) -> None:
@@ -98,16 +98,18 @@ class ResultBackend(KeyValueStoreBackend):  # type: ignore[misc]  # celery's cla
     def expire(self, key: str, value: float) -> None:
         """Let a value expire in `value` seconds."""
         with self.database.transaction() as db:
-            db.execute("UPDATE results SET expires=? WHERE key=?", (time() + value if value else None, self.key_t(key)))
+            db.execute(
+                "UPDATE results SET expires=? WHERE key=?", (seconds() + value if value else None, self.key_t(key))
+            )
 
     def _deadline(self) -> float | None:
-        return time() + self.expires if self.expires else None
+        return seconds() + self.expires if self.expires else None
 
     def _clean_now_and_then(self, db: Any) -> None:
         self._writes += 1
         if self._writes % CLEAN_EVERY == 1:
-            db.execute("DELETE FROM results WHERE expires<?", (time(),))
-            db.execute("DELETE FROM chords WHERE expires<?", (time(),))
+            db.execute("DELETE FROM results WHERE expires<?", (seconds(),))
+            db.execute("DELETE FROM chords WHERE expires<?", (seconds(),))
             db.execute("DELETE FROM members WHERE chord NOT IN (SELECT id FROM chords)")
 
     # -- chords
@@ -115,12 +117,21 @@ class ResultBackend(KeyValueStoreBackend):  # type: ignore[misc]  # celery's cla
     def set_chord_size(self, group_id: str, chord_size: int) -> None:
         """Note how many members a chord waits for; sending the same chord again changes nothing."""
         with self.database.transaction() as db:
-            db.execute("INSERT OR IGNORE INTO chords VALUES (?, ?, 0, ?)", (group_id, chord_size, self._deadline()))
+            self._begin(db, group_id)
+            db.execute("UPDATE chords SET size=?-size WHERE id=? AND size<=0", (chord_size, group_id))
 
     def add_to_chord(self, chord_id: str, result: Any) -> None:
         """Let a chord wait for one member more."""
         with self.database.transaction() as db:
-            db.execute("UPDATE chords SET size=size+1 WHERE id=?", (chord_id,))
+            self._begin(db, chord_id)
+            db.execute("UPDATE chords SET size=size+(CASE WHEN size>0 THEN 1 ELSE -1 END) WHERE id=?", (chord_id,))
+
+    def _begin(self, db: Any, chord: str) -> None:
+        """Have a row of a chord whose size is not known: it says how many members have been added, below 0.
+
+        Celery says how large a chord is before it sends its last member: others may have ended by then.
+        """
+        db.execute("INSERT OR IGNORE INTO chords VALUES (?, 0, 0, ?)", (chord, self._deadline()))
 
     def apply_chord(self, header_result_args: tuple[Any, ...], body: Any, **kwargs: Any) -> None:
         """Start a chord: its members report by themselves; of groups within it the structure is kept."""
@@ -147,15 +158,17 @@ class ResultBackend(KeyValueStoreBackend):  # type: ignore[misc]  # celery's cla
         encoded = encoded.encode() if isinstance(encoded, str) else encoded
         group = request.group
         with self.database.transaction() as db:
+            self._begin(db, group)
             db.execute(
                 # The first result stays: whoever repeats a member, or revokes it afterwards, changes nothing.
                 "INSERT OR IGNORE INTO members VALUES (?, ?, ?, ?, ?)",
                 (group, LAST if request.group_index is None else request.group_index, request.id, state, encoded),
             )
-            row = db.execute("SELECT size, done FROM chords WHERE id=?", (group,)).fetchone()
-            size, done = row or (request.chord.get("chord_size"), 0)
+            size, done = db.execute("SELECT size, done FROM chords WHERE id=?", (group,)).fetchone()
+            if size <= 0:
+                size = request.chord.get("chord_size") and request.chord["chord_size"] - size
             count = db.execute("SELECT count(*) FROM members WHERE chord=?", (group,)).fetchone()[0]
-        return not done and size is not None and count >= size
+        return not done and bool(size) and count >= size
 
     def _finish(self, group: str, body: Any) -> None:
         """Send the body; whatever is in the way goes to the chord's errbacks."""

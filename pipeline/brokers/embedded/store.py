@@ -363,13 +363,17 @@ class Store:
         """Settle acks, give back what is still claimed, and close the file."""
         try:
             if not self.inherited:  # what a forked child inherits is its parent's to settle
-                self.settle()
-                self._disown()
+                try:
+                    self.settle()
+                finally:
+                    self._disown()
         finally:
             self._database.close()
 
     def _disown(self) -> None:
         if self._owner:
-            self._release(self._owner)
-            owners_of(self.path).release(self._owner)
-            self._owner = 0
+            owner, self._owner = self._owner, 0
+            try:
+                self._release(owner)
+            finally:
+                owners_of(self.path).release(owner)

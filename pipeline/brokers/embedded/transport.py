@@ -16,7 +16,7 @@ from kombu.transport import virtual
 from kombu.utils.uuid import uuid
 
 from ...core.errors import EmbeddedBrokerBusy
-from ...core.times import monotonic
+from ...core.times import monotonic, passed
 from ..apart import Apart
 from ..bell import Bell
 from ..compression import RefusesCompression
@@ -324,9 +324,9 @@ class Transport(virtual.Transport):  # type: ignore[misc]  # kombu's classes are
                 call()
 
     def _reap_now_and_then(self) -> bool:
-        if monotonic() - self._reaped < REAP_INTERVAL:
+        if passed() - self._reaped < REAP_INTERVAL:
             return False
-        self._reaped = monotonic()
+        self._reaped = passed()
         return self.store.reap() > 0
 
     # -- with the worker's event loop

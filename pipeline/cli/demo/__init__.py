@@ -1,1 +1,1 @@
-"""The commands that show the bus at work: demo briefing, demo crew."""
+"""The commands that show the bus at work: demo briefing, demo crew, demo orders, demo trading."""

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..options import AsJson
-from ..output import print_json, printable
-from .trying import command, teller
+from ..output import printable
+from .trying import Directory, Serve, Timeout, check_page, command, end, print_commands, print_document, teller
 
 if TYPE_CHECKING:
     from ...examples.briefing.demo import Report
@@ -40,13 +39,13 @@ RabbitMQ or Redis, and PostgreSQL, take their places by a setting.
 
 def briefing(
     questions: Annotated[list[str] | None, typer.Argument(help="Questions about Python; default a few.")] = None,
-    directory: Annotated[
-        Path | None, typer.Option(file_okay=False, help="Where all state goes; default a new temporary directory.")
-    ] = None,
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds for everything together.")] = 60.0,
+    directory: Directory = None,
+    timeout: Timeout = 60.0,
+    serve: Serve = False,
     as_json: AsJson = False,
 ) -> None:
     """See it work: agents answer questions, a worker is killed, nothing is lost and nothing done twice."""
+    check_page(serve)
     from ...examples.briefing.demo import QUESTIONS, run
 
     asked = questions or list(QUESTIONS)
@@ -54,10 +53,12 @@ def briefing(
         raise typer.BadParameter(f"a question has 1 to {LONGEST_QUESTION} characters", param_hint="QUESTIONS")
     if as_json:
         report = run(asked, directory=directory, timeout=timeout)
-        print_json({**report.as_data(), "try": [line for _, line in _commands(report)]})
-        return
-    typer.echo(WHAT)
-    _print_report(run(asked, directory=directory, timeout=timeout, tell=teller()))
+        print_document(report, _commands(report))
+    else:
+        typer.echo(WHAT)
+        report = run(asked, directory=directory, timeout=timeout, tell=teller())
+        _print_report(report)
+    end(report.config, serve=serve, as_json=as_json)
 
 
 def _print_report(report: Report) -> None:
@@ -66,8 +67,7 @@ def _print_report(report: Report) -> None:
         typer.echo(f"\n{printable(story.question.data['query'])}\n{textwrap.indent(answer, '  ')}")
     typer.echo(f"\n{_balance(report)}\n")
     typer.echo(f"{report.seconds:.1f} s in all. Events, e-mails and logs are in {report.directory}. Try on them:")
-    for what, line in _commands(report):
-        typer.echo(f"\n  # {what}\n  {line}")
+    print_commands(_commands(report))
     typer.echo("\nYour own agents, in 30 lines: the example in README.md.")
 
 

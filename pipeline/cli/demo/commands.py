@@ -7,6 +7,8 @@ from typing import Any
 from ..group import CommandSet, Group, examples
 from .briefing import briefing
 from .crew import crew
+from .orders import orders
+from .trading import trading
 
 #: What `pipeline demo` runs where it is not said.
 DEFAULT = "briefing"
@@ -25,7 +27,14 @@ commands = CommandSet(
     cls=_Demos,
     help="See it work; without a name it is the briefing.",
     rich_markup_mode=None,
-    epilog=examples("pipeline demo", 'pipeline demo "What is a decorator?"', "pipeline demo crew"),
+    epilog=examples(
+        "pipeline demo",
+        'pipeline demo "What is a decorator?"',
+        "pipeline demo orders",
+        "pipeline demo trading",
+        "pipeline demo crew",
+        "pipeline demo --serve                              then look at it in a browser",
+    ),
 )
 commands.command(
     epilog=examples(
@@ -41,3 +50,5 @@ commands.command(
         "CREW_MODEL=openai:gpt-5 OPENAI_API_KEY=... pipeline demo crew",
     )
 )(crew)
+commands.command(epilog=examples("pipeline demo orders", "pipeline demo orders --directory /tmp/orders --json"))(orders)
+commands.command(epilog=examples("pipeline demo trading", "pipeline demo trading --seed 3 --json"))(trading)

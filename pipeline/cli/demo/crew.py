@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import textwrap
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,8 +12,8 @@ import typer
 from ...core.errors import ConfigError, to_install
 from ..group import can_ask
 from ..options import AsJson, By, Yes, login_name
-from ..output import print_json, printable
-from .trying import command, teller
+from ..output import printable
+from .trying import Directory, Serve, check_page, command, end, print_commands, print_document, teller
 
 if TYPE_CHECKING:
     from ...examples.crew.bill import Bill
@@ -52,18 +51,18 @@ def crew(
     topic: Annotated[
         str | None, typer.Argument(help="What the report is about, something in Python; parts stand between commas.")
     ] = None,
-    directory: Annotated[
-        Path | None, typer.Option(file_okay=False, help="Where all state goes; default a new temporary directory.")
-    ] = None,
+    directory: Directory = None,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds for everything but your answer.")] = 120.0,
     yes: Yes = False,
     by: By = None,
+    serve: Serve = False,
     as_json: AsJson = False,
 ) -> None:
     """See LLM agents plan, search, write and ask before they send: a worker is killed, nothing is paid twice."""
     _check_installed()
+    check_page(serve)
     from ...examples.crew import model
-    from ...examples.crew.demo import TOPIC, run
+    from ...examples.crew.demo import MODULE, TOPIC, run
 
     model.check()
     wanted = TOPIC if topic is None else topic
@@ -74,10 +73,12 @@ def crew(
     decide = _decider(login_name(by) or "you", yes=yes)
     if as_json:
         report = run(wanted, decide, directory=directory, timeout=timeout)
-        print_json({**report.as_data(), "try": [line for _, line in _commands(report)]})
-        return
-    typer.echo(WHAT if model.NAME else f"{WHAT}\n{PRETENDED}")
-    _print_report(run(wanted, decide, directory=directory, timeout=timeout, tell=teller()))
+        print_document(report, _commands(report))
+    else:
+        typer.echo(WHAT if model.NAME else f"{WHAT}\n{PRETENDED}")
+        report = run(wanted, decide, directory=directory, timeout=timeout, tell=teller())
+        _print_report(report)
+    end(report.config, MODULE, serve=serve, as_json=as_json)
 
 
 def _check_installed() -> None:
@@ -116,8 +117,7 @@ def _print_report(report: Report) -> None:
     if report.killed:
         typer.echo(HONEST)
     typer.echo(f"{report.seconds:.1f} s in all. Events, the e-mail and logs are in {report.directory}. Try on them:")
-    for what, line in _commands(report):
-        typer.echo(f"\n  # {what}\n  {line}")
+    print_commands(_commands(report))
     typer.echo("\nYour own crew: pipeline/examples/crew/agents.py, and docs/crew.md.")
 
 

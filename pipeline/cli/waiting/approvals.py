@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
 import typer
 
+from ...core.times import utc_now
 from ..group import CommandSet, app_of, examples
-from ..options import AsJson, By, Limit, login_name, read_age, read_data, read_time
+from ..options import AsJson, By, Correlation, Limit, login_name, read_age, read_data, read_time
 from ..output import clock, print_json, print_table, printable, report, say
 
 if TYPE_CHECKING:
@@ -32,12 +32,14 @@ def list_(
     status: Annotated[str, typer.Option(help="pending, approved, vetoed, expired or cancelled; or all.")] = "pending",
     agent: Agent = None,
     action: Action = None,
+    correlation: Correlation = None,
     limit: Limit = 100,
     as_json: AsJson = False,
 ) -> None:
     """List what waits for a decision, the oldest first."""
     wanted = None if status == "all" else status
-    found = app_of(ctx).approvals.list(status=wanted, agent=agent, action=action, limit=limit + 1)
+    which = {"agent": agent, "action": action, "correlation": correlation}
+    found = app_of(ctx).approvals.list(status=wanted, **which, limit=limit + 1)
     if as_json:
         print_json([each.as_data() for each in found[:limit]])
     elif found:
@@ -146,7 +148,7 @@ def add(
     """Approve an action from now on without asking, also what waits already."""
     if until is not None and length is not None:
         raise typer.BadParameter("say one of them", param_hint="--until and --for")
-    end = datetime.now(UTC) + length if length is not None else until
+    end = utc_now() + length if length is not None else until
     rule = app_of(ctx).approvals.rules.add(action, agent=agent, where=where, until=end, by=login_name(by))
     report(rule.as_data(), f"{rule.action} is approved without asking (rule {rule.id})", as_json=as_json)
 

@@ -1,21 +1,25 @@
-"""The commands for flows: flows list, show, abort, check."""
+"""The commands for flows: flows list, show, check, resume, retry-step, skip, abort, cancel."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..group import CommandSet, app_of, examples
-from ..options import AsJson, Limit
+from ..options import AsJson, By, Limit, login_name
 from ..output import clock, print_json, print_table, printable, say
+
+if TYPE_CHECKING:
+    from ...coordination.flows.instances import Flow
 
 HELP = "See joins, sagas and workflows, and help those that cannot go on."
 STATUS = "Only those that are active, stuck, compensating, completed, failed, compensated or cancelled."
-GIVEN_UP = "somebody has given it up"
+GIVEN_UP, CANCELLED = "somebody has given it up", "somebody has cancelled it"
 commands = CommandSet(no_args_is_help=True, help=HELP, rich_markup_mode=None)
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="A flow's id, or its first 8 characters.")]
+Step = Annotated[str, typer.Argument(metavar="STEP", help="A step's name.")]
 
 
 @commands.command("list", epilog=examples("pipeline flows list", "pipeline flows list --status failed --json"))
@@ -60,6 +64,10 @@ def show(
         why = f" ({flow.reason})" if flow.reason else ""
         typer.echo(printable(f"{flow.kind} {flow.name} {flow.id}: {flow.status}{why}{until}"))
         typer.echo(printable(f"event {flow.event_id}, since {clock(flow.started)}"))
+        if flow.outer:
+            typer.echo(f"a step of flow {flow.outer}")
+        for inner in flow.inner:
+            typer.echo(f"its step is flow {inner}")
         rows = [(str(s.pos), s.agent, s.outcome.value, s.error or s.result or "") for s in flow.steps]
         print_table(("step", "agent", "outcome", "result"), rows)
 
@@ -74,13 +82,54 @@ def abort(
     """Give a saga or workflow up: what runs of it is stopped, and what it has done is undone."""
     flows = app_of(ctx).flows
     is_new = flows.abort(id, reason)
-    flow = flows.show(id)
+    _tell(flows.show(id), None if is_new else "it had ended before", as_json=as_json)
+
+
+@commands.command(epilog=examples("pipeline flows cancel 01980c5e --reason 'it was a test'"))
+def cancel(
+    ctx: typer.Context,
+    id: Id,
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why, for those who see it.")] = CANCELLED,
+    as_json: AsJson = False,
+) -> None:
+    """Stop a flow as it stands: nothing is undone, and no event follows."""
+    flows = app_of(ctx).flows
+    is_new = flows.cancel(id, reason)
+    _tell(flows.show(id), None if is_new else "it had ended before", as_json=as_json)
+
+
+@commands.command(epilog=examples("pipeline flows resume 01980c5e"))
+def resume(ctx: typer.Context, id: Id, by: By = None, as_json: AsJson = False) -> None:
+    """Let a flow that is stuck go on: what holds it is done again."""
+    flows = app_of(ctx).flows
+    names = flows.resume(id, by=login_name(by))
+    told = f"done again: {', '.join(names)}" if names else "nothing is dead in it; it was looked at again"
+    _tell(flows.show(id), told, as_json=as_json)
+
+
+@commands.command("retry-step", epilog=examples("pipeline flows retry-step 01980c5e ship"))
+def retry_step(ctx: typer.Context, id: Id, step: Step, by: By = None, as_json: AsJson = False) -> None:
+    """Do a step again that has failed, or what undoes it."""
+    flows = app_of(ctx).flows
+    names = flows.retry_step(id, step, by=login_name(by))
+    _tell(flows.show(id), f"done again: {', '.join(names)}", as_json=as_json)
+
+
+@commands.command(epilog=examples("pipeline flows skip 01980c5e ship"))
+def skip(ctx: typer.Context, id: Id, step: Step, by: By = None, as_json: AsJson = False) -> None:
+    """Let a flow go on without a step that holds it, or without what undoes it."""
+    flows = app_of(ctx).flows
+    names = flows.skip(id, step, by=login_name(by))
+    _tell(flows.show(id), f"left out: {', '.join(names)}", as_json=as_json)
+
+
+def _tell(flow: Flow, what: str | None, *, as_json: bool) -> None:
+    """Say what was done, and what the flow is now."""
     if as_json:
         print_json(flow.as_data())
-    elif is_new:
-        say(f"it is {flow.status}: {flow.reason}")
     else:
-        say(f"it had ended before ({flow.status}); nothing was changed")
+        why = f": {flow.reason}" if flow.reason else ""
+        say(f"{f'{what}; ' if what else ''}it is {flow.status}{why}")
 
 
 @commands.command(epilog=examples("pipeline flows check", "pipeline flows check --json"))
@@ -90,7 +139,8 @@ def check(ctx: typer.Context, as_json: AsJson = False) -> None:
     if as_json:
         print_json([{"id": flow.id, "name": flow.name, "missing": missing} for flow, missing in found])
     for flow, missing in [] if as_json else found:
-        typer.echo(printable(f"{flow.kind} {flow.name} {flow.id}: no agent {', '.join(missing)}"))
+        told = ", ".join(name if " " in name else f"agent {name}" for name in missing)
+        typer.echo(printable(f"{flow.kind} {flow.name} {flow.id}: no {told}"))
     if found:
         raise typer.Exit(1)
     if not as_json:

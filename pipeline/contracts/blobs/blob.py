@@ -22,7 +22,9 @@ from .store import CHUNK
 #: What a payload's validators and serializers find an app's blobs under, in pydantic's context.
 KEY = "blobs"
 _ID = re.compile(r"[0-9a-f]{64}")
-_MEDIA_TYPE = re.compile(r"[\w.+-]{1,100}/[\w.+-]{1,100}(;[ -~]{0,50})?", re.ASCII)
+#: What a media type looks like.
+MEDIA_TYPE = r"[A-Za-z0-9_.+-]{1,100}/[A-Za-z0-9_.+-]{1,100}(;[ -~]{0,50})?"
+_MEDIA_TYPE = re.compile(MEDIA_TYPE)
 _FORMS = 'a blob is {"id": SHA-256, "size": bytes, "media_type": "..."} or {"content": base64, "media_type": "..."}'
 
 
@@ -154,6 +156,19 @@ def _is_in(schema: Any) -> bool:
 def is_id(word: str) -> bool:
     """Say whether a word is the id of a blob, and so harmless in a file's name."""
     return bool(_ID.fullmatch(word))
+
+
+def is_blob(value: Any) -> bool:
+    """Say whether JSON data is what an event says of a blob whose content is kept beside it."""
+    return (
+        isinstance(value, Mapping)
+        and value.keys() == {"id", "size", "media_type"}
+        and isinstance(value["id"], str)
+        and is_id(value["id"])
+        and type(value["size"]) is int
+        and isinstance(value["media_type"], str)
+        and _MEDIA_TYPE.fullmatch(value["media_type"]) is not None
+    )
 
 
 def _checked_type(text: Any) -> str:

@@ -17,12 +17,11 @@ import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from pydantic import TypeAdapter
 
 from ...core.errors import BlobAltered, BlobMissing, BlobTooLarge, BlobUnavailable, ConfigError
-from ...core.times import SECOND, now
+from ...core.times import SECOND, now, random_bytes
 from .blob import KEY, Blob, is_id
 from .directory import Directory
 from .source import Given, Sent
@@ -66,6 +65,19 @@ class Blobs:
         """Return the blob that untyped data names: `app.blobs.of(event.data["pdf"])`."""
         blob: Blob = _ADAPTER.validate_python(data, context=self.context)
         return blob
+
+    def find(self, id: str, media_type: str) -> Blob:
+        """Return the blob with an id, whatever event names it; raises BlobMissing, or BlobTooLarge.
+
+        Arguments:
+            media_type: what the event says that it is; the store does not know.
+
+        """
+        for name in self._names(id) if is_id(id) else ():
+            if (size := self.store.size(name)) is not None:
+                self.check_size(size)
+                return self.of({"id": id, "size": size, "media_type": media_type})
+        raise _missing(id, self.store)
 
     def check_size(self, size: int) -> None:
         """Raise BlobTooLarge for content with so many bytes that nobody is to load it."""
@@ -125,7 +137,7 @@ class Blobs:
 
     def probe(self) -> None:
         """Write a few bytes into the store, read them, and delete them; raises BlobUnavailable that says what to do."""
-        content = uuid4().bytes
+        content = random_bytes(16)
         name = f"{UNREFERENCED}/{content.hex()}.{now()}"  # if this ends in between, a prune deletes it
         self.store.write(name, io.BytesIO(content))
         with self.store.open(name) as file:

@@ -8,10 +8,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
-from uuid import uuid4
 
 from ...core.errors import BlobUnavailable
 from ...core.files import make_directory, refuse_links, sync_directory
+from ...core.times import random_bytes
 from .store import CHUNK, Readable
 
 #: Where files are as long as they are not whole.
@@ -44,7 +44,7 @@ class Directory:
             for place in (PARTIAL, target.parent.name):
                 self._make(place)
             self._remove_abandoned()
-            partial = self._path / PARTIAL / uuid4().hex
+            partial = self._path / PARTIAL / random_bytes(16).hex()
             try:
                 with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as copy:
                     while chunk := file.read(CHUNK):

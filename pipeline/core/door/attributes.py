@@ -10,9 +10,10 @@ import re
 from base64 import b64encode
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
 import orjson
+from pydantic import BeforeValidator
 
 from ..errors import InvalidEvent
 from .data import control_in, flaw
@@ -23,6 +24,15 @@ MAX_METADATA = 4096
 MAX_TAG = 255
 _NAME = re.compile("[a-z0-9]+")
 _INTEGERS = range(-(2**31), 2**31)
+
+
+def _no_binary(value: Any) -> None:
+    if value is not None:
+        raise ValueError("data_base64: events carry JSON; put bytes into data as a text, or keep them in a blob")
+
+
+#: Binary data, which CloudEvents allows, and this bus does not carry.
+NoBinary = Annotated[None, BeforeValidator(_no_binary)]
 
 
 def checked(attributes: Mapping[str, Any]) -> dict[str, Any]:

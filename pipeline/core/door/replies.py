@@ -1,4 +1,7 @@
-"""Events whose publisher waits for an answer: until when, as one of their further attributes says."""
+"""Events that are wanted until a time, as one of their further attributes says.
+
+Somebody waits for the answer until then, or they are no news any more.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,15 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from ..times import utc_now
+
 #: The extension attribute, whose value is a time (RFC 3339), or this where nobody waits, and an answer is for later.
 REPLY_BY, LATER = "replyby", "later"
+#: The extension attribute of CloudEvents for the time (RFC 3339) after which an event is not to be handled any more:
+#: https://github.com/cloudevents/spec/blob/main/cloudevents/extensions/expirytime.md
+EXPIRES = "expirytime"
+#: What says until when an event is wanted.
+ENDS = frozenset({REPLY_BY, EXPIRES})
 
 
 def wants_reply(further: Mapping[str, Any] | None) -> bool:
@@ -20,10 +30,25 @@ def wants_reply(further: Mapping[str, Any] | None) -> bool:
     return REPLY_BY in (further or {})
 
 
-def is_waited_for(further: Mapping[str, Any] | None) -> bool:
-    """Say whether an event's publisher still waits; what is no time has not come."""
+def too_late(further: Mapping[str, Any] | None, *, begun: bool) -> str | None:
+    """Return why an event is not to be handled any more; None when it is. What is no time has not come.
+
+    Arguments:
+        begun: whether its handler was called before: what has begun in time goes on, unless somebody waited for it.
+
+    """
+    if not further:
+        return None
+    if _is_past(further.get(REPLY_BY)):
+        return "whoever has asked waits no longer"
+    return f"it has expired at {further[EXPIRES]}" if not begun and _is_past(further.get(EXPIRES)) else None
+
+
+def _is_past(value: Any) -> bool:
+    if value is None:
+        return False
     try:
-        until = datetime.fromisoformat(str((further or {}).get(REPLY_BY)))
+        until = datetime.fromisoformat(str(value))
     except ValueError:
-        return True
-    return datetime.now(UTC) < (until if until.tzinfo else until.replace(tzinfo=UTC))
+        return False
+    return utc_now() >= (until if until.tzinfo else until.replace(tzinfo=UTC))

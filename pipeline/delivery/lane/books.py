@@ -47,6 +47,13 @@ class Books:
         self._emitted: deque[Asked] = deque()
         self._is_asked = threading.Event()
         self._clerk: threading.Thread | None = None
+        self._is_closed = False
+
+    def close(self) -> Bookkeeping:
+        """Stand aside: nobody asks any more; return the bookkeeping that was stood before."""
+        self._is_closed = True
+        self._is_asked.set()
+        return self._books
 
     def __getattr__(self, name: str) -> Any:
         """Pass on what only the main process asks: that a process has died, or that somebody has revoked a delivery."""
@@ -91,7 +98,7 @@ class Books:
 
     def _serve(self) -> None:
         """Do what is asked, in the order in which it frees room: outcomes, what was emitted, claims."""
-        while True:
+        while not self._is_closed:
             self._is_asked.wait()
             self._is_asked.clear()
             while self._ended or self._emitted or self._claims:

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from billiard.einfo import ExceptionInfo
-from celery.app.trace import fast_trace_task, trace_task_ret
+from celery.app.trace import build_tracer, fast_trace_task, trace_task_ret
 
 from ...agents.strand import Cancelled, Strand, to_end
 from ...brokers.topology import AGENT_PREFIX
 from ...core.observe import Log
 from .books import Books
-from .messages import Answer, Cancel, How, Job, Message, Ping
+from .messages import Adopt, Answer, Cancel, How, Job, Message, Ping
 from .watch import Watch
 
 if TYPE_CHECKING:
     from celery import Celery
 
     from ...bus import Bus
+    from ...ledger.subscribing.subscription import Subscription
 
 logger = Log(logging.getLogger(__name__))
 #: Deliveries that canvases wait for at once: Celery's own calls around these block a thread each.
@@ -38,26 +39,31 @@ class Host:
 
     """
 
-    def __init__(self, bus: Bus, celery: Celery, say: Callable[[list[Answer]], None]) -> None:
+    def __init__(self, bus: Bus, celery: Celery, say: Callable[[list[Answer]], None], hostname: str) -> None:
         """Start the loop.
 
         Arguments:
             say: takes answers, on the loop.
+            hostname: the worker's name.
 
         """
-        self._celery = celery
+        self._celery, self._hostname = celery, hostname
         self._say = say
         self.running: dict[int, Strand] = {}
         self._tasks: dict[int, asyncio.Task[Any]] = {}
         self._answers: list[Answer] = []
         self._threads = ThreadPoolExecutor(CANVASES, thread_name_prefix="pipeline-canvas")
-        books: dict[int, Books] = {}
-        for agent in bus.agents:
-            task = celery.tasks[agent.task_name]
-            if agent.is_async and not isinstance(task.books, Books):
-                type(task).books = books.setdefault(id(task.books), Books(task.books))
+        self._bus = bus
+        self._books: dict[int, Books] = {}
+        self._keep_books()
         self.loop = bus.loop.running()
         Watch(self.loop, Host._trace.__code__, lambda frame: str(frame.f_locals["job"].name).removeprefix(AGENT_PREFIX))
+
+    def _keep_books(self) -> None:
+        for agent in self._bus.agents:
+            task = self._celery.tasks[agent.task_name]
+            if agent.is_async and not isinstance(task.books, Books):
+                type(task).books = self._books.setdefault(id(task.books), Books(task.books))
 
     def take(self, messages: list[Message]) -> None:
         """Do what the worker's main process says."""
@@ -67,8 +73,28 @@ class Host:
                     self._tasks[message.number] = self.loop.create_task(self._run(message))
                 case Cancel(number):
                     self._cancel(number)
+                case Adopt(wanted):
+                    self._adopt(wanted)
                 case Ping(number):
                     self._answer(number, How.PONG, None)
+
+    def _adopt(self, wanted: Sequence[Subscription]) -> None:
+        if self._bus.subscribed is not None:  # in the worker's own process it has them already
+            change = self._bus.subscribed.apply(wanted)
+            for agent in () if change is None else change.agents:
+                task = self._celery.tasks[agent.task_name]
+                task.__trace__ = build_tracer(
+                    task.name, task, self._celery.loader, self._hostname, app=self._celery
+                )  # as a process of Celery's has it from its start
+            self._keep_books()
+
+    def close(self) -> None:
+        """Give back what was taken for the lane, in a process that goes on."""
+        for agent in self._bus.agents:
+            task = self._celery.tasks[agent.task_name]
+            if isinstance(task.books, Books):
+                type(task).books = task.books.close()
+        self._threads.shutdown()
 
     def _cancel(self, number: int) -> None:
         if (strand := self.running.get(number)) is not None:

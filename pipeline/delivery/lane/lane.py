@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import select
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
@@ -14,9 +14,10 @@ from celery.utils.log import get_logger
 
 from ...core.observe import Log
 from ...core.times import monotonic
+from ...ledger.subscribing.subscription import Subscription
 from ..delivery import message_number
 from ..raised import info_of
-from .messages import Cancel, End, How, Job, Line, Message, Ping
+from .messages import Adopt, Cancel, End, How, Job, Line, Message, Ping
 
 logger = Log(get_logger(__name__))
 #: Seconds between two signs of life while the lane empties, that its host gets to end what was cancelled, and in which
@@ -119,7 +120,7 @@ class Lane:
                 self._accept(given)
             else:
                 given.next.append(request)
-        elif self._is_suspect(request):
+        elif self._is_suspect(request) and not request.task.agent.in_ledger:  # of which no process of the pool knows
             request.lane = None
             self._in_pool(request)
         else:
@@ -186,6 +187,11 @@ class Lane:
         return given
 
     # -- hosts
+
+    def adopt(self, wanted: Sequence[Subscription]) -> None:
+        """Let the hosts have the agents that the ledger declares, before they get anything for them."""
+        for home in self._homes:
+            self._say(home, Adopt(wanted))
 
     def _open(self) -> None:
         """Let another host take the place of the one that there is."""

@@ -182,7 +182,7 @@ def run_host(bus: Bus, celery: Celery, hostname: str, ours: socket.socket, other
     # The worker's main process ends this one: a signal that everybody in its terminal or service gets is not for it.
     signals.ignore("SIGTERM", "SIGQUIT")
     wire = Wire()
-    wire.host = Host(bus, celery, wire.say)
+    wire.host = Host(bus, celery, wire.say, hostname)
     connecting = wire.host.loop.create_unix_connection(lambda: wire, sock=ours)
     asyncio.run_coroutine_threadsafe(connecting, wire.host.loop).result()
     wire.ended.wait()
@@ -194,7 +194,7 @@ def run_host(bus: Bus, celery: Celery, hostname: str, ours: socket.socket, other
 class Here:
     """A host in this process, beside a pool of threads or none."""
 
-    def __init__(self, bus: Bus, celery: Celery) -> None:
+    def __init__(self, bus: Bus, celery: Celery, hostname: str) -> None:
         """Start the loop's thread."""
         self.pid, self.writer = os.getpid(), -1  # nothing is ever unsent
         self._bus = bus
@@ -203,7 +203,7 @@ class Here:
         self._bell, self._ear = socket.socketpair()
         self._ear.setblocking(False)
         self._bell.setblocking(False)
-        self._host = Host(bus, celery, self._say)
+        self._host = Host(bus, celery, self._say, hostname)
 
     def send(self, message: Message) -> None:
         """Say something to the host."""
@@ -248,4 +248,7 @@ class Here:
 
     def close(self) -> None:
         """Leave what was entered on the loop."""
+        self._host.close()
         self._bus.loop.close()
+        self._bell.close()
+        self._ear.close()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum, auto
 from typing import Any, NamedTuple, Protocol
+
+from ...ledger.subscribing.subscription import Subscription
 
 
 class Job(NamedTuple):
@@ -41,6 +44,12 @@ class Ping(NamedTuple):
     number: int
 
 
+class Adopt(NamedTuple):
+    """The agents that the ledger declares, as they are from now on."""
+
+    wanted: Sequence[Subscription]
+
+
 class End(NamedTuple):
     """No more jobs come: the process may end."""
 
@@ -54,7 +63,7 @@ class How(Enum):
     PONG = auto()
 
 
-Message = Job | Cancel | Ping | End
+Message = Job | Cancel | Ping | Adopt | End
 Answer = tuple[int, How, Any]
 
 

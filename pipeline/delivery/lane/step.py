@@ -41,16 +41,20 @@ class LaneStep(StartStopStep):  # type: ignore[misc]  # celery's classes are unt
         bus = self._bus
         if bus is None or worker.pool.is_green or not worker.use_eventloop:
             return
+        worker.consumer.open_lane = partial(self._open, worker, bus)
         queues = worker.app.amqp.queues.consume_from
         if not any(agent.is_async and bus.names.queue_of(agent.name) in queues for agent in bus.agents):
             return
+        self._open(worker, bus)
+
+    def _open(self, worker: Any, bus: Bus) -> Lane:
         if bus.has_ledger:
             _ = bus.ledger.secret  # a process that is forked has it then: what is emitted on the loop is signed with it
         limit = bus.settings.async_concurrency
         is_apart = isinstance(worker.pool, Prefork) and get_start_method() == "fork"
 
         def start() -> Line:
-            return Apart(bus, worker.app, worker.hostname) if is_apart else Here(bus, worker.app)
+            return (Apart if is_apart else Here)(bus, worker.app, worker.hostname)
 
         consumer = worker.consumer
         most = worker.max_tasks_per_child if is_apart else None
@@ -61,6 +65,7 @@ class LaneStep(StartStopStep):  # type: ignore[misc]  # celery's classes are unt
         logger.info(
             "async agents run on an event loop in %s, %d of each at once unless an agent says otherwise", where, limit
         )
+        return self._lane
 
     def stop(self, worker: Any) -> None:
         """Wait until the handlers that run have ended; the broker hears meanwhile that the worker lives."""

@@ -49,7 +49,10 @@ class Watch:
         pause = threading.Event()
         while not self._loop.is_closed():
             asked = monotonic()
-            self._loop.call_soon_threadsafe(self._turn)
+            try:
+                self._loop.call_soon_threadsafe(self._turn)
+            except RuntimeError:  # it was closed just now
+                return
             told = None
             while self._turned < asked and not pause.wait(EVERY):
                 if told is None and monotonic() - asked > LIMIT:

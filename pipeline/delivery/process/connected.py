@@ -21,11 +21,13 @@ from ...brokers.sockets import bound
 from ...core.errors import ConfigError, EmbeddedBrokerBusy, EmbeddedBrokerError
 from ...core.observe import Log, ended
 from ...core.times import monotonic
+from .adopted import Adopted
 from .ends import Ends
 from .held import EVERY, Held
 from .inline import Inline
 
 if TYPE_CHECKING:
+    from ...agents.agent import Agent
     from ...bus import Bus
 
 logger = Log(get_logger(__name__))
@@ -41,6 +43,9 @@ class Connected(Consumer):  # type: ignore[misc]  # celery's classes are untyped
     amqheartbeat: float
     #: What stands around handlers that run in the loop; other pools than solo run them elsewhere.
     inline: Inline | None = None
+    #: The agents that it runs, by their queues; the step that opens its lane later than it starts.
+    handled: dict[str, Agent]
+    open_lane: Callable[[], Any] | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Raise SystemExit for a broker that the bus does not know."""
@@ -53,6 +58,7 @@ class Connected(Consumer):  # type: ignore[misc]  # celery's classes are untyped
         self._bound()
         self._ends = Ends()
         self._held = Held(self.bus)
+        self._adopted = Adopted(self.bus)
         self.loop: Callable[..., None] = self._turning(self.loop)
 
     def _turning(self, loop: Callable[..., None]) -> Callable[..., None]:
@@ -146,6 +152,7 @@ class Connected(Consumer):  # type: ignore[misc]  # celery's classes are untyped
         self._ends.attend(hub)
         hub.call_repeatedly(1.0, self._beat)
         hub.call_repeatedly(EVERY, self.hold)
+        hub.call_repeatedly(EVERY, self.adopt)
 
     def _beat(self) -> None:
         self.bus.pulse.at = monotonic()
@@ -153,6 +160,14 @@ class Connected(Consumer):  # type: ignore[misc]  # celery's classes are untyped
     def hold(self) -> None:
         """Leave the queues alone whose agents are paused."""
         self._held.apply(self)
+
+    def leave_alone(self, queue: str) -> None:
+        """Do not begin to consume a queue whose agent is paused."""
+        self._held.leave(queue)
+
+    def adopt(self) -> None:
+        """Take on the agents that somebody has added to the ledger, and let those go that were removed."""
+        self._adopted.apply(self)
 
     def keep_alive(self) -> None:
         """Let the broker hear that the worker lives, while nobody turns its loop."""
@@ -165,6 +180,7 @@ class Connected(Consumer):  # type: ignore[misc]  # celery's classes are untyped
         self._beat()
         self._ends.between()
         self.hold()
+        self.adopt()
         super().perform_pending_operations()
 
     def stop(self) -> None:

@@ -49,6 +49,10 @@ class Held:
                     logger.info("%s is consumed again", name)
         self._done = tasks, agents
 
+    def leave(self, name: str) -> None:
+        """Note that a queue is not consumed yet, because its agent is paused."""
+        self._cancelled.add(name)
+
     def _cancel(self, consumer: Any, name: str) -> None:
         consumer.remember_tags()  # what is on its way still comes
         consumer.task_consumer.cancel_by_queue(name)

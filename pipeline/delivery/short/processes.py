@@ -183,6 +183,7 @@ class Share:
 def run_share(jobs: Sequence[Job]) -> tuple[list[Answer], dict[str, float | None]]:
     """Run deliveries in this process of the pool; return how each has ended, and the mean seconds of their handlers."""
     app = current_app._get_current_object()
+    app.pipeline.bus.spans.look()
     try:
         return _child(app).run_all(jobs)
     except BaseException:  # it is no handler's doing alone

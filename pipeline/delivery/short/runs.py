@@ -18,7 +18,7 @@ from celery.worker.strategy import logger as strategy
 
 from ...agents.context import Context
 from ...agents.payloads import returned_payloads
-from ...core.door.replies import REPLY_BY
+from ...core.door.replies import ENDS
 from ...core.event import Encoded, Event
 from ...core.times import Pace, monotonic
 from ...ledger.facts import Claim, Delivery
@@ -187,7 +187,7 @@ class Runs:
             claims = [exc] * len(known)
         try:
             for (taken, delivery), claim in zip(known, claims, strict=True):
-                if not taken.simple.pace.is_quick or (self._ended and monotonic() - self._ended[0][0].started > OLDEST):
+                if not taken.simple.pace.is_quick or (self._ended and self._since(self._ended[0][0].started) > OLDEST):
                     self._record()
                 ended = self._go(taken, delivery, claim, later=True)
                 if ended is not None:
@@ -195,6 +195,10 @@ class Runs:
         finally:
             self._record()
             self._shown.hide()
+
+    def _since(self, started: float) -> float:
+        """Return the seconds since something began; none where somebody drives by hand: all runs are alike there."""
+        return monotonic() - started if self._bus.by_hand is None else 0.0
 
     def _deliver_alone(self, taken: Taken) -> None:
         delivery = self._delivery(taken)
@@ -215,7 +219,7 @@ class Runs:
             event = Event.decode(body if isinstance(body, str) else bytes(body), taken.event["id"])
         except Exception:  # whatever a stranger's body provokes: the long way says so
             return None
-        if event.type != taken.event["type"] or REPLY_BY in (event.model_extra or ()):
+        if event.type != taken.event["type"] or not ENDS.isdisjoint(event.model_extra or ()):
             return None
         agent = simple.agent
         return Delivery(taken.id, event, agent.name, simple.task.source, agent.retry, logged="ledger" in marks)
@@ -260,7 +264,7 @@ class Runs:
             try:
                 result = run(Attempt(self._bus, agent, context))
             finally:
-                simple.pace.took(monotonic() - taken.started)
+                simple.pace.took(self._since(taken.started))
             if not isinstance(result, Done):
                 return result
             for payload in returned_payloads(agent.name, result.value):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from copy import copy
-from time import time
 from typing import Any
 
 from celery.worker import state
 
+from ...core.times import seconds
 from ...ledger.facts import Claim, Delivery
 from ..delivery import Begun, Ended
 from .runs import Shown, Taken
@@ -52,7 +52,7 @@ class InThreads(InBursts):
     def _go(
         self, taken: Taken, delivery: Delivery, claim: Claim | BaseException, *, later: bool = False
     ) -> Ended | None:
-        taken.request.time_start, taken.request.worker_pid = time(), os.getpid()
+        taken.request.time_start, taken.request.worker_pid = seconds(), os.getpid()
         state.active_requests.add(taken.request)
         return super()._go(taken, delivery, claim, later=later)
 

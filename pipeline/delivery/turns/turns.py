@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,7 +14,7 @@ from ...core.errors import InvalidEvent
 from ...core.event import Event
 from ...core.limits.limit import SLOT, Turn, order_of, reason_for
 from ...core.routing import reaches
-from ...core.times import SECOND, micros, now
+from ...core.times import SECOND, micros, now, pause
 from ...ledger.waiting.wait import Wait
 
 if TYPE_CHECKING:
@@ -96,7 +95,7 @@ def rest(seconds: float) -> None:
     if seconds <= 0:
         return
     if current() is None:
-        time.sleep(seconds)
+        pause(seconds)
     else:
         within(asyncio.sleep(seconds), None)
 

@@ -5,6 +5,7 @@ user.query --> audit         one line for every event, whatever it is
            --> research      a join of `reference` and `library`; each publishes research.found
                          --> research.complete --> email   --> email.sent
                          --> research.failed   --> apology --> email.sent
+digest.due --> digest        a chord of Celery's, of `asked` and `answered` --> digest.ready
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ import fcntl
 import os
 import re
 import textwrap
+from datetime import timedelta
 from pathlib import Path
 
+from celery import chord
 from celery.schedules import crontab
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -190,6 +193,25 @@ def apology(failed: ResearchFailed, ctx: Context) -> EmailSent:
     return deliver(ctx, failed.original, subject, [mail.Section("We are sorry", text)])
 
 
+@app.agent()
+def asked(week: Event) -> int:
+    """Count the questions of the week before."""
+    return number_of(UserQuery, week)
+
+
+@app.agent()
+def answered(week: Event) -> int:
+    """Count the messages of the week before."""
+    return number_of(EmailSent, week)
+
+
+@app.agent(on="digest.due")
+def digest(event: Event) -> None:
+    """Let two agents count, in a canvas of Celery's own that ends in an event; `research` is a durable join."""
+    chord([asked.s(event), answered.s(event)], app.emit("digest.ready", cause=event)).delay()
+
+
+app.schedule("digest", crontab(hour=8, minute=0, day_of_week="mon"), "digest.due", {})
 app.schedule("word-of-the-day", crontab(hour=7, minute=0), UserQuery(user_id="everyone", query=WORD_OF_THE_DAY))
 
 
@@ -217,6 +239,11 @@ def research(ctx: Context, researcher: str, hits: list[Hit], *, preferred: bool)
         )
     ctx.publish(finding)
     return finding
+
+
+def number_of(what: type[Payload], week: Event) -> int:
+    """Return how many events there were in the week before another one."""
+    return sum(1 for _ in app.get_events(type=what, since=week.time - timedelta(days=7), up_to=week.time))
 
 
 def heading(finding: Finding) -> str:

@@ -5,28 +5,25 @@ from __future__ import annotations
 import json
 import os
 import re
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
-from typing import Any, TypeVar
+from typing import Any
 from uuid import uuid4
 
-from pipeline import Event, Pipeline, SettleTimeout
+from pipeline import Event, Pipeline
 
+from ..stage import Tell, stage, still_open
+from ..workers import Worker, running, until
 from . import post
 from .agents import EmailSent, ResearchComplete
-from .worker import Worker, running, until
 
 QUESTIONS = ("How do context managers work?", "How do I read a CSV file?", "What is a decorator?")
 #: What one question leads to: no more, or something was done twice; no less, or something was lost.
 STEPS = Counter({"user.query": 1, "user.notified": 1, "research.found": 2, "research.complete": 1, "email.sent": 1})
 WORKERS = 2
-
-Found = TypeVar("Found")
-Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -155,13 +152,11 @@ def run(
 
     """
     start = monotonic()
-    place = (directory or Path(tempfile.mkdtemp(prefix="pipeline-demo-"))).absolute()
-    place.mkdir(mode=0o700, parents=True, exist_ok=True)
-    config = _config(place)
-    app = Pipeline("demo", directory=place, broker_url="", ledger_url=None, result_backend="", namespace="")
+    scene = stage("demo", directory, ["pipeline.examples.briefing.agents"])
+    place, app = scene.place, scene.app
     with post.open_at(place / "mail") as office:
         environment = {
-            "PIPELINE_CONFIG": str(config),
+            "PIPELINE_CONFIG": str(scene.config),
             "BRIEFING_STATE": str(place / "briefing"),
             "BRIEFING_SMTP_URL": office.url,
         }
@@ -170,14 +165,7 @@ def run(
             play.begin(questions)
             killed, retried, dead = play.kill_a_worker(), play.retry(), play.requeue_a_dead_letter()
             stories = play.end()
-    return Report(place, config, monotonic() - start, stories, killed, retried, dead, office.taken)
-
-
-def _config(place: Path) -> Path:
-    """Write the settings with which workers, and commands later, find the state."""
-    path = place / "pipeline.toml"
-    path.write_text(f'directory = {json.dumps(str(place))}\nagents = ["pipeline.examples.briefing.agents"]\n')
-    return path
+    return Report(place, scene.config, monotonic() - start, stories, killed, retried, dead, office.taken)
 
 
 def _question(text: str) -> Event:
@@ -278,12 +266,7 @@ class _Play:
 
     def _open(self) -> str | None:
         """Say what is still open."""
-        try:
-            for question in self.questions:
-                self.app.settle(question, timeout=0)
-        except SettleTimeout as exc:
-            return str(exc)
-        return None
+        return still_open(self.app, self.questions)
 
     def _until(self, condition: Callable[[], bool], what: str) -> None:
         until(condition, what, self.workers, self.deadline, self._open)

@@ -5,8 +5,9 @@ question.asked --> searcher  --> finding.made     (as many at once as there are 
 plan.made      --> writer    --> report.written   (waits for all findings)
 report.written --> sender    --> report.sent      (waits for somebody's approval), or report.dropped
 
-`paid(ctx)` (model.py) is what each model is called through: a call has its place in the ledger, so that it is paid for
-once, and a budget. Nothing else here is special: a handler that fails, is killed, or waits begins at its top again.
+`ask()` (model.py) runs an agent durably: each request to its model, and each call of a tool, has its place in the
+ledger, so that it is made once. Nothing else here is special: a handler that fails, is killed, or waits begins at its
+top again.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pipeline import Context, Payload, Pipeline, Retry, Vetoed
 
 from ..briefing import corpus, mail
 from ..briefing.search import Index
-from .model import SCOPE, paid
+from .model import SCOPE, ask
 
 app = Pipeline("crew")
 
@@ -99,9 +100,13 @@ class Report(BaseModel):
     text: str
 
 
-plans = Agent(output_type=Plan, instructions="Split the topic into at most five short questions, one for each part.")
-finds = Agent(output_type=Finding, instructions="Look the question up, and answer it in two sentences.")
-writes = Agent(output_type=Report, instructions="Write a short report from these findings, and a subject for it.")
+plans = Agent(
+    name="plans", output_type=Plan, instructions="Split the topic into at most five short questions, one for each part."
+)
+finds = Agent(name="finds", output_type=Finding, instructions="Look the question up, and answer it in two sentences.")
+writes = Agent(
+    name="writes", output_type=Report, instructions="Write a short report from these findings, and a subject for it."
+)
 
 
 @finds.tool_plain
@@ -117,7 +122,7 @@ def look_up(query: str) -> str:
 @app.agent(on=TopicGiven, scope=SCOPE)
 async def planner(given: TopicGiven, ctx: Context) -> PlanMade:
     """Plan: one question for each part of the topic."""
-    plan = (await plans.run(given.topic, model=paid(ctx))).output
+    plan = await ask(plans, given.topic, ctx)
     for question in plan.questions:
         ctx.publish(QuestionAsked(text=question))
     return PlanMade(topic=given.topic, to=given.to, questions=plan.questions)
@@ -126,7 +131,7 @@ async def planner(given: TopicGiven, ctx: Context) -> PlanMade:
 @app.agent(on=QuestionAsked, scope=SCOPE)
 async def searcher(question: QuestionAsked, ctx: Context) -> FindingMade:
     """Search: the model asks for the tool, then answers; these are two calls, and each is kept."""
-    found = (await finds.run(question.text, model=paid(ctx))).output
+    found = await ask(finds, question.text, ctx)
     return FindingMade(question=question.text, answer=found.answer)
 
 
@@ -136,7 +141,7 @@ async def writer(plan: PlanMade, ctx: Context) -> ReportWritten:
     events = [ctx.wait_for("finding.made", timeout="1h") for _ in plan.questions]
     findings = [FindingMade.model_validate(event.data) for event in events]
     about = "\n\n".join(f"{finding.question}\n{finding.answer}" for finding in findings)
-    report = (await writes.run(f"{plan.topic}\n\n{about}", model=paid(ctx))).output
+    report = await ask(writes, f"{plan.topic}\n\n{about}", ctx)
     return ReportWritten(to=plan.to, subject=report.subject, text=report.text)
 
 

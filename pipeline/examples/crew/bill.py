@@ -7,9 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline import Pipeline
+import orjson
+from pydantic_ai.messages import ModelMessagesTypeAdapter, ModelResponse
 
-from .model import STEP, Answer
+from pipeline import Pipeline
+from pipeline.pydantic_ai import price
+
+from .model import STEP
 from .provider import Provider
 
 
@@ -101,16 +105,18 @@ class Bill:
         }
 
 
-def calls(app: Pipeline, correlation: str) -> list[tuple[str, str, Answer]]:
-    """Return the calls that the ledger keeps, as they were begun: the agent, the delivery's id, the answer."""
+def calls(app: Pipeline, correlation: str) -> list[tuple[str, str, ModelResponse]]:
+    """Return the calls that the ledger keeps, as they were begun: the agent, the delivery's id, the response."""
     kept = app.bus.ledger.waiting.steps
     found = [
-        (step.started, delivery.agent, delivery.id, Answer.model_validate_json(step.result))
+        (step.started, delivery.agent, delivery.id, response)
         for event in app.trace(correlation)
         for delivery in event.deliveries
         if delivery.steps
         for step in kept.of(delivery.id)
-        if step.name == STEP
+        if step.name.endswith(STEP)
+        for response in ModelMessagesTypeAdapter.validate_python(orjson.loads(step.result)[0])
+        if isinstance(response, ModelResponse)
     ]
     return [(agent, delivery, answer) for _, agent, delivery, answer in sorted(found, key=lambda each: each[:3])]
 
@@ -125,10 +131,10 @@ def bill(app: Pipeline, correlation: str, provider: Provider | None) -> Bill:
     times = None if provider is None else provider.times
     numbers: Counter[str] = Counter()
     lines = []
-    for agent, delivery, answer in calls(app, correlation):
+    for agent, delivery, response in calls(app, correlation):
         numbers[delivery] += 1
         answered = None if times is None else times[f"{delivery}/{numbers[delivery]}"]
-        lines.append(Line(agent, delivery, numbers[delivery], answer.tokens, answer.cost, answered))
+        lines.append(Line(agent, delivery, numbers[delivery], response.usage.total_tokens, price(response), answered))
     tree = app.budgets.of_tree(correlation)
     used, limit = (tree.used.numbers[:2], tree.limit.numbers[:2]) if tree else ((0, 0), (0, 0))
     refused, cut_off = (provider.refused, provider.cut_off) if provider else (0, 0)

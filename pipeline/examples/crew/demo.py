@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -12,10 +10,11 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from pipeline import AlreadyDecided, Event, Pipeline, SettleTimeout
+from pipeline import AlreadyDecided, Event, Pipeline
 
 from ..briefing import post
-from ..briefing.worker import DemoFailed, Worker, running, start, until
+from ..stage import Tell, stage, still_open
+from ..workers import DemoFailed, Worker, running, start, until
 from . import model, provider
 from .agents import ReportDropped, ReportSent, TopicGiven
 from .bill import Bill, bill, calls
@@ -24,8 +23,6 @@ MODULE = "pipeline.examples.crew.agents"
 TOPIC = "decorators, context managers and generators"
 #: What everything together may spend: tokens, and millionths.
 BUDGET = {"tokens": 60_000, "cost": 1_000_000}
-
-Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -103,11 +100,8 @@ def run(
 
     """
     begun = monotonic()
-    place = (directory or Path(tempfile.mkdtemp(prefix="pipeline-crew-"))).absolute()
-    place.mkdir(mode=0o700, parents=True, exist_ok=True)
-    config = place / "pipeline.toml"
-    config.write_text(f"directory = {json.dumps(str(place))}\n")
-    app = Pipeline("crew", directory=place, broker_url="", ledger_url=None, result_backend="", namespace="")
+    scene = stage("crew", directory)
+    place, config, app = scene.place, scene.config, scene.app
     with ExitStack() as opened:
         office = opened.enter_context(post.open_at(place / "mail", is_calm=True))
         pretended = None if model.NAME else opened.enter_context(provider.serving())
@@ -229,16 +223,11 @@ class _Play:
         return len(calls(self.app, self.topic.correlation_id))
 
     def _asked(self) -> list[Any]:
-        mine = self.topic.correlation_id
-        return [proposal for proposal in self.app.approvals.list() if proposal.correlation == mine]
+        return self.app.approvals.list(correlation=self.topic.correlation_id)
 
     def _open(self) -> str | None:
         """Say what is still open."""
-        try:
-            self.app.settle(self.topic, timeout=0)
-        except SettleTimeout as exc:
-            return str(exc)
-        return None
+        return still_open(self.app, [self.topic])
 
     def _until(self, condition: Callable[[], bool], what: str) -> None:
         """Wait for something, as long as no agent gives up."""

@@ -55,6 +55,13 @@ class Amounts(NamedTuple):
         """Return it as JSON data."""
         return self._asdict()
 
+    def __str__(self) -> str:
+        tokens, cost, events = self.numbers
+        parts = [f"{tokens:,} tokens"] if tokens else []
+        parts += [f"cost {cost / 1_000_000:,.6f}".rstrip("0").rstrip(".")] if cost else []
+        parts += [f"{events:,} events"] if events else []
+        return ", ".join(parts) or "nothing"
+
 
 def amounts(what: str, **given: Any) -> Amounts:
     """Return amounts that somebody has given; raise InvalidBudget that says what is wrong with them."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
-from sqlalchemy import Connection, Row, and_, delete, exists, or_, select, tuple_, update
+from sqlalchemy import Connection, Row, and_, delete, exists, func, or_, select, tuple_, update
 
 from ...core.announcements import BudgetExceeded
 from ...core.errors import UnknownBudget
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 #: The kind of a wait for more room.
 BUDGET = "budget"
+#: Deliveries that are asked for at once.
+SOME = 500
 _PLACE = ("name", "key", "period")
 
 
@@ -209,6 +211,18 @@ class Budgets:
         correlation = self._database.read(lambda connection: connection.execute(query).scalar())
         found = self.list(TREE, correlation or id)
         return found[0] if found else None
+
+    def spent_by(self, deliveries: Sequence[str]) -> dict[str, Amounts]:
+        """Return what some deliveries have spent, in all of their attempts; those without any are left out."""
+        row = reservations.c
+        found: dict[str, Amounts] = {}
+        numbers = [func.sum(row[unit]) for unit in UNITS]
+        with self._database.reading() as connection:
+            for first in range(0, len(deliveries), SOME):
+                some = deliveries[first : first + SOME]
+                query = select(row.delivery, *numbers).where(row.delivery.in_(some)).group_by(row.delivery)
+                found |= {id: Amounts(*map(int, spent)) for id, *spent in connection.execute(query)}
+        return found
 
     # -- rows
 

@@ -65,7 +65,7 @@ class Waiting:
         self.approvals = Approvals(database, self.waits, append, secret)
         self.batches = Batches(database, deliveries, self.waits, self.steps, due.announce)
         self.newcomers = Newcomers(database)
-        self.flows = Flows(database, deliveries)
+        self.flows = Flows(database, deliveries, self.waits)
         self.trees = Trees(database, deliveries, subscribers, append, self.approvals, self.flows)
         self.budgets = Budgets(database, self.waits, append)
         self.pauses = Pauses(database, self.waits)

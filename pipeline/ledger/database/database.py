@@ -23,7 +23,7 @@ from ...core.files import file_id, make_private, write_ahead
 from ...core.times import monotonic
 from .address import parse
 from .fast import RETRY_INTERVAL, Fast
-from .kept import BESIDE, KEPT
+from .kept import pooled
 from .postgresql import engine_to
 from .trouble import UNSENDABLE, Trouble, is_stale, trouble_in
 
@@ -74,9 +74,7 @@ class Database:
         if self.is_sqlite:
             engine = create_engine(
                 self.url,
-                pool_size=KEPT,
-                max_overflow=BESIDE,
-                pool_timeout=self.timeout,
+                **pooled(self.timeout),
                 connect_args={"timeout": self.timeout, "check_same_thread": False},
             )
             event.listen(engine, "connect", self._prepare)

@@ -143,6 +143,10 @@ class Fast:
         """Run one statement in a transaction of its own and return the first row of its answer, or None."""
         return self.run(lambda connection: connection.execute(*statement).fetchone(), alone=True)
 
+    def look(self, statement: Statement) -> Any:
+        """Run one statement that only reads, as one() does, but once: who waits longer has other things to do."""
+        return self._once(lambda connection: connection.execute(*statement).fetchone(), alone=True)
+
     def all(self, statements: Sequence[Statement], fewer: Fewer | None = None) -> None:
         """Run several statements in one transaction, as run_all() does."""
         self.run(lambda connection: run_all(connection, statements, fewer))
@@ -278,8 +282,7 @@ class Fast:
             raise
         finally:
             if pooled is not None and pooled.is_valid:
-                # Another thread has found the ledger lost meanwhile: nobody would ever close what a closed pool gets.
-                pooled.close() if number == keeper.number else pooled.invalidate()
+                pooled.close()
 
     def _transact(self, driver: Any, work: Callable[[Hot], T], alone: bool) -> T:
         """Commit what is done, or let the pool roll it back."""

@@ -11,9 +11,37 @@ from typing import Any
 from weakref import ref
 
 from sqlalchemy import Engine, PoolProxiedConnection
+from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
 #: Connections that a process keeps open, and those that it may open beside them for a while.
 KEPT, BESIDE = 10, 20
+
+
+class Pool(QueuePool):
+    """A pool that ends what comes back after it was closed: nobody would ever close what it kept then."""
+
+    __module__ = QueuePool.__module__  # its logger is named after that, and is as quiet as SQLAlchemy's others
+    _is_closed = False
+
+    def dispose(self) -> None:
+        """Close what nobody uses now, and from now on what comes back."""
+        self._is_closed = True
+        super().dispose()
+
+    def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
+        super()._do_return_conn(record)
+        if self._is_closed:  # looked at last: who closes it at this moment either finds the connection or is seen here
+            super().dispose()
+
+
+def pooled(timeout: float) -> dict[str, Any]:
+    """Return what makes an engine keep its connections in such a pool.
+
+    Arguments:
+        timeout: seconds to wait for a connection while all are in use.
+
+    """
+    return {"poolclass": Pool, "pool_size": KEPT, "max_overflow": BESIDE, "pool_timeout": timeout}
 
 
 class Place:
@@ -59,6 +87,7 @@ class Keeper:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._closing = threading.RLock()
         self._places: list[ref[Place]] = []
         self._inherited: list[Any] = []
         self.number = 0
@@ -68,13 +97,7 @@ class Keeper:
         """Give what this thread keeps back to the pool, for SQLAlchemy to take."""
         taken = self.own.place.take()
         if taken is not None:
-            self._end(*taken)
-
-    def _end(self, number: int, connection: PoolProxiedConnection) -> None:
-        if number == self.number:
-            connection.close()
-        else:
-            connection.invalidate()  # its pool is closed, and so is to be what was in use then
+            taken[1].close()
 
     def close(self) -> None:
         """Close what nobody uses at the moment; what somebody uses is closed before it would be used again."""
@@ -82,13 +105,15 @@ class Keeper:
             place = one()
             taken = None if place is None else place.take()
             if taken is not None:
-                self._end(*taken)
-        self.number += 1
-        self._engine.dispose()
+                taken[1].close()
+        with self._closing:  # of two at once the second would replace the first one's new pool without closing it
+            self.number += 1
+            self._engine.dispose()
 
     def leave_to_parent(self) -> None:
         """Forget, in a child, what is the parent's: even to end a connection would be to say so to its server."""
         self._inherited += [self.own, *(one() for one in self._places)]
+        self._closing = threading.RLock()
         self._places = []
         self.own = Own(self._places)
         self._engine.dispose(close=False)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-import secrets
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 from sqlalchemy import Connection, func, inspect, select, text
@@ -15,6 +13,7 @@ from sqlalchemy import Connection, func, inspect, select, text
 from ...core import forks
 from ...core.errors import LedgerError
 from ...core.ids import new_id
+from ...core.times import random_bytes
 from . import tables
 from .database import Database
 
@@ -112,6 +111,6 @@ def _upgrade(connection: Connection) -> None:
         command.upgrade(config, "head")
     known = connection.execute(select(tables.meta.c.name)).scalars().all()
     # What signs messages is never shown, and is not in any archive: whoever reads the ledger may sign.
-    for name, make in (("id", new_id), ("secret", partial(secrets.token_hex, SECRET_BYTES))):
+    for name, make in (("id", new_id), ("secret", lambda: random_bytes(SECRET_BYTES).hex())):
         if name not in known:
             connection.execute(tables.meta.insert().values(name=name, value=make()))

@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 
-from .kept import BESIDE, KEPT
+from .kept import pooled
 
 
 def engine_to(url: URL, timeout: float) -> Engine:
@@ -25,9 +25,7 @@ def engine_to(url: URL, timeout: float) -> Engine:
     """
     engine = create_engine(
         url,
-        pool_size=KEPT,
-        max_overflow=BESIDE,
-        pool_timeout=timeout,
+        **pooled(timeout),
         connect_args={
             "connect_timeout": max(2, int(timeout)),
             # Without these a database behind a network that is gone would hold the caller for a quarter of an hour.

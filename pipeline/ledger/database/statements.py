@@ -28,6 +28,7 @@ from sqlalchemy import (
 from ...core.outcome import Outcome
 from .database import Database
 from .fast import Statement
+from .leases import lives
 from .rows import Write, chunks
 from .tables import definitions, deliveries, events, flows, outbox, tags, timers, workers
 from .waiting import attempts, cancelled, reservations, steps
@@ -36,6 +37,7 @@ from .waiting import attempts, cancelled, reservations, steps
 RUNNER = ("worker", "process")
 #: By what a claim knows the trees that its delivery belongs to: the event's correlation, cause and id.
 TREE = ("tree", "cause", "own")
+_starter, _started = deliveries.alias("starter"), flows.alias("started")
 _RUNNING: Any = literal_column(f"'{Outcome.RUNNING.value}'")
 
 
@@ -109,7 +111,7 @@ def claim_with(insert: Any) -> Any:
         row.outcome == Outcome.RUNNING.value, row.started == claim.excluded.started, row.worker == claim.excluded.worker
     )
     # Not EXISTS: inside ON CONFLICT nothing ties its subquery to the row in question.
-    alive = select(workers.c.id).where(workers.c.seen > bindparam("alive"))
+    alive = select(workers.c.id).where(lives())
     return claim.on_conflict_do_update(
         index_elements=["id"],
         set_={
@@ -157,3 +159,18 @@ def drop_reservations(connection: Connection, ids: Sequence[str]) -> None:
     """Forget what deliveries have reserved whose attempts are counted anew: those reserve again."""
     for some in chunks(ids):
         connection.execute(delete(reservations).where(reservations.c.delivery.in_(some)))
+
+
+def started_with(flow: Any, event_id: Any) -> Any:
+    """Return the query for the event as the delivery got it that has started a flow, where that is not the log's.
+
+    That delivery has the flow's id, unless there is one flow for each business key.
+
+    Arguments:
+        flow, event_id: the columns with the flow's id, and with that of the event that it works on.
+
+    """
+    row = _starter.c
+    keyed = and_(row.agent == _started.c.name, row.flow.is_(None), row.replay.is_(None))
+    found = select(row.body).where(_started.c.id == flow, row.event_id == event_id, or_(row.id == flow, keyed))
+    return found.order_by(row.flow.is_(None)).limit(1).scalar_subquery()  # a step that is a flow first

@@ -7,7 +7,7 @@ SQLite has one writer at a time; there `tx` is 0 and `seq` alone is the order.
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, MetaData, String, Table, Text, text, true
+from sqlalchemy import BigInteger, Boolean, Column, Float, Index, Integer, MetaData, String, Table, Text, text, true
 
 from ...core.outcome import FINAL
 
@@ -25,8 +25,8 @@ _UNROUTED = text("outcome = 'unrouted'")
 IN_FLOW = text("flow IS NOT NULL")
 #: Of flows that go on; as above.
 ACTIVE = text("ended IS NULL")
-#: Is to be sent with the next sweep; as above.
-AT_ONCE = text("outcome = 'queued' AND due = 0")
+#: Is to be sent with the next sweep, or is being sent by somebody, since -due; as above.
+AT_ONCE = text("outcome = 'queued' AND due <= 0")
 
 #: One row for each event that was accepted.
 events = Table(
@@ -152,6 +152,35 @@ agents = Table(
     Column("filters", Text, nullable=False, server_default="[]"),
     #: Its decentralized identifier, as the worker that was started last has it.
     Column("did", ID),
+    #: When the last of its workers was heard of, while they are suspected to have failed; as told to everybody.
+    Column("suspected", BIG),
+)
+
+#: One row for each agent whose declaration stands here instead of in code, and calls a URL; what is removed stays.
+subscriptions = Table(
+    "pipeline_subscriptions",
+    metadata,
+    Column("id", ID, primary_key=True),
+    #: One more with each change: the sum of all tells workers that there is something new, whoever commits first.
+    Column("version", BIG, nullable=False),
+    Column("patterns", Text, nullable=False),
+    #: As JSON.
+    Column("filter", Text),
+    Column("url", Text, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("max_concurrent", Integer, nullable=False),
+    #: In seconds.
+    Column("timeout", Float, nullable=False),
+    Column("retry", Integer, nullable=False),
+    #: The sequence number that it has begun with.
+    Column("since", BIG),
+    #: Whether there is a secret, for those who may not read it.
+    Column("signed", Boolean, nullable=False),
+    Column("secret", Text),
+    Column("created", BIG, nullable=False),
+    Column("changed", BIG, nullable=False),
+    Column("removed", BIG),
+    Index("pipeline_subscriptions_version", "version"),
 )
 
 #: One row for each worker that lives, and for a while after.
@@ -159,7 +188,15 @@ workers = Table(
     "pipeline_workers",
     metadata,
     Column("id", ID, primary_key=True),
+    #: When it was last heard of, on the database's clock.
     Column("seen", BIG, nullable=False),
+    #: How often it was heard of since it was last silent.
+    Column("beats", Integer, nullable=False, server_default="1"),
+    #: When it began to stop, and when it had ended.
+    Column("leaves", BIG),
+    Column("ended", BIG),
+    #: What it says of itself: its machine, its size, what its agents can do (JSON).
+    Column("about", Text, nullable=False, server_default="{}"),
     #: The agents that it runs, each with the patterns of the worker's own version (JSON).
     Column("agents", Text, nullable=False, server_default="{}"),
     #: What the filters of its agents say, of those that have one (JSON).
@@ -223,8 +260,10 @@ flows = Table(
     Column("failed", Integer, nullable=False, server_default="0"),
     Column("started", BIG, nullable=False),
     Column("ended", BIG),
-    #: When it ends in any case.
+    #: When somebody has to look at it in any case: its time, or that of a step, is over.
     Column("due", BIG),
+    #: Which of them when, as JSON, where steps have times of their own.
+    Column("clocks", Text),
     #: What it was complete by, or why it has failed.
     Column("reason", Text),
     Index("pipeline_flows_correlation", "correlation"),

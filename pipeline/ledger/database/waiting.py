@@ -39,6 +39,21 @@ waits = Table(
     Index("pipeline_waits_new", "key", sqlite_where=NOT_LOOKED, postgresql_where=NOT_LOOKED),
 )
 
+#: One row for each thing that a handler has said while it worked; numbers are not used twice, as readers go by them.
+notices = Table(
+    "pipeline_notices",
+    metadata,
+    Column("seq", BIG, primary_key=True, autoincrement=True),
+    Column("at", BIG, nullable=False),
+    Column("correlation", ID, nullable=False),
+    Column("delivery", ID, nullable=False),
+    #: Who says it, and what, as JSON.
+    Column("body", Text, nullable=False),
+    Index("pipeline_notices_correlation", "correlation", "seq"),
+    Index("pipeline_notices_at", "at"),
+    sqlite_autoincrement=True,
+)
+
 #: One row for each step of a delivery that has ended: it is not done again.
 steps = Table(
     "pipeline_steps",

@@ -6,31 +6,36 @@ one after the other, and nobody waits for somebody who waits for him.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import orjson
-from sqlalchemy import Connection, Row, and_, bindparam, delete, exists, not_, select, update
+from sqlalchemy import Connection, Row, and_, bindparam, delete, exists, func, not_, select, update
 
 from ...core.errors import UnknownFlow
 from ...core.event import Event
-from ...core.ids import member_id
 from ...core.outcome import OPEN, Outcome
 from ...core.times import now
 from ..aside import read
 from ..database.fast import Statement
-from ..database.leases import BATCH, locked
+from ..database.leases import BATCH, locked, runs_on
 from ..database.rows import chunks
-from ..database.tables import definitions, deliveries, events, flows
+from ..database.statements import started_with
+from ..database.tables import ACTIVE, definitions, deliveries, events, flows
 from ..database.waiting import waits
-from .rows import CANCELLED, FlowView, Member, Step
+from ..waiting.wait import FLOW, OVER
+from .items import folded
+from .rows import CANCELLED, COLLABORATION, GOING, FlowView, Member, Step
 
 if TYPE_CHECKING:
     from ..database.database import Database
     from ..deliveries import Deliveries
+    from ..waiting.waits import Waits
 
 #: Counted as done, and as failed.
 DONE, FAILED = "done", "failed"
+#: Definitions that a process remembers.
+MOST_KEPT = 1024
 #: Flows that are looked at in one go.
 LOOKED_AT = 1000
 _OPEN = tuple(outcome.value for outcome in OPEN)
@@ -39,9 +44,10 @@ _OPEN = tuple(outcome.value for outcome in OPEN)
 class Flows:
     """The table of flows."""
 
-    def __init__(self, database: Database, deliveries: Deliveries) -> None:
+    def __init__(self, database: Database, deliveries: Deliveries, waits: Waits) -> None:
         self._database = database
         self._deliveries = deliveries
+        self._waits = waits
         self._definitions: dict[str, str] = {}
         #: Up to which id the flows that go on were looked at.
         self._seen = ""
@@ -52,7 +58,19 @@ class Flows:
             .values(done=flows.c.done + 1)
             .returning(flows.c.id)
         )
-        counted = ("id", "event_id", "status", "reason", "definition", "members", "done", "failed")
+        counted = (
+            "id",
+            "event_id",
+            "status",
+            "reason",
+            "definition",
+            "members",
+            "done",
+            "failed",
+            "need",
+            "due",
+            "clocks",
+        )
         self._count = {
             column: update(flows)
             .where(flows.c.ended.is_(None))
@@ -78,16 +96,13 @@ class Flows:
         return self._counting, {"flow": id}
 
     @staticmethod
-    def recount(connection: Connection, id: str, done: int, failed: int) -> None:
+    def recount(connection: Connection, id: str, numbers: Mapping[str, Any]) -> None:
         """Let the numbers say what the rows say: a dead letter may have been requeued."""
-        connection.execute(update(flows).where(flows.c.id == id).values(done=done, failed=failed))
+        connection.execute(update(flows).where(flows.c.id == id).values(numbers))
 
     def begin(self, connection: Connection, id: str, event_id: str, step: Member, pos: int) -> None:
         """Let a step begin, unless it has: the next sweep sends its delivery."""
-        about = {"event_id": event_id, "outcome": Outcome.QUEUED.value, "due": 0, "flow": id, "pos": pos}
-        body = step.body and step.body.decode()
-        row = {"id": member_id(id, pos), "agent": step.agent, "body": body, **about}
-        connection.execute(self._deliveries.insert, [row])
+        connection.execute(self._deliveries.insert, [step.row(id, event_id, pos)])
 
     @staticmethod
     def mark(connection: Connection, id: str, status: str, reason: str | None, **more: Any) -> None:
@@ -104,51 +119,109 @@ class Flows:
     def definition(self, connection: Connection, digest: str) -> str:
         """Return what a flow follows, as JSON."""
         if digest not in self._definitions:
+            if len(self._definitions) >= MOST_KEPT:
+                self._definitions.clear()
             query = select(definitions.c.body).where(definitions.c.id == digest)
             self._definitions[digest] = connection.execute(query).scalar_one()
         return self._definitions[digest]
 
+    def definition_of(self, connection: Connection, id: str) -> str | None:
+        """Return what a flow that goes on follows, as JSON."""
+        digest = connection.execute(
+            select(flows.c.definition).where(flows.c.id == id, flows.c.ended.is_(None))
+        ).scalar()
+        return None if digest is None else self.definition(connection, digest)
+
     @staticmethod
     def cause(connection: Connection, id: str) -> Event | None:
         """Return the event that a flow works on; None when it cannot be read any more."""
-        query = select(events.c.id, events.c.body).join(flows, flows.c.event_id == events.c.id)
+        body = func.coalesce(started_with(flows.c.id, flows.c.event_id), events.c.body).label("body")
+        query = select(events.c.id, body).join(flows, flows.c.event_id == events.c.id)
         row = connection.execute(query.where(flows.c.id == id)).first()
         return None if row is None else getattr(read(row.id, row.body), "event", None)
 
-    @staticmethod
-    def finish(connection: Connection, id: str, status: str, reason: str) -> None:
-        """Record that a flow has ended, and why."""
+    def finish(self, connection: Connection, id: str, status: str, reason: str) -> None:
+        """Record that a flow has ended, and why; a step of another one that has waited for that goes on."""
         values = {"status": status, "reason": reason, "ended": now()}
         connection.execute(update(flows).where(flows.c.id == id).values(values))
+        waiting = select(waits).where(waits.c.kind == FLOW, waits.c.key == id).order_by(waits.c.delivery)
+        if found := connection.execute(locked(waiting)).all():
+            self._waits.release(connection, found, [OVER] * len(found))
 
-    def end_rest(self, connection: Connection, id: str, reason: str) -> list[Any]:
+    def inner(self, connection: Connection, id: str) -> list[str]:
+        """Return the flows that go on and that open steps of a flow are: each has the id of its step."""
+        step = and_(deliveries.c.id == flows.c.id, deliveries.c.flow == id, deliveries.c.outcome.in_(_OPEN))
+        query = select(flows.c.id).join(deliveries, step).where(flows.c.ended.is_(None)).order_by(flows.c.id)
+        return list(connection.execute(query).scalars())
+
+    def end_rest(
+        self, connection: Connection, id: str, reason: str, only: Collection[int] | None = None, but: Sequence[str] = ()
+    ) -> list[Any]:
         """Let those steps not run that have not ended; return them as they were.
 
         Who records his end at this moment is left out: he comes late by himself.
+
+        Arguments:
+            only: the positions of those that are meant; default all.
+            but: the ids of those that are not.
+
         """
-        mine = and_(deliveries.c.flow == id, deliveries.c.outcome.in_(_OPEN))
-        parked = select(waits.c.delivery).where(waits.c.delivery.in_(select(deliveries.c.id).where(mine)))
+        query = select(deliveries.c.id, deliveries.c.pos)
+        rows = connection.execute(query.where(deliveries.c.flow == id, deliveries.c.outcome.in_(_OPEN))).all()
+        some = sorted(row.id for row in rows if (only is None or row.pos in only) and row.id not in but)
+        ended: list[Any] = []
+        for ids in chunks(some):
+            ended += self._end(connection, ids, reason)
+        return ended
+
+    def _end(self, connection: Connection, some: Sequence[str], reason: str) -> list[Any]:
+        parked = select(waits.c.delivery).where(waits.c.delivery.in_(some))
         waiting = connection.execute(locked(parked.order_by(waits.c.delivery))).scalars().all()
-        for some in chunks(waiting):
-            connection.execute(delete(waits).where(waits.c.delivery.in_(some)))
-        free = and_(mine, deliveries.c.outcome != Outcome.PARKED.value)
+        if waiting:
+            connection.execute(delete(waits).where(waits.c.delivery.in_(waiting)))
+        free = and_(deliveries.c.id.in_(some), deliveries.c.outcome.in_(_OPEN))
+        free = and_(free, deliveries.c.outcome != Outcome.PARKED.value)
         query = select(deliveries.c.id).where(free).order_by(deliveries.c.id)
         ids = sorted({*waiting, *connection.execute(locked(query)).scalars()})
         return self._deliveries.cancel(connection, ids, reason, Outcome.LATE)
 
+    def forget(self, connection: Connection, ids: Sequence[str]) -> None:
+        """Take steps away that are to begin anew."""
+        self._deliveries.prune(connection, ids)
+
+    def running_on(self, id: str) -> dict[str, str]:
+        """Return those steps of a flow whose handlers run although they were stopped, each with its worker."""
+        query = select(deliveries.c.id, deliveries.c.worker).where(deliveries.c.flow == id, runs_on())
+        return {row.id: row.worker for row in self._database.read(lambda own: own.execute(query).all())}
+
+    def again(self, connection: Connection, ids: Sequence[str]) -> None:
+        """Let steps run again that were stopped; Celery may remember the messages that they had."""
+        self._deliveries.requeue(connection, ids)
+        self._deliveries.ask_again(connection, ids)
+
+    def drop(self, connection: Connection, ids: Sequence[str]) -> None:
+        """Decide that steps are gone without, which are no dead letters: they were stopped, or could not begin."""
+        self._deliveries.drop(connection, ids)
+
     # -- flows that nobody else moves on
 
     def due(self, limit: int = BATCH) -> list[str]:
-        """Return flows whose time is over."""
+        """Return flows whose time, or that of a step, is over, and choreographies that are to be looked at."""
         query = select(flows.c.id).where(flows.c.ended.is_(None), flows.c.due <= now()).order_by(flows.c.due)
         return self._ids(query.limit(limit))
+
+    @staticmethod
+    def started(connection: Connection, id: str) -> int:
+        """Return when a flow has started (microseconds)."""
+        return int(connection.execute(select(flows.c.started).where(flows.c.id == id)).scalar_one())
 
     def stuck(self) -> list[str]:
         """Return flows of which no step is open, and that have not ended: one was buried, or dropped, by somebody.
 
         Each call looks at the next LOOKED_AT flows that go on, and in the end begins anew: there may be any number.
         """
-        going_on = select(flows.c.id).where(flows.c.ended.is_(None), flows.c.id > self._seen)
+        with_steps = flows.c.members > 0  # as a choreography has none
+        going_on = select(flows.c.id).where(flows.c.ended.is_(None), with_steps, flows.c.id > self._seen)
         some = self._ids(going_on.order_by(flows.c.id).limit(LOOKED_AT))
         self._seen = some[-1] if len(some) == LOOKED_AT else ""
         step = and_(deliveries.c.flow == flows.c.id, deliveries.c.outcome.in_(_OPEN))
@@ -156,6 +229,16 @@ class Flows:
         for ids in chunks(some):
             found += self._ids(select(flows.c.id).where(flows.c.id.in_(ids), not_(exists().where(step))))
         return found
+
+    @staticmethod
+    def prune(connection: Connection, before: int) -> None:
+        """Forget flows that ended before a time (microseconds), and the definitions that no other flow can have."""
+        old = flows.c.ended < before
+        own = select(flows.c.definition).where(old, flows.c.kind == COLLABORATION, flows.c.members == 0)
+        connection.execute(
+            delete(definitions).where(definitions.c.id.in_(own))
+        )  # that of a choreography names its event
+        connection.execute(delete(flows).where(old))
 
     def _ids(self, query: Any) -> list[str]:
         return list(self._database.read(lambda connection: connection.execute(query).scalars().all()))
@@ -198,18 +281,52 @@ class Flows:
         """Return a flow as its steps see it."""
         row, definition, steps = self.show(id)
         cause = self._database.read(lambda connection: self.cause(connection, id))
-        names = [node["name"] for node in orjson.loads(definition).get("nodes", ())]
-        done = [step for step in steps if step.outcome is Outcome.SUCCEEDED and step.pos < row.members]
-        results = {names[s.pos] if names else s.agent: orjson.loads(s.result or "null") for s in done}
-        return FlowView(row.id, row.name, row.kind, cause and cause.data, results)
+        nodes = orjson.loads(definition).get("nodes", ())
+        if nodes:
+            collecting = {pos for pos, node in enumerate(nodes) if node.get("collect")}
+            steps = list(folded({step.pos: step for step in steps}, len(nodes), collecting).values())
+        done = [s for s in steps if s.outcome is Outcome.SUCCEEDED and not (nodes and s.pos >= len(nodes))]
+        results = {nodes[s.pos]["name"] if nodes else s.agent: orjson.loads(s.result or "null") for s in done}
+        original = None if cause is None else cause.data
+        if row.kind == COLLABORATION:
+            original = original.get("payload") if isinstance(original, dict) else None
+        return FlowView(row.id, row.name, row.kind, original, results)
 
-    def recent(self, *, name: str | None = None, status: str | None = None, limit: int = 100) -> list[Row[Any]]:
+    def find(self, id: str) -> tuple[Row[Any], str, list[Step]] | None:
+        """Return a flow, its definition as JSON, and its steps; None where there is none."""
+
+        def work(connection: Connection) -> tuple[Row[Any], str, list[Step]] | None:
+            row = connection.execute(select(flows).where(flows.c.id == id)).first()
+            return row and (row, self.definition(connection, row.definition), self.steps(connection, row.id))
+
+        return self._database.read(work)
+
+    def around(self, id: str) -> tuple[str | None, tuple[str, ...]]:
+        """Return the flow that a flow is a step of, if it is one, and the flows that are steps of it."""
+        outer = select(deliveries.c.flow).where(deliveries.c.id == id)
+        steps = select(deliveries.c.id).where(deliveries.c.flow == id)
+        inner = select(flows.c.id).where(flows.c.id.in_(steps)).order_by(flows.c.started, flows.c.id)
+
+        def work(connection: Connection) -> tuple[str | None, tuple[str, ...]]:
+            return connection.execute(outer).scalar(), tuple(connection.execute(inner).scalars())
+
+        return self._database.read(work)
+
+    def recent(
+        self,
+        *,
+        name: str | None = None,
+        statuses: Collection[str] | None = None,
+        kind: str | None = None,
+        limit: int = 100,
+    ) -> list[Row[Any]]:
         """Return flows, the newest first."""
         query = select(flows).order_by(flows.c.started.desc(), flows.c.id).limit(limit)
-        if name is not None:
-            query = query.where(flows.c.name == name)
-        if status is not None:
-            query = query.where(flows.c.status == status)
+        for column, value in ((flows.c.name, name), (flows.c.kind, kind)):
+            query = query if value is None else query.where(column == value)
+        if statuses is not None:
+            query = query.where(flows.c.status.in_(statuses))
+            query = query.where(ACTIVE) if GOING.issuperset(statuses) else query  # which has an index
         return list(self._database.read(lambda connection: connection.execute(query).all()))
 
     def show(self, id: str, *, prefix: bool = False) -> tuple[Row[Any], str, list[Step]]:

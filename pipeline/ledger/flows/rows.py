@@ -18,6 +18,10 @@ STATUSES = ("active", "compensating", "stuck", "completed", "failed", "compensat
 ACTIVE, COMPENSATING, STUCK, COMPLETED, FAILED, COMPENSATED, CANCELLED = STATUSES
 
 
+#: The kind of flows that are started with those who take part in them.
+COLLABORATION = "collaboration"
+#: Of flows that have not ended.
+GOING = frozenset((ACTIVE, COMPENSATING, STUCK))
 #: What a step has come to.
 WELL = (Outcome.SUCCEEDED.value, Outcome.FILTERED.value)
 BADLY = (Outcome.DEAD.value, Outcome.DROPPED.value, Outcome.CANCELLED.value)
@@ -39,6 +43,17 @@ class Step(NamedTuple):
     result: str | None
     error: str | None
     ended: int | None = None
+
+
+def members_of(number: int, steps: Iterable[Step]) -> int:
+    """Return how many deliveries a flow consists of, as far as that is known: a step may have one for each item.
+
+    Arguments:
+        number: how many steps it has.
+
+    """
+    items = [step.pos % number for step in steps if step.pos >= 2 * number]
+    return number + len(items) - len(set(items))
 
 
 class FlowView(NamedTuple):
@@ -64,11 +79,25 @@ class Member(NamedTuple):
     Attributes:
         agent: whose delivery it is.
         body: the event as this step gets it; None for the flow's own one.
+        outcome: what it is from the beginning: one that could not begin, or has nothing to do, has ended.
+        result, error: what that has come to.
 
     """
 
     agent: str
     body: bytes | None = None
+    outcome: Outcome = Outcome.QUEUED
+    result: str | None = None
+    error: str | None = None
+
+    def row(self, flow: str, event_id: str, pos: int) -> dict[str, Any]:
+        """Return its delivery's row; the next sweep sends what is queued."""
+        row = {"id": member_id(flow, pos), "event_id": event_id, "agent": self.agent, "flow": flow, "pos": pos}
+        row |= {"body": self.body and self.body.decode(), "outcome": self.outcome.value, "due": 0}
+        if self.outcome is not Outcome.QUEUED:
+            at = now()
+            row |= {"due": None, "started": at, "ended": at, "result": self.result, "error": self.error}
+        return row
 
 
 class Start(NamedTuple):
@@ -80,7 +109,8 @@ class Start(NamedTuple):
         event_id: the event that it works on.
         definition: what it follows, as JSON.
         members: the steps that begin with it, by position where those are not the first ones.
-        due: when it ends in any case (microseconds).
+        due: when somebody has to look at it in any case (microseconds).
+        clocks: when the time of the whole, and of its steps, is over, as JSON; None where that is all `due` says.
         number: how many steps it has; None for as many as begin with it.
         need: how many have to have ended before anything may follow: until then nobody looks.
 
@@ -96,23 +126,19 @@ class Start(NamedTuple):
     due: int | None = None
     number: int | None = None
     need: int = 0
+    clocks: str | None = None
 
     def rows(self) -> list[Write]:
         """Return what is written for it; the next sweep sends its deliveries."""
         digest = blake2b(self.definition, digest_size=16).hexdigest()
         flow = {name: getattr(self, name) for name in ("id", "name", "kind", "event_id", "correlation", "due")}
-        flow |= {"definition": digest, "status": ACTIVE, "started": now()}
-        flow["need"] = self.need
+        flow |= {"definition": digest, "status": ACTIVE, "started": now(), "need": self.need, "clocks": self.clocks}
         flow["members"] = len(self.members) if self.number is None else self.number
-        about = {"event_id": self.event_id, "outcome": Outcome.QUEUED.value, "due": 0, "flow": self.id}
-        members = [
-            {"id": member_id(self.id, pos), "agent": agent, "pos": pos, "body": body and body.decode(), **about}
-            for pos, (agent, body) in self._by_position()
-        ]
+        members = [member.row(self.id, self.event_id, pos) for pos, member in self._by_position()]
         return [
             Write("definition", {"id": digest, "body": self.definition.decode()}),
             Write("flow", flow),
-            *(Write("member", member) for member in sorted(members, key=_id)),
+            *(Write("member", member) for member in sorted(members, key=_shape)),
         ]
 
     def _by_position(self) -> Iterable[tuple[int, Member]]:
@@ -124,5 +150,6 @@ def as_json(data: object) -> bytes:
     return orjson.dumps(data, option=orjson.OPT_SORT_KEYS)
 
 
-def _id(row: dict[str, object]) -> str:
-    return str(row["id"])
+def _shape(row: dict[str, object]) -> tuple[int, str]:
+    """Put those with the same columns together, in the order of their ids: one statement has them."""
+    return len(row), str(row["id"])

@@ -30,6 +30,6 @@ class Limits:
     def __init__(self, database: Database, deliveries: Deliveries) -> None:
         self.rules = Rules(database)
         self.lines = Lines(database, deliveries, self.rules)
-        self.calling = Calling(database, self.lines)
+        self.calling = Calling(database, deliveries, self.lines)
         self.orders = Orders(database, self.lines)
         self.singles = Singles(database, deliveries, self.lines)

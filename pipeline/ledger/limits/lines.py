@@ -18,10 +18,11 @@ from ...core.limits import gcra
 from ...core.limits.limit import SLOT, Rule, Turn, is_order, is_singleton, limit_in
 from ...core.outcome import FINAL, Outcome
 from ...core.times import SECOND, now
+from ..database.leases import runs_on
 from ..database.tables import agents, deliveries
 from ..database.waiting import HAS_WAITING, lines, shares, turns, waits
 from .picking import pick
-from .states import CALLED, EXPECTED, HELD, KEPT, RUNS, WAITING, one, runs_on
+from .states import CALLED, EXPECTED, HELD, KEPT, RUNS, WAITING, one
 
 if TYPE_CHECKING:
     from ..database.database import Database
@@ -116,32 +117,32 @@ class Lines:
             self._use(connection, line, turn, delivery, at)
         return max(0, start - at) / SECOND, None
 
-    def ending(self, ending: Ending, work: Callable[[Connection], T]) -> T:
-        """Record how an attempt ends, and hand its turns on, in one transaction."""
-
-        def whole(connection: Connection) -> T:
-            opened = self.locked(connection, ending.turns)
-            result = work(connection)
-            if result is not False:
-                self.hand_on(connection, ending, opened)
-            else:  # it was recorded before
-                self._give_back(connection, ending, opened)
-            return result
-
-        return self._database.run(whole)
+    def ending(self, connection: Connection, ending: Ending, work: Callable[[Connection], T]) -> T:
+        """Record how an attempt ends, and hand its turns on, in the same transaction."""
+        opened = self.locked(connection, ending.turns)
+        result = work(connection)
+        if result is not False:
+            self.hand_on(connection, ending, opened)
+        else:  # it was recorded before
+            self._give_back(connection, ending, opened)
+        return result
 
     def give_back(self, delivery: str, turns: Sequence[Turn]) -> None:
-        """Hand on what a delivery still has that somebody has stopped: its handler does not run any more."""
+        """Note that the handler of what somebody has stopped does not run any more, and hand on what it still has."""
         ending = Ending(delivery, turns)
         self._database.run(lambda own: self._give_back(own, ending, self.locked(own, turns)))
 
     def _give_back(self, connection: Connection, ending: Ending, opened: Sequence[Line]) -> None:
         outcome = connection.execute(select(deliveries.c.outcome).where(deliveries.c.id == ending.delivery)).scalar()
         if outcome in FINAL:
-            self.hand_on(connection, Ending(ending.delivery, ending.turns, over=True), opened)
+            self._end_run(connection, ending._replace(line=None, over=True), opened)
+
+    def _end_run(self, connection: Connection, ending: Ending, opened: Sequence[Line]) -> None:
+        self._deliveries.end_run(connection, ending.delivery)
+        self.hand_on(connection, ending, opened)
 
     def come_back(self, delivery: str, turns: Sequence[Turn], message: int | None) -> None:
-        """Hand on what a stopped delivery has, whose message has come, unless its handler still runs.
+        """Do what give_back() does for a stopped delivery whose message has come, unless its handler still runs.
 
         Arguments:
             message: which message it is, when the broker has given it to somebody before, who has not answered.
@@ -154,7 +155,7 @@ class Lines:
             opened = self.locked(connection, turns)
             running = select(deliveries.c.id).where(deliveries.c.id == delivery, runs_on(), *elsewhere)
             if connection.execute(running).first() is None:
-                self.hand_on(connection, ending, opened)
+                self._end_run(connection, ending, opened)
 
         self._database.run(work)
 

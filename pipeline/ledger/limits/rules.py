@@ -11,6 +11,7 @@ from sqlalchemy import Connection, func, select, update
 from ...core.errors import InvalidAgent, UnknownEvent, nearest
 from ...core.limits.limit import Rule, is_singleton, rule_of
 from ...core.times import now
+from ..database.leases import locked
 from ..database.waiting import limits, lines, shares, turns
 from .states import HELD
 
@@ -55,6 +56,8 @@ class Rules:
         row = connection.execute(select(limits).where(limits.c.name == name)).first()
         if declared is not None and (row is None or row.declared != _text(declared)):
             self._declare(connection, name, declared)
+            if row is not None:
+                _wake(connection, name)
         if row is None:
             return declared or Rule()
         return _in_force(declared or _rule(row.declared), row.changed)
@@ -116,13 +119,25 @@ class Rules:
             changed = None if changes is None else orjson.dumps({**before, **changes}).decode()
             rule = _checked(_in_force(_rule(row.declared), changed))
             connection.execute(update(limits).where(limits.c.name == name).values(changed=changed))
-            # Those that wait may go on by now: the next sweep of any worker looks.
-            mine = (lines.c.line >= f"{name}:", lines.c.line < f"{name};")
-            in_line = select(shares.c.line).where(shares.c.waiting > 0)
-            connection.execute(update(lines).where(*mine, lines.c.line.in_(in_line)).values(due=now()))
+            _wake(connection, name, patient=True)
             return rule
 
         return self._database.run(work)
+
+
+def _wake(connection: Connection, name: str, *, patient: bool = False) -> None:
+    """Let the next sweep of any worker look at the lines of a limit that has changed: who waits may go on by now.
+
+    Arguments:
+        patient: whether a line is waited for that somebody has at this moment, as nobody may who has lines himself.
+
+    """
+    mine = (lines.c.line >= f"{name}:", lines.c.line < f"{name};")
+    in_line = select(shares.c.line).where(shares.c.waiting > 0)
+    found = select(lines.c.line).where(*mine, lines.c.line.in_(in_line)).order_by(lines.c.line)
+    found = found.with_for_update() if patient else locked(found)
+    names = connection.execute(found).scalars().all()
+    connection.execute(update(lines).where(lines.c.line.in_(names)).values(due=now()))
 
 
 def _text(rule: Rule) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sqlalchemy import Connection, Row, delete, select
+from sqlalchemy import Connection, Row, delete, or_, select
 
 from ...core.limits.limit import Turn
 from ...core.limits.single import CANCEL, SKIP, When, took_its_place
@@ -66,11 +66,14 @@ class Singles:
         return min(found, key=lambda row: row.state not in HELD, default=None)
 
     def _take_place(self, connection: Connection, line: Line, delivery: Delivery) -> str | None:
-        """Stop who runs, and end who waits; return the event of a later one instead, if there is one."""
+        """Stop who runs, and end who waits; return the event of a later one instead, if there is one.
+
+        For whom somebody waits, such as a flow for its step, stays: nobody may take that for his answer.
+        """
         if self._lines.states(connection, delivery.id).get(line.name) in HELD:
             return None  # a later one would have stopped it
         others = [row for row in connection.execute(_in(line.name)).all() if row.id != delivery.id]
-        others = [row for row in others if row.outcome in OPEN]
+        others = [row for row in others if row.outcome in OPEN and not row.asked]
         place = select(events.c.tx, events.c.seq).where(events.c.id == delivery.event.key)
         own = connection.execute(place).first()
         latest = max(others, key=_place, default=None)
@@ -94,10 +97,10 @@ class Singles:
 
 
 def _in(line: str) -> Any:
-    """Return the query for those in a line, and for their events' places in the log."""
-    query = select(
-        table.c.state, deliveries.c.id, deliveries.c.outcome, deliveries.c.event_id, events.c.tx, events.c.seq
-    )
+    """Return the query for those in a line, whether somebody waits for each, and their events' places in the log."""
+    row = deliveries.c
+    asked = or_(row.flow.is_not(None), row.requeued > 0, row.replay.is_not(None)).label("asked")
+    query = select(table.c.state, row.id, row.outcome, row.event_id, asked, events.c.tx, events.c.seq)
     query = query.join(deliveries, deliveries.c.id == table.c.delivery)
     return query.outerjoin(events, events.c.id == deliveries.c.event_id).where(table.c.line == line)
 

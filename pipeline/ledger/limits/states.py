@@ -7,12 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import and_, select
+from sqlalchemy import and_
 
-from ...core.outcome import Outcome
-from ...core.times import SECOND, now
-from ..database.rows import DEAD_AFTER
-from ..database.tables import deliveries, workers
 from ..database.waiting import turns
 
 #: In an order: its event is in the log, and its delivery has not come yet.
@@ -26,13 +22,6 @@ RUNS = "runs"
 #: Has its slot from its first attempt until it has ended, of what runs one at a time.
 KEPT = "kept"
 HELD = (CALLED, RUNS, KEPT)
-
-
-def runs_on() -> Any:
-    """Return the condition that a delivery was stopped, and that its handler has not ended: it keeps its turns."""
-    row = deliveries.c
-    alive = row.worker.in_(select(workers.c.id).where(workers.c.seen > now() - round(DEAD_AFTER * SECOND)))
-    return and_(row.id.is_not(None), row.outcome == Outcome.CANCELLED.value, row.process.is_not(None), alive)
 
 
 def one(delivery: str, line: str) -> Any:

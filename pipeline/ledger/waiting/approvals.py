@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 from pydantic import ValidationError
-from sqlalchemy import Connection, Row, and_, delete, or_, select, update
+from sqlalchemy import Connection, FromClause, Row, and_, delete, or_, select, update
 
 from ...core.announcements import ActionApproved, ActionEscalated, ActionProposed, ActionVetoed
 from ...core.errors import InvalidEvent, UnknownEvent, explain
@@ -75,21 +75,27 @@ class Approvals:
         status: str | None = PENDING,
         agent: str | None = None,
         action: str | None = None,
+        correlation: str | None = None,
         prefix: str | None = None,
-        limit: int = 100,
+        limit: int | None = 100,
     ) -> list[Proposal]:
         """Return approvals, the oldest first.
 
         Arguments:
             status: None for all.
             prefix: how their ids begin.
+            limit: None for no limit.
 
         """
-        query = select(approvals).order_by(approvals.c.asked, approvals.c.id).limit(max(limit, 0))
-        for column, value in ((approvals.c.status, status), (approvals.c.agent, agent), (approvals.c.action, action)):
+        among: FromClause = approvals
+        if correlation is not None:  # materialized: databases prefer the index of what waits anywhere, in its order
+            mine = select(approvals).where(approvals.c.correlation == correlation)
+            among = mine.cte("mine").prefix_with("MATERIALIZED")
+        query = select(among).order_by(among.c.asked, among.c.id).limit(limit if limit is None else max(limit, 0))
+        for column, value in ((among.c.status, status), (among.c.agent, agent), (among.c.action, action)):
             query = query if value is None else query.where(column == value)
         if prefix is not None:
-            query = query.where(approvals.c.id.startswith(prefix, autoescape=True))
+            query = query.where(among.c.id.startswith(prefix, autoescape=True))
         return [proposal_of(row) for row in self._database.read(lambda own: own.execute(query).all())]
 
     # -- deciding

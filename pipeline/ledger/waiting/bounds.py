@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -10,6 +10,7 @@ from sqlalchemy import Connection, and_, delete, select, update
 
 from ...core.times import moment, now
 from ..database.waiting import pauses
+from ..workers import listening
 
 if TYPE_CHECKING:
     from ...core.event import Encoded
@@ -72,6 +73,16 @@ class Bounds:
     def end(self, agent: str) -> bool:
         """Note that it is no longer too much; say whether it was."""
         return bool(self._database.run(lambda own: own.execute(delete(pauses).where(_is(agent))).rowcount))
+
+    def end_gone(self, full: Collection[str]) -> list[str]:
+        """Note the same for those of some agents that nobody runs, nor has until a moment ago; return them."""
+
+        def work(connection: Connection) -> list[str]:
+            gone = sorted(set(full).difference(*listening(connection)))
+            connection.execute(delete(pauses).where(pauses.c.kind == FULL, pauses.c.name.in_(gone)))
+            return gone
+
+        return self._database.run(work) if full else []
 
     def shed(self, agent: str) -> bool:
         """Take one of those that may be shed; say whether there was one left."""

@@ -8,14 +8,14 @@ scope that is not paused goes on: so whoever parks need not know whether the pau
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 from sqlalchemy import Connection, Row, and_, delete, func, or_, select, update
 
 from ...core.outcome import Outcome
-from ...core.times import SECOND, as_json_time, moment, now
+from ...core.times import SECOND, as_json_time, moment, now, utc_now
 from ..database.leases import BATCH, in_seconds, locked
 from ..database.rows import minute
 from ..database.tables import deliveries
@@ -62,12 +62,12 @@ class Pause(NamedTuple):
     @property
     def is_on(self) -> bool:
         """Whether nothing goes on yet."""
-        return self.until is None or self.until > datetime.now(UTC)
+        return self.until is None or self.until > utc_now()
 
     @property
     def left(self) -> float:
         """The seconds until it is over."""
-        return 0.0 if self.until is None else max(0.0, (self.until - datetime.now(UTC)).total_seconds())
+        return 0.0 if self.until is None else max(0.0, (self.until - utc_now()).total_seconds())
 
     def as_data(self) -> dict[str, Any]:
         """Return it as JSON data."""
@@ -191,7 +191,7 @@ class Pauses:
     def _running(connection: Connection, ids: Sequence[str]) -> list[str]:
         """Return those of some released deliveries that have not ended; who takes too long to be begun is left out."""
         known = deliveries.c
-        soon = or_(known.due == 0, known.due > in_seconds(-BEGUN_WITHIN))
+        soon = or_(known.due <= 0, known.due > in_seconds(-BEGUN_WITHIN))
         open_ones = or_(known.outcome == Outcome.RUNNING.value, and_(known.outcome == Outcome.QUEUED.value, soon))
         query = select(known.id).where(known.id.in_(ids), open_ones).order_by(known.id)
         return list(connection.execute(query).scalars()) if ids else []

@@ -71,9 +71,11 @@ class Series:
         return due
 
     def _locked(self, connection: Connection, line: str) -> int:
-        """Lock a key, and return when its series ends at the latest."""
-        connection.execute(self._database.insert(lines).on_conflict_do_nothing(), {"line": line})
-        return int(connection.execute(select(lines.c.tat).where(lines.c.line == line).with_for_update()).scalar_one())
+        """Lock a key, and return when its series ends at the latest; one that was forgotten is made anew."""
+        query = select(lines.c.tat).where(lines.c.line == line).with_for_update()
+        while (until := connection.execute(query).scalar()) is None:
+            connection.execute(self._database.insert(lines).on_conflict_do_nothing(), {"line": line})
+        return int(until)
 
     @staticmethod
     def _begin(connection: Connection, line: str, until: int) -> None:

@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from ...core.event import Encoded
+    from ..database.rows import Write
     from ..facts import Delivery
     from ..log import Position
 
 #: Kinds of waits.
 TIME, EVENT, VERSION, APPROVAL, PAUSE = "time", "event", "version", "approval", "pause"
+#: Of a step that is a flow of its own: until that has ended.
+FLOW = "flow"
 #: Of deliveries that are handled together: until there are enough of them, and until that is done.
 GATHERS, MEMBER = "batch", "in batch"
 #: Results of waits, as the steps that they are.
@@ -29,7 +32,7 @@ class Wait(NamedTuple):
         name: the step that the wait's end is the result of; None when it waits before its handler is called.
         number: the n-th use of that name.
         due: when it ends in any case (microseconds).
-        key: what it waits for among those of its kind: an event's type, an approval's id, a paused scope.
+        key: what it waits for among those of its kind: an event's type, the id of an approval or a flow, a scope.
         correlation: the only correlation whose events end it; None for all.
         condition: the filter that an event has to match, as JSON.
         after: an event has to come after this place in the log; None for the one that `back` says. Of a wait for a
@@ -60,6 +63,7 @@ class Parking(NamedTuple):
         later: timers of the events that are due later.
         total: how many events it has emitted so far, those before an earlier wait included.
         due_in: seconds after which the relay sends what nobody has sent; None for what is only recorded.
+        rows: what else is written with it, such as the flow that it waits for.
 
     """
 
@@ -70,3 +74,4 @@ class Parking(NamedTuple):
     later: Sequence[dict[str, Any]] = ()
     total: int = 0
     due_in: float | None = None
+    rows: Sequence[Write] = ()

@@ -10,16 +10,16 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import orjson
-from sqlalchemy import Connection, Row, and_, case, delete, exists, select
+from sqlalchemy import Connection, Row, and_, case, delete, select
 
 from ...core.limits.single import QUIET
 from ...core.times import SECOND, now
 from ..database.leases import BATCH, locked
-from ..database.tables import events
+from ..database.tables import events, flows
 from ..database.waiting import approvals, batches, waits
 from ..log import Position, end_of_log
 from .approval import PENDING
-from .wait import APPROVAL, EVENT, GATHERS, OVER, TIME, Parking, Wait
+from .wait import APPROVAL, EVENT, FLOW, GATHERS, OVER, TIME, Parking, Wait
 
 if TYPE_CHECKING:
     from ..database.database import Database
@@ -67,7 +67,7 @@ class Waits:
             connection, delivery.id, parking.attempt, due=wait.due, reason=wait.reason, emitted=parking.total
         )
         if recorded:
-            self._append(parking.emitted, due_in=parking.due_in, connection=connection)
+            self._append(parking.emitted, due_in=parking.due_in, rows=parking.rows, connection=connection)
             self._timers.add(parking.later, connection)
             self.add(connection, delivery, wait)
         return recorded
@@ -77,6 +77,8 @@ class Waits:
         tx, seq = self._start(connection, delivery, wait) if wait.kind == EVENT else wait.after or (0, 0)
         if wait.kind == APPROVAL and not _is_pending(connection, wait.key):
             wait = wait._replace(due=now())  # it was decided while nobody waited for that
+        if wait.kind == FLOW and _has_ended(connection, wait.key):
+            wait = wait._replace(due=now())  # likewise
         row = {
             "delivery": delivery.id,
             **{name: getattr(wait, name) for name in ("name", "number", "kind", "key")},
@@ -106,7 +108,8 @@ class Waits:
             return end_of_log(self._database, connection)
         begin = now() - round(wait.back * SECOND)
         query = select(events.c.tx, events.c.seq).where(events.c.time >= begin)
-        first = connection.execute(query.order_by(events.c.time, events.c.tx, events.c.seq).limit(1)).first()
+        # The first in the log, as publishers' clocks differ; with + 0 no database reads the log from its begin for it.
+        first = connection.execute(query.order_by(events.c.tx + 0, events.c.seq).limit(1)).first()
         return (first.tx, first.seq - 1) if first else end_of_log(self._database, connection)
 
     # -- releasing
@@ -157,16 +160,17 @@ class Waits:
         """Return what a delivery waits for; None when it does not."""
         return self._database.read(lambda connection: connection.execute(_of(id)).first())
 
-    def has_events(self) -> bool:
-        """Say whether anybody waits for an event."""
-        query = select(exists().where(waits.c.kind == EVENT))
-        return bool(self._database.read(lambda connection: connection.execute(query).scalar()))
-
 
 def _is_pending(connection: Connection, id: str) -> bool:
     """Say whether nobody has decided; whoever is about to waits for the wait then, and lets it go on."""
     status = select(approvals.c.status).where(approvals.c.id == id).with_for_update()
     return connection.execute(status).scalar() == PENDING
+
+
+def _has_ended(connection: Connection, id: str) -> bool:
+    """Say whether a flow has ended; whoever is about to end it waits for the wait then, and lets it go on."""
+    ended = select(flows.c.ended).where(flows.c.id == id).with_for_update()
+    return connection.execute(ended).scalar() is not None
 
 
 def _of(id: str) -> Any:

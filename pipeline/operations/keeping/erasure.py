@@ -81,6 +81,8 @@ def erase(
         one = ledger.database.run(partial(_erase, ledger=ledger, ids=ids, dry_run=dry_run))
         blanked, of_deliveries, unfinished = blanked + one[0], of_deliveries + one[1], unfinished + one[2]
     delayed = ledger.database.run(partial(_take_back, which=which, subject=subject, dry_run=dry_run))
+    if not dry_run:
+        ledger.notices.erase(which)
     if dry_run or not (blanked or delayed):
         return Erased(blanked, of_deliveries, delayed, unfinished)
     numbers = {"events": blanked, "deliveries": of_deliveries, "delayed": delayed}

@@ -111,8 +111,7 @@ def prune(
             progress(number)
     if older_than is not None:
         before = _before(older_than)
-        ended = delete(flows).where(flows.c.ended < before)
-        ledger.database.run(lambda connection: connection.execute(ended))
+        ledger.database.run(lambda connection: ledger.waiting.flows.prune(connection, before))
         ledger.waiting.budgets.prune(before)
     unnamed = 0 if blobs is None else blobs.prune(partial(still_named, ledger))
     return Pruned(number, of_deliveries, old.dead, old.unfinished, written, old.unreadable, unnamed)
@@ -196,6 +195,9 @@ def examine(connection: Connection, rows: Sequence[dict[str, Any]], ledger: Ledg
     busy = set(connection.execute(select(outbox.c.event_id).where(outbox.c.event_id.in_(ids))).scalars())
     active = select(flows.c.event_id).where(flows.c.event_id.in_(ids), flows.c.ended.is_(None))
     busy.update(connection.execute(active).scalars())
+    trees = [flows.c.ended.is_(None), flows.c.members == 0]  # of choreographies, which end with all of their trees
+    watched = select(events.c.id).join(flows, flows.c.correlation == events.c.correlation)
+    busy.update(connection.execute(watched.where(events.c.id.in_(ids), *trees)).scalars())
     busy |= _awaited(connection, rows, by_event, ledger) | ledger.waiting.steps.awaited(connection, ids)
     examined = Examined([], [])
     for row in rows:

@@ -172,7 +172,7 @@ def test_an_agent_knows_its_celery_signature(app: Pipeline) -> None:
         ({"on": Abstract}, "Abstract.* is neither a topic pattern nor a Payload class with a type"),
         ({"on": int}, "is neither"),
         ({"timout": 3}, "@agent has no option 'timout'; did you mean 'timeout'?"),
-        ({"zzz": 3}, "@agent has no option 'zzz'; known: batch, breaker, debounce, did"),
+        ({"zzz": 3}, "@agent has no option 'zzz'; known: batch, breaker, capability, debounce"),
     ],
 )
 def test_a_wrong_option_is_named_with_a_hint(app: Pipeline, options: dict[str, Any], message: str) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import gc
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -153,6 +155,7 @@ def test_what_a_join_waits_for_is_checked_where_it_is_declared(
         ([("pay", {"input": {"id": "event"}})], {}, "input 'id': .*the whole envelope"),
         (["pay"], {"key": "event"}, "key: .*the whole envelope"),
         (["pay"], {"deadline": "soon"}, "deadline: 'soon'"),
+        ([("pay", {"timeout": "0s"})], {}, "step 'pay': timeout='0s': nothing is done in no time"),
         (["pay"], {"emits": "no type"}, "type: 'no type'"),
         ({"pay": ("pay", {"after": "shop"}), "ship": "ship"}, {}, "comes after 'shop'; did you mean 'ship'"),
         (
@@ -376,3 +379,12 @@ def test_a_process_that_ends_leaves_nothing_open(tmp_path: Path) -> None:
     found = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert found.stdout.splitlines() == ["1 1", "0 0"]
     assert "ResourceWarning" not in found.stderr
+
+
+def test_an_app_that_is_gone_leaves_celery_nothing_to_call() -> None:
+    apps = [Pipeline(f"shop{number}") for number in range(20)]
+    their_own = [weakref.ref(app.celery.make_directory) for app in apps]
+    assert all(own() is not None for own in their_own)
+    del apps
+    gc.collect()
+    assert len([own for own in their_own if own() is not None]) <= 1  # Celery keeps the last one as the current app

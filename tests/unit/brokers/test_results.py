@@ -206,3 +206,35 @@ def test_the_brokers_own_file_is_refused(tmp_path: Path) -> None:
     backend = ResultBackend(Celery("test", set_as_current=False), url=f"sqlite:///{tmp_path / 'broker.db'}")
     with pytest.raises(EmbeddedBrokerError, match="broker and results need a file each"):
         backend.set("key", b"value")
+
+
+def test_members_that_end_before_the_chord_is_all_sent_are_counted(
+    backend: ResultBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chord = Chord(backend, 0, monkeypatch, "another")
+    chord.id = "chord-1"
+    chord.member(0)
+    backend.set("key", b"value")  # the first result of a process cleans up
+    chord.member(1)
+    assert chord.bodies == []
+    backend.set_chord_size("chord-1", 3)  # Celery says so before it sends the last member
+    backend.set_chord_size("chord-1", 4)  # the same chord, sent again
+    chord.member(2)
+    assert chord.bodies == [[0, 10, 20]]
+
+
+def test_a_member_that_is_added_before_celery_says_the_size_is_waited_for(
+    backend: ResultBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chord = Chord(backend, 0, monkeypatch, "another")
+    chord.id = "chord-1"
+    chord.member(0)
+    backend.add_to_chord("chord-1", None)
+    backend.set_chord_size("chord-1", 2)
+    chord.member(1)
+    assert chord.bodies == []
+    backend.add_to_chord("chord-1", None)
+    chord.member(2)
+    assert chord.bodies == []
+    chord.member(3)
+    assert chord.bodies == [[0, 10, 20, 30]]

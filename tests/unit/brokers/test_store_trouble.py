@@ -92,6 +92,23 @@ def test_what_a_killed_process_held_is_delivered_again(store: Store, file: Path)
     assert store.reap() == 0
 
 
+def test_a_store_that_cannot_give_back_what_it_holds_when_it_closes_holds_it_no_longer(
+    store: Store, file: Path, open_store: Callable[[], Store]
+) -> None:
+    store.publish([message("q", b"1"), message("q", b"2")])
+    holder = open_store()
+    assert len(holder.claim(["q"], 2)) == 2
+    other = sqlite3.connect(file, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    holder.be_patient(0.05)
+    with pytest.raises(EmbeddedBrokerBusy):
+        holder.close()
+    other.execute("COMMIT")
+    other.close()
+    assert store.reap() == 1
+    assert len(store.claim(["q"], 2)) == 2
+
+
 def test_what_a_living_process_holds_is_left_alone(store: Store, file: Path, open_store: Callable[[], Store]) -> None:
     store.publish([message("q"), message("q")])
     code = "s.claim(['q'], 1)\nprint('ready', flush=True)\nsys.stdin.read()"

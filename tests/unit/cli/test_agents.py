@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from pipeline.cli.agents import agent_rows
 from pipeline.cli.group import load_app
 from pipeline.core.ids import delivery_id
-from pipeline.core.times import as_json_time
+from pipeline.core.times import SECOND, as_json_time
+from pipeline.ledger.database.tables import workers
 from pipeline.ledger.facts import Delivery
 from pipeline.ledger.waiting.wait import PAUSE, Parking, Wait
 from tests.commands import Shop, process
@@ -102,3 +104,24 @@ def test_what_waits_for_each_agent_is_listed(shop: Shop) -> None:
 
 def test_an_agent_that_nobody_knows_is_not_paused(shop: Shop) -> None:
     shop.fails(1, "no agent is called 'biling'; did you mean 'billing'?", "agents", "pause", "biling")
+
+
+def test_who_is_there_is_listed(shop: Shop) -> None:
+    about = {"host": "h1", "pid": 7, "agents": {"billing": {"capacity": 4, "capabilities": [{"id": "bill"}]}}}
+    shop.app.ledger.subscribers.register({"billing": (("order.#",), None)}, "w1", {}, about)
+    shop.app.ledger.subscribers.register({"stock": (("order.placed",), None)})
+    heading, billing, stock = shop.out("agents", "--live").splitlines()
+    assert heading.split()[:4] == ["agent", "state", "workers", "running"]
+    assert billing.split()[:6] == ["billing", "online", "1", "0", "4", "0%"]
+    assert billing.split()[-1] == "bill"
+    assert stock.split()[:4] == ["stock", "offline", "0", "0"]
+    found = shop.json("agents", "--live")
+    assert [(one["agent"], one["state"], one["free"]) for one in found] == [
+        ("billing", "online", 4),
+        ("stock", "offline", 0),
+    ]
+    with shop.app.ledger.database.transaction() as connection:
+        connection.execute(update(workers).values(seen=workers.c.seen - 100 * SECOND))
+    result = shop("agents", "--live")
+    assert "suspected" in result.stdout
+    assert "billing: the worker h1:7 was last heard of at" in result.stderr

@@ -62,9 +62,9 @@ def test_a_command_that_does_not_exist_is_a_usage_error() -> None:
 def test_help_does_not_import_the_database(tmp_path: Path) -> None:
     script = (
         "import sys, pipeline.cli.main as c\n"
-        "try: c.cli(['ledger', '--help'])\n"
+        "try: c.cli(['subscriptions', '--help'])\n"
         "except SystemExit: pass\n"
-        "print([name for name in ('sqlalchemy', 'alembic') if name in sys.modules])"
+        "print([name for name in ('sqlalchemy', 'alembic', 'httpcore') if name in sys.modules])"
     )
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert found.stdout.splitlines()[-1] == "[]"
@@ -122,3 +122,12 @@ def test_a_topic_of_the_crew_is_not_empty() -> None:
     result = CliRunner().invoke(cli, ["demo", "crew", ""])
     assert result.exit_code == 2
     assert "a topic has 1 to 500 characters" in " ".join(result.stderr.split())
+
+
+def test_celerys_command_finds_ours_and_imports_what_it_needs_only_when_it_runs() -> None:
+    code = (
+        "import sys; from celery.bin.celery import celery\n"
+        "print('pipeline' in celery.commands, [m for m in ('typer', 'pipeline.cli.main') if m in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert found.stdout == "True []\n"

@@ -1,6 +1,7 @@
 """The command that publishes: what it prints, where, and with which exit code."""
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +81,10 @@ def test_publish_later_prints_the_id_and_nothing_else(run: Run, module: str) -> 
     result = run("publish", "order.placed", "--delay", "60")
     assert (result.exit_code, result.stderr) == (0, "")
     assert load_app(module).cancel(result.stdout.strip())
-    at = Event.decode(run("publish", "order.placed", "--at", "2199-03-01T09:30:00Z", "--json").stdout)
-    assert at.time.isoformat() == "2199-03-01T09:30:00+00:00"
+    at = f"{datetime.now(UTC).year + 50}-03-01T09:30:00"
+    later = run("publish", "order.placed", "--at", f"{at}Z", "--json")
+    assert later.stderr == ""
+    assert Event.decode(later.stdout).time.isoformat() == f"{at}+00:00"
 
 
 @pytest.mark.parametrize(
@@ -116,3 +119,19 @@ def test_publish_without_broker_and_ledger_is_one_line_without_the_password(modu
     assert process(*broker, "--ledger-url", "", "--app", module, "publish", "order.placed").returncode == 1
     assert found.stderr.startswith("pipeline: the broker amqp://me:**@127.0.0.1:1// did not take the event")
     assert len(found.stderr.splitlines()) == 1
+
+
+def test_fork_publishes_an_event_again_edited_and_prints_its_id(run: Run, module: str) -> None:
+    app = load_app(module)
+    app.ledger.subscribers.register({"billing": (("order.*",), None)})
+    id = run("publish", "order.created", "--data", '{"number": 7}', "--metadata", "user=u1").stdout.strip()
+    result = run("fork", id, "--agent", "billing", "--data", '{"number": 8}')
+    assert (result.exit_code, result.stderr) == (0, "")
+    forked = app.get_event(result.stdout.strip()).event
+    assert (forked.data, forked.targets) == ({"number": 8}, ("billing",))
+    assert forked.metadata == {"user": "u1", "forked_from": id}
+    same = Event.decode(run("fork", id, "--json").stdout)
+    assert (same.data, same.targets) == ({"number": 7}, ())
+    wrong = run("fork", "nothing")
+    assert wrong.exit_code == 1
+    assert "no event 'nothing'" in wrong.stderr

@@ -8,7 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.coordination.flow import Counts, Definition, End, end_of
+from pipeline.coordination.flows.collaboration import of_payload
+from pipeline.coordination.graphs.flow import Counts, Definition, End, end_of
+from pipeline.coordination.graphs.graph import Graph
+from pipeline.core.event import new_event
 
 PLAIN = Definition(name="j", emits="j.done", fails="j.failed", source="/shop")
 
@@ -76,3 +79,11 @@ def test_a_definition_is_kept_as_json_and_read_by_older_and_newer_versions(follo
     assert Definition.of(data) == follows
     assert Definition.of({**data, "of_a_newer_version": 1}) == follows
     assert Definition.of({name: data[name] for name in ("name", "emits", "fails", "source")}) == PLAIN
+
+
+def test_a_collaboration_whose_request_was_erased_goes_on_without_its_payload() -> None:
+    request = new_event("collaboration.request", None, source="/t")
+    graph = Graph(kind="saga", name="saga", emits="e", fails="f", source="/t", nodes=(), participants=("a",))
+    found = of_payload(request, graph)
+    assert found is not None
+    assert found.data is None

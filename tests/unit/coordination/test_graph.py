@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,8 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from pipeline.coordination.graph import Begin, Close, Command, Graph, Hold, Node, Progress, circle_in
+from pipeline.coordination.graphs.graph import Begin, Close, Command, Graph, Hold, Node, Progress, circle_in
+from pipeline.coordination.graphs.plan import Clocks, open_places, planned, wound
+from pipeline.coordination.graphs.work import Work
+from pipeline.core.event import new_event
 from pipeline.core.outcome import OPEN, Outcome
+from pipeline.ledger.flows.items import is_undo, needless
 from pipeline.ledger.flows.rows import Step
 
 
@@ -84,6 +89,13 @@ def test_after_its_point_of_no_return_it_waits_for_somebody() -> None:
     assert isinstance(held, Hold)
     assert held.reason.endswith("nothing is undone after 'a': requeue or drop what is dead")
     assert Progress(final, steps(p0="succeeded", p1="queued"), lambda _: True).next() == []
+    dropped = Progress(final, steps(p0="succeeded", p1="dropped"), lambda _: True).next()
+    assert dropped == [Close("completed", "all")], "and goes on without what somebody has dropped"
+
+
+def test_what_has_begun_to_be_undone_is_undone_whatever_its_steps_say_later() -> None:
+    again = steps(p0="succeeded", p1="succeeded", p2="succeeded", p4="succeeded")
+    assert Progress(THREE, again, lambda _: True).next() == [Begin(5, "it was given up")]
 
 
 def test_what_comes_after_a_step_that_is_left_out_begins_if_anything_before_it_was_done() -> None:
@@ -114,13 +126,25 @@ def test_a_graph_is_kept_as_json(number: int) -> None:
 
 
 class Saga(RuleBasedStateMachine):
-    """A saga whose steps end in any way, and whose facts come twice, late and in any order."""
+    """A saga whose steps end in any way, or in time, and whose facts come twice, late and in any order.
 
-    @initialize(number=st.integers(1, 4))
-    def start(self, number: int) -> None:
-        self.graph = chain(number)
-        self.number = number
+    A step is done once, or for each item of a list.
+    """
+
+    @initialize(lists=st.lists(st.one_of(st.none(), st.integers(0, 3)), min_size=1, max_size=4), collects=st.booleans())
+    def start(self, lists: list[int | None], collects: bool) -> None:
+        plain = chain(len(lists), timeout=60.0)
+        nodes = (
+            node if many is None else replace(node, each=f"data.{node.name}", collect=collects)
+            for node, many in zip(plain.nodes, lists, strict=True)
+        )
+        self.graph = replace(plain, nodes=tuple(nodes))
+        self.lists = lists
+        self.number = len(lists)
+        data = {node.name: list(range(many or 0)) for node, many in zip(plain.nodes, lists, strict=True)}
+        self.cause = new_event("order.placed", data, source="/s")
         self.rows: dict[int, Step] = {}
+        self.clocks: Clocks = {}
         self.clock = 0
         self.undone: list[int] = []
         self.end: Close | None = None
@@ -131,12 +155,14 @@ class Saga(RuleBasedStateMachine):
         for _ in range(2):
             if self.end is not None:
                 return
-            for command in Progress(self.graph, self.rows, lambda _: True).next():
-                match command:
-                    case Begin(pos):
-                        self.rows.setdefault(pos, step(pos, Outcome.QUEUED))
-                    case Close():
-                        self.end = command
+            for pos in needless(self.rows, self.number, self.graph.collecting):
+                self.rows[pos] = self.rows[pos]._replace(outcome=Outcome.LATE, ended=self.clock)
+            plan = planned(self.graph, self.rows, self.cause, {}, "flow")
+            assert plan.counts.members >= plan.counts.done + plan.counts.failed
+            over = {pos: row for pos, row in plan.rows.items() if row.outcome not in OPEN and row.ended is None}
+            self.rows = plan.rows | {pos: row._replace(ended=self.clock) for pos, row in over.items()}
+            self.clocks = wound(self.clocks, plan, self.clock)
+            self.end = plan.end if isinstance(plan.end, Close) else None
 
     def open(self) -> list[int]:
         return [pos for pos, row in self.rows.items() if row.outcome in OPEN]
@@ -146,13 +172,23 @@ class Saga(RuleBasedStateMachine):
     def ends(self, data: st.DataObject, outcome: Outcome) -> None:
         pos = data.draw(st.sampled_from(self.open()))
         self.clock += 1
-        self.rows[pos] = step(pos, outcome, self.clock)
-        if pos >= self.number and outcome is Outcome.SUCCEEDED:
+        self.rows[pos] = step(pos, outcome, self.clock)._replace(result=str(pos))
+        if is_undo(pos, self.number) and outcome is Outcome.SUCCEEDED:
             self.undone.append(pos - self.number)
         self.look()
 
+    @precondition(lambda self: self.clocks)
+    @rule(data=st.data())
+    def its_time_is_over(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(sorted(self.clocks)))
+        self.clock += 1
+        for pos in open_places(self.rows, self.number, [int(name)]):
+            self.rows[pos] = self.rows[pos]._replace(outcome=Outcome.LATE, ended=self.clock, error="too slow")
+        self.look()
+
     def stuck(self) -> list[int]:
-        return [pos for pos, row in self.rows.items() if row.outcome is Outcome.DEAD and pos >= self.number]
+        rows = self.rows.items()
+        return [pos for pos, row in rows if row.outcome is Outcome.DEAD and is_undo(pos, self.number)]
 
     @rule()
     def somebody_looks(self) -> None:
@@ -166,10 +202,20 @@ class Saga(RuleBasedStateMachine):
         self.rows[pos] = step(pos, Outcome.DROPPED if drop else Outcome.QUEUED, self.clock)
         self.look()
 
+    def to_be_undone(self) -> set[int]:
+        """Return the steps that are done, or of which an item is."""
+        rows = self.rows.items()
+        some = {pos % self.number for pos, row in rows if row.outcome is Outcome.SUCCEEDED}
+        return {pos for pos in some if any(self.came_to(pos))}
+
+    def came_to(self, pos: int) -> list[bool]:
+        """Say of each delivery of a step whether it has succeeded."""
+        mine = [p for p in self.rows if p % self.number == pos and not is_undo(p, self.number)]
+        return [self.rows[p].outcome is Outcome.SUCCEEDED for p in sorted(mine)]
+
     @invariant()
     def nothing_is_undone_that_was_not_done_and_in_reverse_order(self) -> None:
-        done = {pos for pos, row in self.rows.items() if pos < self.number and row.outcome is Outcome.SUCCEEDED}
-        assert set(self.undone) <= done
+        assert set(self.undone) <= self.to_be_undone()
         assert self.undone == sorted(self.undone, reverse=True)
         assert len(self.undone) == len(set(self.undone))
 
@@ -178,19 +224,33 @@ class Saga(RuleBasedStateMachine):
         assert self.end is not None or self.open() or self.stuck()
 
     @invariant()
+    def only_what_is_open_has_a_time(self) -> None:
+        assert {int(name) for name in self.clocks} == {
+            pos % self.number for pos in open_places(self.rows, self.number) if not self.undoes()
+        }
+
+    def undoes(self) -> bool:
+        return any(is_undo(pos, self.number) for pos in self.rows)
+
+    @invariant()
     def it_ends_as_its_steps_say(self) -> None:
         if self.end is None:
             return
-        forward = [row.outcome for pos, row in self.rows.items() if pos < self.number]
+        done = [self.came_to(pos) for pos in range(self.number)]
         if self.end.status == "completed":
-            assert forward == [Outcome.SUCCEEDED] * self.number
+            assert [len(some) for some in done] == [max(1, many or 1) for many in self.lists]
+            results = Work(self.graph, self.rows, self.cause).results
+            for pos, (node, many) in enumerate(zip(self.graph.nodes, self.lists, strict=True)):
+                assert any(done[pos])
+                assert node.collect or all(done[pos])
+                if many is not None:
+                    assert [one is not None for one in results[node.name]] == done[pos][:many]
             assert not self.undone
         else:
-            assert Outcome.DEAD in forward
+            assert not all(all(some) for some in done)
             dropped = {pos - self.number for pos, row in self.rows.items() if row.outcome is Outcome.DROPPED}
-            done = {pos for pos, row in self.rows.items() if pos < self.number and row.outcome is Outcome.SUCCEEDED}
-            assert done == {*self.undone} | dropped
+            assert self.to_be_undone() == {*self.undone} | dropped
 
 
 TestSaga = Saga.TestCase
-TestSaga.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
+TestSaga.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -9,9 +12,14 @@ from typing import Any
 import pytest
 
 from pipeline import LedgerOff, NoResponder, Pipeline, RequestFailed
-from pipeline.coordination.requests import answered
-from pipeline.core.door.replies import REPLY_BY, is_waited_for, wants_reply
+from pipeline.coordination import requests
+from pipeline.coordination.requests import FEW, LONGEST, Asked, Requests, answered
+from pipeline.core.door.replies import ENDS, EXPIRES, REPLY_BY, too_late, wants_reply
+from pipeline.core.errors import LedgerUnavailable
 from pipeline.core.event import Event, new_event
+from pipeline.core.ids import delivery_id
+from pipeline.core.times import monotonic
+from tests.records import die, run_agents, succeed
 
 AGENTS = {"d1": "quote", "d2": "audit"}
 QUOTE, BOTH = {"quote"}, {"quote", "audit"}
@@ -84,10 +92,79 @@ def test_how_long_somebody_waits_travels_with_the_event() -> None:
     ):
         asked = Event.decode(event.evolve(**{REPLY_BY: until}).encode())
         assert wants_reply(asked.model_extra)
-        assert is_waited_for(asked.model_extra) is waits
+        assert (too_late(asked.model_extra, begun=True) is None) is waits
+        assert ENDS & {*(asked.model_extra or ())}
+
+
+def test_an_event_that_has_expired_is_not_begun_and_what_has_begun_goes_on() -> None:
+    event = new_event("news", {}, source="/t")
+    assert ENDS.isdisjoint(event.model_extra or ())
+    assert too_late(event.model_extra, begun=False) is None
+    over = event.evolve(**{EXPIRES: (datetime.now(UTC) - timedelta(seconds=1)).isoformat()})
+    assert str(too_late(over.model_extra, begun=False)).startswith("it has expired at ")
+    assert too_late(over.model_extra, begun=True) is None
+    fresh = event.evolve(**{EXPIRES: (datetime.now(UTC) + timedelta(seconds=60)).isoformat()})
+    assert too_late(fresh.model_extra, begun=False) is None
+    assert ENDS & {*(fresh.model_extra or ())}
 
 
 def test_requests_need_a_ledger(tmp_path: Any) -> None:
     app = Pipeline("test", directory=tmp_path, ledger_url="")
     with pytest.raises(LedgerOff):
         app.request("price.asked", {})
+
+
+@pytest.fixture
+def app(tmp_path: Any, no_settings: None) -> Iterator[Pipeline]:
+    """An app without a worker, of whose agents the ledger knows some."""
+    with closing(Pipeline("test", directory=tmp_path)) as one:
+        run_agents(one, {"quote": "price.asked", "audit": "#"})
+        yield one
+
+
+def asked_for(event: Event, *agents: str, since: float = 0.0, every: bool = False) -> Asked:
+    """Return somebody who has waited for so many seconds."""
+    ids, at = {delivery_id(event.key, name): name for name in agents}, monotonic()
+    return Asked(event.key, ids, frozenset(agents), every, at - since, at + 60, Future())
+
+
+def test_each_is_looked_for_at_its_own_pace_however_long_another_has_waited(app: Pipeline) -> None:
+    event = app.publish("price.asked", {})
+    old, new = asked_for(event, "quote", since=30), asked_for(event, "audit")
+    Requests(app.bus)._look_at([old, new])
+    assert old.look_at - new.look_at > LONGEST / 2
+    succeed(app, event, "audit")
+    new.look_at = 0.0
+    Requests(app.bus)._look_at([new])
+    assert new.answer.result(0)["audit"].status == "success"
+    assert not old.answer.done(), "nobody has looked for it"
+
+
+@pytest.mark.parametrize("others", [0, FEW])
+def test_few_and_many_are_looked_for_with_the_same_answers(app: Pipeline, others: int) -> None:
+    event = app.publish("price.asked", {})
+    succeed(app, event, "quote")
+    die(app, event, "audit")
+    unknown = [f"never{n}" for n in range(others)]
+    one, all_of_them = asked_for(event, "quote", *unknown), asked_for(event, "quote", "audit", every=True)
+    Requests(app.bus)._look_at([one, all_of_them])
+    assert one.answer.done() is (others == 0), "the others may still say something"
+    found = all_of_them.answer.result(0)
+    assert {name: (each.status, each.agent_id, each.original_event_id) for name, each in found.items()} == {
+        "quote": ("success", "quote", event.key), "audit": ("failure", "audit", event.key),
+    }  # fmt: skip
+
+
+def test_while_the_ledger_is_away_each_ends_at_its_time(app: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*_: Any) -> None:
+        raise LedgerUnavailable("away")
+
+    one, other = asked_for(app.publish("price.asked", {}), "quote"), asked_for(app.publish("price.asked", {}), "quote")
+    one.until = 0.0
+    asking = Requests(app.bus)
+    monkeypatch.setattr(asking, "_look_for", away)
+    asking._look_at([one, other])
+    with pytest.raises(requests.RequestTimeout):
+        one.answer.result(0)
+    assert not other.answer.done()
+    assert other.look_at > monotonic() + requests.AWAY / 2

@@ -54,6 +54,32 @@ def test_an_error_is_heard_and_goes_on(heard: list[tuple[Any, ...]]) -> None:
     assert heard[-1] == ("traces", "fails", "deliver", "boom")
 
 
+def test_one_who_fails_while_listening_changes_nothing_for_anybody(
+    heard: list[tuple[Any, ...]], caplog: pytest.LogCaptureFixture
+) -> None:
+    @contextmanager
+    def fails(name: str, attributes: Mapping[str, Any]) -> Iterator[None]:
+        if name == "publish":
+            raise TypeError("at its begin")
+        yield
+        raise TypeError("at its end")
+
+    spans = Spans()
+    for one in (listener(heard, "before"), fails, listener(heard, "after")):
+        spans.listen(one)
+    for name in ("publish", "deliver", "deliver"):
+        with spans.span(name):
+            pass
+    with pytest.raises(ValueError, match="boom"), spans.span("deliver"):
+        raise ValueError("boom")
+    assert [said[:2] for said in heard] == [
+        *[("before", "begins"), ("after", "begins"), ("after", "ends"), ("before", "ends")] * 3,
+        ("before", "begins"), ("after", "begins"), ("after", "fails"), ("before", "fails"),
+    ]  # fmt: skip
+    assert [caplog.text.count(f"TypeError: {words}") > 0 for words in ("at its begin", "at its end")] == [True, True]
+    assert len(caplog.records) == 2, "each failure is said once"
+
+
 def test_who_leaves_hears_nothing_more(heard: list[tuple[Any, ...]]) -> None:
     spans = Spans()
     leave = spans.listen(listener(heard, "metrics"))

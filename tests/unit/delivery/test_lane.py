@@ -67,7 +67,7 @@ class Request:
         self.request_dict: dict[str, Any] = {"retries": retries}
         self.delivery_info = {"redelivered": redelivered}
         self.time_limits = (None, None)
-        self.task = SimpleNamespace(time_limit=limit)
+        self.task = SimpleNamespace(time_limit=limit, agent=SimpleNamespace(in_ledger=False))
         self.saw: list[str] = []
 
     def revoked(self) -> bool:
@@ -270,7 +270,7 @@ def test_a_lane_that_is_closing_takes_nothing_more(bench: Bench) -> None:
 
 def test_whoever_waits_for_a_turn_on_the_loop_holds_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     held: list[float] = []
-    monkeypatch.setattr("pipeline.delivery.turns.turns.time.sleep", held.append)
+    monkeypatch.setattr("pipeline.delivery.turns.turns.pause", held.append)
     inbox: Any = SimpleNamespace(told=None, ledger=object(), turn=lambda _: (0.05, None), take=lambda _: rest(0.05))
     books, one = Books(inbox), Delivery("d1", new_event("a.b", {}, source="/test"), "a")
 

@@ -147,7 +147,7 @@ def test_agents_without_a_scope_read_nothing(app: Pipeline, monkeypatch: pytest.
 
 def test_the_paused_scopes_are_read_at_most_twice_a_second(app: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     at, reads = SimpleNamespace(time=100.0), []
-    monkeypatch.setattr("pipeline.limits.pauses.monotonic", lambda: at.time)
+    monkeypatch.setattr("pipeline.limits.pauses.passed", lambda: at.time)
     table = SimpleNamespace(scopes=lambda: reads.append(at.time) or {})
     monkeypatch.setattr(app.bus.pauses, "_table", table)
     agent(app, lambda _: None, scope="gpt")
@@ -250,6 +250,24 @@ def test_a_pause_is_no_shorter_than_it_is_asked_for_and_an_hour_at_most(
     retry_after: float | None, times: int, chance: float, seconds: float
 ) -> None:
     assert pause_for(retry_after, times, chance) == pytest.approx(seconds)
+    assert pause_for(retry_after, times, chance, longest=20.0) == pytest.approx(min(seconds, 20.0))
+
+
+class Briefly(RateLimited):
+    longest = 0.25
+
+
+def test_a_pause_is_no_longer_than_the_error_says_however_often_it_was_refused(app: Pipeline) -> None:
+    def refuse_briefly(ctx: Context) -> None:
+        raise Briefly(7)
+
+    agent(app, refuse_briefly)
+    found = run(attempt_of(app))
+    assert isinstance(found, Parks)
+    (pause,) = app.ledger.waiting.pauses.scopes().values()
+    assert pause.until is not None
+    assert pause.since is not None
+    assert pause.until - pause.since <= timedelta(seconds=0.25)
 
 
 @pytest.mark.parametrize(

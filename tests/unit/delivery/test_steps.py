@@ -287,4 +287,6 @@ def test_who_listens_hears_of_publishing_and_of_each_attempt(app: Pipeline) -> N
         deliver(app, bad)
     leave()
     app.publish(Asked(n=2))
-    assert heard == [("publish", None), ("publish", None), ("deliver", None), ("deliver", InvalidEvent)]
+    published = [("send", None), ("publish", None)]
+    announced = ("send", None)
+    assert heard == [*published, *published, ("deliver", None), ("deliver", InvalidEvent), announced]

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from celery.exceptions import Retry as CeleryRetry
@@ -172,6 +173,7 @@ class Message:
     def __init__(self, event: Event) -> None:
         self.body = event.encode()
         self.delivery_info = {"routing_key": "agent.answer"}
+        self.headers: dict[str, object] = {}
 
 
 def test_a_requeued_delivery_is_another_task_for_celery_each_time_and_the_same_delivery(app: Pipeline) -> None:
@@ -182,7 +184,7 @@ def test_a_requeued_delivery_is_another_task_for_celery_each_time_and_the_same_d
         bus = {"direct": True, **({"requeued": number} if number else {})}
         about = {"id": event.id, "type": event.type, "targets": None, "bus": bus}
         assert to_task_message(message, about, app.agents["answer"], "agent.answer")
-        headers = message.headers  # type: ignore[attr-defined]
+        headers: Any = message.headers
         ids.add(headers["id"])
         deliveries.add(headers["bus"].get("delivery", headers["id"]))
     assert (len(ids), len(deliveries)) == (3, 1)

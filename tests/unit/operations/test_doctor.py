@@ -57,13 +57,17 @@ def test_the_doctor_says_what_it_finds_line_by_line(run: Run) -> None:
 def test_the_doctor_says_where_each_setting_comes_from(module: str, tmp_path: Path) -> None:
     (tmp_path / "pipeline.toml").write_text("max_event_bytes = 5000")
     url = f"sqlite:///{tmp_path / 'other.db'}"
-    found = process("--broker-url", url, "--app", module, "doctor", "--json", PIPELINE_CONFIRM="false")
+    hooks = '{"hub": {"style": "github", "secrets": ["tellnobody"]}}'
+    environment = {"PIPELINE_CONFIRM": "false", "PIPELINE_WEBHOOK_SOURCES": hooks}
+    found = process("--broker-url", url, "--app", module, "doctor", "--json", **environment)
+    assert "tellnobody" not in found.stdout + found.stderr
     shown = {c["name"]: c["detail"] for c in json.loads(found.stdout) if c["name"].startswith("setting ")}
     origin = {name.removeprefix("setting "): detail.partition("  [")[2][:-1] for name, detail in shown.items()}
     assert origin["broker_url"] == "--broker-url"
     assert origin["confirm"] == "environment PIPELINE_CONFIRM"
     assert origin["max_event_bytes"] == "file pipeline.toml"
     assert origin["publish_timeout"] == "argument of Pipeline()"
+    assert origin["webhook_sources"] == "environment PIPELINE_WEBHOOK_SOURCES"
     assert origin["agents"] == "default"
 
 

@@ -33,7 +33,9 @@ from ..values import (
 from .functions import FUNCTIONS, LEAST, MOST, boolean, integer, string
 
 if TYPE_CHECKING:
-    from lark import Lark, Token, Tree
+    from lark import Token, Tree
+
+    from ..grammar import Grammar
 
 _GRAMMAR = r"""
 start: logic
@@ -140,10 +142,10 @@ def _tree(text: str) -> Tree[Token]:
 
 
 @cache
-def _grammar() -> Lark:
-    from ..grammar import lalr
+def _grammar() -> Grammar:
+    from ..grammar import Grammar
 
-    return lalr(_GRAMMAR)
+    return Grammar(_GRAMMAR)
 
 
 class _Reader:

@@ -38,6 +38,8 @@ def test_what_waits_for_a_decision_is_listed(shop: Shop, asked: list[str]) -> No
     ]
     assert [each["id"] for each in shop.json("approvals", "list", "--agent", "sales")] == [asked[1]]
     assert [each["id"] for each in shop.json("approvals", "list", "--action", "refund")] == [asked[0]]
+    of_one = shop.json("approvals", "list", "--correlation", shop.app.approvals.show(asked[1]).correlation)
+    assert [each["id"] for each in of_one] == [asked[1]]
     assert shop("approvals", "list", "--limit", "1").stderr.startswith("pipeline: there are more than 1")
     shop.fails(1, "status: 'vetod' is none; did you mean 'vetoed'?", "approvals", "list", "--status", "vetod")
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from pipeline import step
+from pipeline.coordination.flows.verbs import Verbs
 from pipeline.core.ids import delivery_id, member_id
 from pipeline.ledger.facts import Delivery, Success
 from pipeline.ledger.flows.rows import Member, Start
@@ -78,9 +80,64 @@ def test_a_saga_is_given_up_and_a_join_is_not(shop: Shop, flows: list[str]) -> N
     start = Start(id, "order", "saga", order.key, order.correlation_id, definition, [Member("pay")], number=2)
     succeed(shop.app.ledger, order, "order", joins=start.rows())
     assert shop("flows", "abort", id[:8], "--reason", "no money").stderr == "pipeline: it is failed: no money\n"
+    picture = shop.out("flows", "show", id, "--mermaid")
+    assert "    s0 --> s1\n" in picture
+    assert 'end_(["order.failed: no money"])' in picture
     shown = shop.json("flows", "show", id)
     assert (shown["status"], shown["reason"], shown["steps"][0]["outcome"]) == ("failed", "no money", "late")
     assert "it had ended before" in shop("flows", "abort", id).stderr
+
+
+ORDER = (
+    b'{"kind":"saga","name":"order","emits":"order.done","fails":"order.failed","source":"/shop","nodes":['
+    b'{"name":"pay","agent":"billing","final":true,"undo":null},'
+    b'{"name":"ship","agent":"stock","after":["pay"],"undo":null}]}'
+)
+
+
+@pytest.fixture
+def saga(shop: Shop) -> str:
+    """A saga after its point of no return, whose next step is dead."""
+    ledger, order = shop.app.ledger, made("order.placed", {"n": 7})
+    put(ledger, order)
+    id = delivery_id(order.key, "order")
+    about = ("order", "saga", order.key, order.correlation_id, ORDER)
+    succeed(ledger, order, "order", joins=Start(id, *about, [Member("billing"), Member("stock")]).rows())
+    for pos, agent in ((0, "billing"), (1, "stock")):
+        assert ledger.claim(Delivery(member_id(id, pos), order, agent), worker="w").attempt
+    ledger.succeed(Success(member_id(id, 0), result="1", due_in=None))
+    ledger.die(member_id(id, 1), 1, (), error="E: no", traceback="", due_in=0)
+    Verbs(shop.app.bus).look_again(id)
+    return id
+
+
+def test_a_saga_that_is_stuck_is_helped_on(shop: Shop, saga: str) -> None:
+    assert shop.json("flows", "list")[0]["status"] == "stuck"
+    shop.fails(1, "step 'pay' does not hold saga order", "flows", "retry-step", saga[:8], "pay")
+    assert "done again: ship; it is active" in shop("flows", "retry-step", saga[:8], "ship", "--by", "ann").stderr
+    assert shop.json("flows", "show", saga)["steps"][1]["outcome"] == "queued"
+    assert "nothing is dead in it; it was looked at again; it is active" in shop("flows", "resume", saga).stderr
+
+
+def test_a_saga_goes_on_without_a_step(shop: Shop, saga: str) -> None:
+    picture = shop.out("flows", "show", saga, "--mermaid").splitlines()
+    for line in (
+        '    s0["pay: succeeded"]',
+        "    start --> s0",
+        "    style s0 stroke:#2e7d32,stroke-width:2px",
+        "    s0 --> s1",
+        "    style s1 stroke:#c62828,stroke-width:2px",
+        "    s1 --> end_",
+    ):
+        assert line in picture
+    assert shop("flows", "skip", saga, "ship").stderr == "pipeline: left out: ship; it is completed: all\n"
+    shop.fails(1, "has ended (completed); nothing was changed", "flows", "skip", saga, "ship")
+
+
+def test_flows_are_stopped_as_they_stand(shop: Shop, saga: str, flows: list[str]) -> None:
+    assert shop("flows", "cancel", saga).stderr == "pipeline: it is cancelled: somebody has cancelled it\n"
+    assert "it had ended before; it is cancelled" in shop("flows", "cancel", saga).stderr
+    assert shop.json("flows", "cancel", flows[1], "--reason", "a test")["reason"] == "a test"
 
 
 def test_flows_are_checked_before_a_new_version_is_deployed(shop: Shop, flows: list[str]) -> None:
@@ -88,6 +145,24 @@ def test_flows_are_checked_before_a_new_version_is_deployed(shop: Shop, flows: l
     assert (found.exit_code, found.stdout) == (1, f"join checks {flows[1]}: no agent credit\n")
     shop.app.agent(name="credit")(lambda data: None)
     assert "all flows that go on find their agents" in shop("flows", "check").stderr
+
+
+def test_functions_that_are_gone_are_seen_before_a_deploy(shop: Shop) -> None:
+    shop.app.agent(name="pay")(lambda data: None)
+    order = made("order.placed", {"n": 8})
+    put(shop.app.ledger, order)
+    definition = (
+        b'{"kind":"saga","name":"order","emits":"order.done","fails":"order.failed","source":"/shop",'
+        b'"nodes":[{"name":"first","agent":"pay","undo":null},{"name":"last","agent":"pay","undo":null,"computed":true}]}'
+    )
+    id = delivery_id(order.key, "order")
+    start = Start(id, "order", "saga", order.key, order.correlation_id, definition, [Member("pay")], number=2)
+    succeed(shop.app.ledger, order, "order", joins=start.rows())
+    assert shop("flows", "check").stdout == f"saga order {id}: no input of last\n"
+    pay = shop.app.bus.agents["pay"]
+    steps = [step(pay, name="first"), step(pay, name="last", input=lambda event, results: event.data)]
+    shop.app.saga("order", on="order.placed", steps=steps)
+    assert shop("flows", "check").exit_code == 0
 
 
 def test_flows_that_nobody_moves_on_are_found_some_at_a_time(

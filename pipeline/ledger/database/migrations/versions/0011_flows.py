@@ -31,6 +31,7 @@ def upgrade() -> None:
         sa.Column("started", BIG, nullable=False),
         sa.Column("ended", BIG, nullable=True),
         sa.Column("due", BIG, nullable=True),
+        sa.Column("clocks", sa.Text(), nullable=True),
         sa.Column("reason", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("id"),
     )

@@ -1,0 +1,1 @@
+"""The systems that bridges lead to, a small file for each."""

@@ -1,0 +1,1 @@
+"""The commands about agents that the ledger declares."""

@@ -1,0 +1,1 @@
+"""The page for people: written by the server, readable without JavaScript, and alive with it."""

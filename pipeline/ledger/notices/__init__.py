@@ -1,0 +1,1 @@
+"""What handlers say while they work, beside the log."""

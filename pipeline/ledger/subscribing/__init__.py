@@ -1,0 +1,1 @@
+"""Subscribing at run time: agents whose declaration stands in the ledger."""

@@ -1,0 +1,1 @@
+"""Adding, changing and removing agents that the ledger declares."""
