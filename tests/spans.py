@@ -45,6 +45,7 @@ def as_data(span: ReadableSpan) -> dict[str, Any]:
         "status": span.status.status_code.name,
         "told": span.status.description,
         "events": [{"name": event.name, **(event.attributes or {})} for event in span.events],
+        "began": span.start_time,
         "seconds": ((span.end_time or 0) - (span.start_time or 0)) / 1e9,
         "pid": os.getpid(),
     }
@@ -64,27 +65,31 @@ class Traces:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def all(self) -> list[dict[str, Any]]:
-        """Return all spans so far."""
+    def _all(self) -> list[dict[str, Any]]:
+        """Return all spans so far, in the order in which they began."""
         if not self.path.exists():
             return []
         text = self.path.read_text()
-        return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+        found = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+        return sorted(found, key=lambda span: span["began"])
 
-    def named(self, name: str, **attributes: Any) -> list[dict[str, Any]]:
-        """Return the spans of a name that have some attributes, with dots written as underscores."""
+    def so_far(self, name: str, **attributes: Any) -> list[dict[str, Any]]:
+        """Return the spans of a name that have some attributes, with dots written as underscores.
+
+        A process writes its spans a while after they ended: who expects some has to `wait()` for them.
+        """
         wanted = attributes.items()
         return [
             span
-            for span in self.all()
+            for span in self._all()
             if span["name"] == name
             and wanted <= {key.replace(".", "_"): _hashable(value) for key, value in span["attributes"].items()}.items()
         ]
 
     def wait(self, name: str, number: int = 1, **attributes: Any) -> list[dict[str, Any]]:
         """Wait until there are so many of them, and return them."""
-        wait_for(lambda: len(self.named(name, **attributes)) >= number, f"{number} spans {name} {attributes}", 60)
-        return self.named(name, **attributes)
+        wait_for(lambda: len(self.so_far(name, **attributes)) >= number, f"{number} spans {name} {attributes}", 60)
+        return self.so_far(name, **attributes)
 
 
 def _hashable(value: Any) -> Any:

@@ -120,8 +120,8 @@ def test_what_is_not_cancelled_runs_to_its_end_and_is_late(bus: Pipeline, broker
     assert late["result"] == '{"name":"two","score":0}'
 
 
-@pytest.mark.usefixtures("started")
-def test_a_condition_on_the_results_completes_a_join(bus: Pipeline, broker: Broker) -> None:
+def test_a_condition_on_the_results_completes_a_join(bus: Pipeline, broker: Broker, worker: StartWorker) -> None:
+    worker(app="joins_app", pool="threads", concurrency=4)
     bus.publish("good.wanted", {"two": "wait", "score": 7})
     assert result(broker, "good.done")["completed_by"] == "until"
     (broker.directory / "gate").touch()
