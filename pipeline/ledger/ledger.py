@@ -159,7 +159,7 @@ class Ledger:
         if connection is None:
             self.database.fast.all(statements, taken)
         else:
-            run_all(connection, statements, taken)
+            run_all(self.database.fast.on(connection), statements, taken)
         return missed
 
     def _missed(self, records: Sequence[Encoded], connection: Connection | None = None) -> list[Event]:
@@ -274,9 +274,9 @@ class Ledger:
         if connection is None:
             recorded = self.database.fast.all_if(first, others)
         else:
-            recorded = connection.execute(*first).first() is not None
-            if recorded:
-                run_all(connection, others)
+            lent = self.database.fast.on(connection)
+            if recorded := lent.execute(*first).fetchone() is not None:
+                run_all(lent, others)
         if not recorded:
             self._raise_unrecorded(success)
 

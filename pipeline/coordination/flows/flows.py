@@ -16,6 +16,7 @@ from ...core.errors import EventTooLarge, InvalidEvent, LedgerUnavailable, line_
 from ...core.event import Encoded, Event, Payload, new_event
 from ...core.ids import caused_id, derived_id, member_id
 from ...core.observe import Log
+from ...core.outcome import OPEN
 from ...core.times import SECOND, now
 from ...ledger.bounding.trees import stop
 from ...ledger.flows.flows import FAILED
@@ -119,7 +120,7 @@ class Flows:
             end = End(FLOW_FAILED, TOO_LARGE)
         self._ledger.append([record], due_in=due_in, connection=connection)
         self._flows.finish(connection, id, end.status, end.reason)
-        if definition.cancel_rest:
+        if definition.cancel_rest and any(step.outcome in OPEN for step in steps):
             told = NOT_NEEDED.format("its flow", definition.name, end.reason)
             inner = self._flows.inner(connection, id)
             stop(self._ledger.database, connection, self._flows.end_rest(connection, id, told))

@@ -13,7 +13,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from sqlalchemy import Engine, PoolProxiedConnection
+from sqlalchemy import Connection, Engine, PoolProxiedConnection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -97,6 +97,27 @@ class Hot:
         return prepared
 
 
+class Lent(Hot):
+    """A transaction that somebody has begun with SQLAlchemy, whose errors he gets."""
+
+    def execute(self, statement: Any, rows: Row | Sequence[Row] | None = None) -> Any:
+        """Do what Hot does."""
+        dialect: Any = self._engine.dialect
+        errors = dialect.loaded_dbapi.Error
+        try:
+            return super().execute(statement, rows)
+        except errors as exc:
+            raise as_sqlalchemys(exc, dialect, self._driver) from exc
+
+
+def as_sqlalchemys(exc: Exception, dialect: Any, driver: Any) -> DBAPIError:
+    """Return an error of the driver as SQLAlchemy has it, which says whether the connection is lost."""
+    lost = driver is None or is_stale(exc) or dialect.is_disconnect(exc, driver, None)
+    errors = dialect.loaded_dbapi.Error
+    found: Any = DBAPIError.instance(None, None, exc, errors, connection_invalidated=lost, dialect=dialect)
+    return found  # type: ignore[no-any-return]
+
+
 class UndoneError(PipelineError):
     """What was begun in a transaction is not to be done after all."""
 
@@ -146,6 +167,12 @@ class Fast:
     def look(self, statement: Statement) -> Any:
         """Run one statement that only reads, as one() does, but once: who waits longer has other things to do."""
         return self._once(lambda connection: connection.execute(*statement).fetchone(), alone=True)
+
+    def on(self, connection: Connection) -> Any:
+        """Return what runs such statements in somebody's open transaction; what they return has to be fetched."""
+        if connection.engine is not self._database.engine:
+            return connection  # of a database that may have another driver
+        return Lent(connection.connection.driver_connection, self._database.engine, self._prepared)
 
     def all(self, statements: Sequence[Statement], fewer: Fewer | None = None) -> None:
         """Run several statements in one transaction, as run_all() does."""
@@ -268,12 +295,13 @@ class Fast:
                 good, pooled = (number, pooled), None
                 place.kept.append(good)
         except errors as exc:
-            lost = driver is None or is_stale(exc) or dialect.is_disconnect(exc, driver, None)
+            found = as_sqlalchemys(exc, dialect, driver)
+            lost = found.connection_invalidated
             if pooled is not None and (lost or dialect.name != "sqlite"):
                 pooled.invalidate()  # it may be left without transactions: see _transact()
             if lost:
                 keeper.close()  # the idle connections are as dead as this one
-            raise DBAPIError.instance(None, None, exc, errors, connection_invalidated=lost, dialect=dialect) from exc
+            raise found from exc
         except PipelineError:  # raised by ourselves between two statements: the pool rolls it back
             raise
         except BaseException:

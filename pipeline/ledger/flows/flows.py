@@ -25,7 +25,7 @@ from ..database.tables import ACTIVE, definitions, deliveries, events, flows
 from ..database.waiting import waits
 from ..waiting.wait import FLOW, OVER
 from .items import folded
-from .rows import CANCELLED, COLLABORATION, GOING, FlowView, Member, Step
+from .rows import CANCELLED, COLLABORATION, GOING, FlowView, Going, Member, Step
 
 if TYPE_CHECKING:
     from ..database.database import Database
@@ -44,10 +44,10 @@ _OPEN = tuple(outcome.value for outcome in OPEN)
 class Flows:
     """The table of flows."""
 
-    def __init__(self, database: Database, deliveries: Deliveries, waits: Waits) -> None:
+    def __init__(self, database: Database, inbox: Deliveries, waiting: Waits) -> None:
         self._database = database
-        self._deliveries = deliveries
-        self._waits = waits
+        self._deliveries = inbox
+        self._waits = waiting
         self._definitions: dict[str, str] = {}
         #: Up to which id the flows that go on were looked at.
         self._seen = ""
@@ -58,63 +58,57 @@ class Flows:
             .values(done=flows.c.done + 1)
             .returning(flows.c.id)
         )
-        counted = (
-            "id",
-            "event_id",
-            "status",
-            "reason",
-            "definition",
-            "members",
-            "done",
-            "failed",
-            "need",
-            "due",
-            "clocks",
-        )
+        mine = flows.c.id == bindparam("flow")
+        counted = [flows.c[name] for name in Going._fields]
         self._count = {
-            column: update(flows)
-            .where(flows.c.ended.is_(None))
-            .values({column: flows.c[column] + 1})
-            .returning(*(flows.c[name] for name in counted))
+            column: update(flows).where(mine, flows.c.ended.is_(None)).values({column: flows.c[column] + 1})
             for column in (DONE, FAILED)
         }
+        self._count = {column: each.returning(*counted) for column, each in self._count.items()}
+        self._lock = select(flows.c.id).where(mine).with_for_update(key_share=True)
+        self._recount = update(flows).where(mine)
+        self._mark = self._recount.where(flows.c.ended.is_(None))
+        of_flow = deliveries.c.flow == bindparam("flow")
+        self._steps = select(*(deliveries.c[name] for name in Step._fields)).where(of_flow).order_by(deliveries.c.pos)
+        body = func.coalesce(started_with(flows.c.id, flows.c.event_id), events.c.body)
+        self._cause = select(events.c.id, body).join(flows, flows.c.event_id == events.c.id).where(mine)
+        self._awaited = select(waits.c.delivery).where(waits.c.kind == FLOW, waits.c.key == bindparam("flow")).limit(1)
+
+    def _fast(self, connection: Connection) -> Any:
+        return self._database.fast.on(connection)
 
     # -- what belongs to the transaction that records a step
 
     def lock(self, connection: Connection, id: str) -> None:
         """Let no other fact about a flow be recorded until the transaction ends; SQLite has one writer in any case."""
         if not self._database.is_sqlite:
-            query = select(flows.c.ended).where(flows.c.id == id)
-            connection.execute(query.with_for_update(key_share=True)).first()
+            self._fast(connection).execute(self._lock, {"flow": id}).fetchone()
 
-    def count(self, connection: Connection, id: str, what: str) -> Row[Any] | None:
+    def count(self, connection: Connection, id: str, what: str) -> Going | None:
         """Count one more step as done or failed, which locks the flow; None when it has ended."""
-        return connection.execute(self._count[what].where(flows.c.id == id)).first()
+        row = self._fast(connection).execute(self._count[what], {"flow": id}).fetchone()
+        return None if row is None else Going(*row)
 
     def counting(self, id: str) -> Statement:
         """Return what counts a step as done from which nothing follows yet; else it answers with nothing."""
         return self._counting, {"flow": id}
 
-    @staticmethod
-    def recount(connection: Connection, id: str, numbers: Mapping[str, Any]) -> None:
+    def recount(self, connection: Connection, id: str, numbers: Mapping[str, Any]) -> None:
         """Let the numbers say what the rows say: a dead letter may have been requeued."""
-        connection.execute(update(flows).where(flows.c.id == id).values(numbers))
+        self._fast(connection).execute(self._recount, {"flow": id, **numbers})
 
     def begin(self, connection: Connection, id: str, event_id: str, step: Member, pos: int) -> None:
         """Let a step begin, unless it has: the next sweep sends its delivery."""
-        connection.execute(self._deliveries.insert, [step.row(id, event_id, pos)])
+        self._fast(connection).execute(self._deliveries.insert, step.row(id, event_id, pos))
 
-    @staticmethod
-    def mark(connection: Connection, id: str, status: str, reason: str | None, **more: Any) -> None:
+    def mark(self, connection: Connection, id: str, status: str, reason: str | None) -> None:
         """Record what a flow that goes on is, and why."""
-        values = {"status": status, "reason": reason, **more}
-        connection.execute(update(flows).where(flows.c.id == id, flows.c.ended.is_(None)).values(values))
+        self._fast(connection).execute(self._mark, {"flow": id, "status": status, "reason": reason})
 
     def steps(self, connection: Connection, id: str) -> list[Step]:
         """Return the steps of a flow, in their order."""
-        columns = (deliveries.c[name] for name in Step._fields)
-        rows = connection.execute(select(*columns).where(deliveries.c.flow == id).order_by(deliveries.c.pos))
-        return [Step(*row)._replace(outcome=Outcome(row.outcome)) for row in rows]
+        rows = self._fast(connection).execute(self._steps, {"flow": id}).fetchall()
+        return [Step(id, pos, agent, Outcome(outcome), *more) for id, pos, agent, outcome, *more in rows]
 
     def definition(self, connection: Connection, digest: str) -> str:
         """Return what a flow follows, as JSON."""
@@ -132,18 +126,16 @@ class Flows:
         ).scalar()
         return None if digest is None else self.definition(connection, digest)
 
-    @staticmethod
-    def cause(connection: Connection, id: str) -> Event | None:
+    def cause(self, connection: Connection, id: str) -> Event | None:
         """Return the event that a flow works on; None when it cannot be read any more."""
-        body = func.coalesce(started_with(flows.c.id, flows.c.event_id), events.c.body).label("body")
-        query = select(events.c.id, body).join(flows, flows.c.event_id == events.c.id)
-        row = connection.execute(query.where(flows.c.id == id)).first()
-        return None if row is None else getattr(read(row.id, row.body), "event", None)
+        row = self._fast(connection).execute(self._cause, {"flow": id}).fetchone()
+        return None if row is None else getattr(read(*row), "event", None)
 
     def finish(self, connection: Connection, id: str, status: str, reason: str) -> None:
         """Record that a flow has ended, and why; a step of another one that has waited for that goes on."""
-        values = {"status": status, "reason": reason, "ended": now()}
-        connection.execute(update(flows).where(flows.c.id == id).values(values))
+        self.recount(connection, id, {"status": status, "reason": reason, "ended": now()})
+        if self._fast(connection).execute(self._awaited, {"flow": id}).fetchone() is None:
+            return
         waiting = select(waits).where(waits.c.kind == FLOW, waits.c.key == id).order_by(waits.c.delivery)
         if found := connection.execute(locked(waiting)).all():
             self._waits.release(connection, found, [OVER] * len(found))

@@ -56,6 +56,27 @@ def members_of(number: int, steps: Iterable[Step]) -> int:
     return number + len(items) - len(set(items))
 
 
+class Going(NamedTuple):
+    """What a flow's row says of how far it has come, when a step has been counted.
+
+    Attributes:
+        due, clocks: when somebody has to look at it, as Start has them.
+
+    """
+
+    id: str
+    event_id: str
+    status: str
+    reason: str | None
+    definition: str
+    members: int
+    done: int
+    failed: int
+    need: int
+    due: int | None
+    clocks: str | None
+
+
 class FlowView(NamedTuple):
     """A flow as a handler that is a step of it sees it.
 
