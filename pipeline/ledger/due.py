@@ -20,7 +20,7 @@ from .database.leases import BATCH, ago, in_seconds, lives, locked, too_far
 from .database.rows import chunks
 from .database.statements import started_with
 from .database.tables import ACTIVE, AT_ONCE, OPEN, agents, deliveries, events, flows, outbox, timers, workers
-from .database.waiting import approvals, batches, lines, pauses, steps, stops, waits
+from .database.waiting import approvals, batches, lines, pauses, steps, stops, turns, waits
 from .deliveries import Deliveries
 from .subscribers import Wants
 from .workers import ALL
@@ -39,6 +39,8 @@ class Look(NamedTuple):
         turns: whether somebody is to be called out of a line.
         batches: whether a batch may be complete.
         flows: whether the time of one is over.
+        held: whether anybody has, or waits for, a turn.
+        members: whether anybody is one of a batch.
 
     """
 
@@ -53,6 +55,8 @@ class Look(NamedTuple):
     approvals: bool = False
     batches: bool = False
     flows: bool = False
+    held: bool = False
+    members: bool = False
 
 
 class Message(NamedTuple):
@@ -74,6 +78,8 @@ _LOOK = select(
     exists().where(approvals.c.due <= bindparam("at")),
     exists().where(batches.c.due <= bindparam("at")),
     exists(flows.c.id).where(ACTIVE, flows.c.due <= bindparam("at")),
+    exists(turns.c.delivery),
+    exists().where(waits.c.kind == "in batch"),
 )
 _NEXT = select(
     *(
@@ -142,7 +148,8 @@ class Due:
     def look(self) -> Look:
         """Say what is due: one short query, as an idle worker asks it several times a second."""
         with self._database.reading() as connection:
-            return Look._make(connection.execute(_LOOK, {"at": now()}).one())
+            found = self._database.fast.on(connection).execute(_LOOK, {"at": now()}).fetchone()
+        return Look._make(map(bool, found))  # SQLite says 0 and 1
 
     def next(self, after: int) -> int | None:
         """Return when something is due next, after a time (microseconds); None while nothing is."""

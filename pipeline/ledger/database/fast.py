@@ -170,7 +170,7 @@ class Fast:
 
     def on(self, connection: Connection) -> Any:
         """Return what runs such statements in somebody's open transaction; what they return has to be fetched."""
-        if connection.engine is not self._database.engine:
+        if connection.dialect is not self._database.engine.dialect:
             return connection  # of a database that may have another driver
         return Lent(connection.connection.driver_connection, self._database.engine, self._prepared)
 
