@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, Table, create_engine, text, update
+from sqlalchemy import Engine, Table, create_engine, select, text, update
 from sqlalchemy import event as sqlalchemy_event
 
 from pipeline import Event, Pipeline
@@ -16,7 +17,8 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.event import Encoded, new_event
 from pipeline.core.ids import delivery_id
 from pipeline.core.outcome import Outcome
-from pipeline.core.times import SECOND
+from pipeline.core.times import SECOND, now
+from pipeline.ledger.database.tables import flows
 from pipeline.ledger.database.waiting import waits
 from pipeline.ledger.facts import Delivery
 from pipeline.ledger.ledger import Claim, Ledger
@@ -162,6 +164,15 @@ def move(ledger: Ledger, table: Table, seconds: float, column: str = "due") -> N
     """Let time pass for all rows of a table."""
     with ledger.database.transaction() as connection:
         connection.execute(update(table).values({column: table.c[column] - round(seconds * SECOND)}))
+
+
+def end_times(ledger: Ledger) -> None:
+    """Let the time be over that flows, and the steps that have begun, are given."""
+    with ledger.database.transaction() as connection:
+        of_flows = select(flows.c.id, flows.c.clocks).where(flows.c.ended.is_(None), flows.c.due.is_not(None))
+        for id, clocks in connection.execute(of_flows.with_for_update()).all():
+            over = clocks and json.dumps(dict.fromkeys(json.loads(clocks), now()))
+            connection.execute(update(flows).where(flows.c.id == id).values(due=now(), clocks=over))
 
 
 def release(ledger: Ledger) -> int:

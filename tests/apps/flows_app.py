@@ -17,6 +17,8 @@ from pipeline import Agent, Context, Event, Pipeline, Retry, step
 
 app = Pipeline("flows")
 ONCE = Retry(max=0)
+#: Seconds that are over when the test says so.
+LONG = 600.0
 
 
 def works(ctx: Context, data: Any) -> str:
@@ -67,7 +69,8 @@ async def part(item: Any, ctx: Context) -> Any:
     if isinstance(item, dict) and item.get("wait"):
         await asyncio.sleep(3600)
     if isinstance(item, dict) and item.get("fail"):
-        await asyncio.sleep(0.5)
+        while item["fail"] == "at the gate" and not is_open("gate"):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
         raise RuntimeError("part was told to fail")
     return {"part": item}
 
@@ -95,13 +98,13 @@ each_part = app.join("each-part", on="each.asked", agents=[part], each="data.ite
 app.saga("trip", on="trip.asked", steps=[step(first, undo=unfirst), step(payment, undo=unpay), last])
 app.saga("given", on="given.asked", steps=[step(payment, input={"capture": "data.how"}), step(sides)])
 app.saga("lists", on="lists.asked", steps=[step(each_part), last])
-app.saga("timely", on="timely.asked", steps=[step(first, undo=unfirst), step(last, timeout=1.0)])
-app.saga("blocked", on="blocked.asked", steps=[step(first, undo=unfirst), step(blocks, timeout=1)])
-app.saga("hurried", on="hurried.asked", steps=[step(first, undo=unfirst), step(payment, timeout="1s")])
+app.saga("timely", on="timely.asked", steps=[step(first, undo=unfirst), step(last, timeout=LONG)])
+app.saga("blocked", on="blocked.asked", steps=[step(first, undo=unfirst), step(blocks, timeout=LONG)])
+app.saga("hurried", on="hurried.asked", steps=[step(first, undo=unfirst), step(payment, timeout="10m")])
 app.saga("waits", on="waits.asked", steps=[step(first, undo=unfirst), naps])
 app.saga("waits-little", on="waits-little.asked", steps=[step(first, undo=unfirst), step(naps, timeout=1.5)])
-app.saga("held", on="held.asked", steps=[step(first, undo=unfirst, final=True), step(blocks, timeout=1)])
-app.saga("final", on="final.asked", steps=[step(first, undo=unfirst, final=True), step(last, timeout=1.0), step(left)])
+app.saga("held", on="held.asked", steps=[step(first, undo=unfirst, final=True), step(blocks, timeout=LONG)])
+app.saga("final", on="final.asked", steps=[step(first, undo=unfirst, final=True), step(last, timeout=LONG), step(left)])
 app.saga(
     "parts",
     on="parts.asked",

@@ -12,6 +12,8 @@ from pipeline import Agent, Context, Event, Pipeline, Retry
 
 app = Pipeline("joins")
 FAST = Retry(max=1, base=0.05)
+#: Seconds that are over when the test says so.
+LONG = 600
 
 
 def works(data: dict[str, Any], ctx: Context) -> tuple[str, str]:
@@ -26,8 +28,10 @@ def works(data: dict[str, Any], ctx: Context) -> tuple[str, str]:
 def member(name: str) -> Agent[Any, Any]:
     def handler(data: dict[str, Any], ctx: Context) -> dict[str, Any]:
         own, wish = works(data, ctx)
-        while wish == "wait" and not is_open("gate"):
+        while wish in ("wait", "fail at the gate") and not is_open("gate"):
             time.sleep(0.02)
+        if wish == "fail at the gate":
+            raise RuntimeError(f"{own} was told to fail")
         if wish == "sleep":
             ctx.sleep(0.3)
         if wish == "sleep long":
@@ -65,8 +69,8 @@ def some_of(event: Event) -> list[Agent[Any, Any] | str]:
 app.join("all", on="all.wanted", agents=[one, two, loop], emits="all.done")
 app.join("fastest", on="first.wanted", agents=[one, two, loop], emits="first.done", first=True)
 app.join("enough", on="two.wanted", agents=[one, two, three], emits="two.done", quorum=2)
-app.join("late", on="slow.wanted", agents=[one, two], emits="slow.done", deadline=0.5)
-app.join("kept", on="kept.wanted", agents=[one, two], emits="kept.done", deadline=0.5, cancel_rest=False)
+app.join("late", on="slow.wanted", agents=[one, two], emits="slow.done", deadline=LONG)
+app.join("kept", on="kept.wanted", agents=[one, two], emits="kept.done", deadline=LONG, cancel_rest=False)
 app.join("good", on="good.wanted", agents=[one, two], emits="good.done", until={"results.one.score": {"$gte": 5}})
 app.join("gathered", on="some.wanted", agents=[one, two, three], emits="some.done", on_failure="collect")
 app.join("chosen", on="chosen.wanted", agents=[one, two, three], emits="chosen.done", expect=some_of)

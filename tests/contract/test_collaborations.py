@@ -13,6 +13,7 @@ from pipeline import InvalidCollaboration, LedgerOff, Pipeline, UnknownFlow
 from pipeline.ledger.database.tables import events, flows
 from tests.harness import Broker, StartWorker, Worker, run
 from tests.http import served
+from tests.ledgers import end_times
 from tests.records import rows
 from tests.servers import wait_for
 
@@ -45,6 +46,10 @@ def done(broker: Broker) -> list[str]:
     return [line["agent"] for line in broker.journal.lines() if line["agent"] != "audit"]
 
 
+def dances(broker: Broker) -> list[Any]:
+    return [line["data"] for line in broker.journal.lines(agent="dancer")]
+
+
 @pytest.mark.usefixtures("started")
 @pytest.mark.parametrize(
     ("pattern", "payload", "status", "results", "errors"),
@@ -66,7 +71,7 @@ def test_what_each_pattern_comes_to(
     assert (found["status"], sorted(found["results"]), sorted(found["errors"])) == (status, results, errors)
     assert all(found["results"][name] == {"by": name} for name in results)
     assert all(found["errors"][name] == f"RuntimeError: {name} was told to fail" for name in errors)
-    (request,) = broker.journal.lines(agent="audit", type="collaboration.request")
+    (request,) = broker.journal.wait(1, agent="audit", type="collaboration.request")
     assert request["data"]["payload"] == payload
     (complete,) = broker.journal.lines(agent="audit", type="collaboration.complete")
     assert (complete["correlation"], complete["causation"]) == ("c-1", request["id"])
@@ -79,15 +84,16 @@ def test_what_each_pattern_comes_to(
 
 @pytest.mark.usefixtures("started")
 def test_a_saga_of_chosen_agents_is_undone(bus: Pipeline, broker: Broker) -> None:
-    participants: list[dict[str, Any]] = [{"agent": "reserve", "undo": "release"}, {"agent": "pay", "timeout": 1.0}]
+    participants: list[dict[str, Any]] = [{"agent": "reserve", "undo": "release"}, {"agent": "pay", "timeout": 600.0}]
     id = bus.collaborate("saga", participants, {"pay": "wait"})
     wait_for(lambda: "pay" in done(broker), "the last step to begin")
     assert bus.collaborations.get(id).as_data() | {"start": None} == {
         "id": id, "pattern": "saga", "participants": ["reserve", "pay"], "status": "active", "start": None, "end": None,
         "results": {"reserve": {"by": "reserve"}}, "errors": {},
     }  # fmt: skip
+    end_times(bus.ledger)
     found = ended(bus, broker, id)
-    assert (found["status"], found["errors"]) == ("compensated", {"pay": "it was not done within 1 s"})
+    assert (found["status"], found["errors"]) == ("compensated", {"pay": "it was not done within 600 s"})
     assert done(broker) == ["reserve", "pay", "release"]
     told = [line["type"] for line in broker.journal.lines(agent="audit") if line["type"].startswith("saga")]
     assert sorted(told) == ["saga.compensate", "saga.step", "saga.step"]
@@ -106,7 +112,10 @@ def test_a_workflow_of_chosen_agents_is_a_graph(bus: Pipeline, broker: Broker) -
     (line,) = broker.journal.lines(agent="write")
     assert line["data"] == {"hits": "search", "n": 3}
     assert bus.flows.list(name="workflow")[0].kind == "collaboration"
-    slow = bus.collaborate("workflow", ["search", "quote"], {"search": "wait"}, deadline=0.5)
+    slow = bus.collaborate("workflow", ["search", "quote"], {"search": "wait"}, deadline=600)
+    broker.journal.wait(2, agent="search")
+    wait_for(lambda: list(bus.collaborations.get(slow).results) == ["quote"], "the other one to be done")
+    end_times(bus.ledger)
     assert ended(bus, broker, slow)["errors"] == {"search": "workflow workflow had ended (its time is over)"}
 
 
@@ -120,8 +129,10 @@ def test_a_choreography_ends_when_all_that_it_has_caused_is_done(bus: Pipeline, 
     failing = bus.collaborate("choreography", ["caller"], {"caller": "fail"})
     found = ended(bus, broker, failing)
     assert (found["status"], found["errors"]) == ("failed", {"caller": "RuntimeError: caller was told to fail"})
-    slow = bus.collaborate("choreography", ["caller"], {"dancer": "wait"}, deadline=1.5)
+    slow = bus.collaborate("choreography", ["caller"], {"dancer": "wait"}, deadline=600)
+    wait_for(lambda: {"dancer": "wait"} in dances(broker), "what it has caused to begin")
     assert bus.collaborations.get(slow).status == "active"
+    end_times(bus.ledger)
     found = ended(bus, broker, slow)
     assert found["errors"] == {"collaboration": "its time is over; what it has caused goes on"}
     (request,) = (

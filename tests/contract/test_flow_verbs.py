@@ -9,6 +9,7 @@ import pytest
 from pipeline import InvalidSelection, Pipeline
 from tests.contract.test_flows import done, outcomes, result
 from tests.harness import Broker, StartWorker, Worker
+from tests.ledgers import end_times
 from tests.records import rows
 from tests.servers import wait_for
 
@@ -38,6 +39,9 @@ def test_a_step_that_has_failed_after_the_point_of_no_return_is_done_again(
     bus: Pipeline, broker: Broker, wish: str
 ) -> None:
     bus.publish("final.asked", {"last": wish})
+    if wish == "wait":
+        broker.journal.wait(1, agent="last")
+        end_times(bus.ledger)
     id = stuck(bus)
     for wrong in ("first", "lost"):
         with pytest.raises(InvalidSelection, match=f"step '{wrong}' does not hold saga final .* its steps are first, "):
@@ -46,7 +50,8 @@ def test_a_step_that_has_failed_after_the_point_of_no_return_is_done_again(
     if wish == "wait":
         wait_for(lambda: not running_on(bus), "its handler to be stopped")
         assert bus.flows.retry_step(id, "last") == ["last"]
-        wait_for(lambda: len(broker.journal.lines(agent="last")) == 2, "the step to be done again")
+        broker.journal.wait(2, agent="last")
+        end_times(bus.ledger)
         assert stuck(bus) == id, "its time runs anew, and is over again"
         assert bus.flows.skip(id, "last") == ["last"]
         assert sorted(result(broker, "final.completed")["results"]) == ["first", "left"]
@@ -63,6 +68,8 @@ def test_a_step_whose_handler_still_runs_is_done_again_only_when_that_has_ended(
 ) -> None:
     worker(app="flows_app", pool="threads", concurrency=4)
     bus.publish("held.asked", {})
+    broker.journal.wait(1, agent="blocks")
+    end_times(bus.ledger)
     id = stuck(bus)
     told = r"step 'blocks' .* its handler still runs on worker \S+, .* `pipeline flows skip` goes on without it"
     for again in (bus.flows.resume, lambda id: bus.flows.retry_step(id, "blocks")):
@@ -82,6 +89,8 @@ def test_a_step_whose_process_dies_after_its_time_runs_on_no_more(
 ) -> None:
     worker(app="flows_app", pool="prefork", concurrency=2)
     bus.publish("held.asked", {"blocks": "die"})
+    broker.journal.wait(1, agent="blocks")
+    end_times(bus.ledger)
     id = stuck(bus)
     assert len(running_on(bus)) == 1
     (broker.directory / "gate").touch()
