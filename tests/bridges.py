@@ -38,6 +38,10 @@ class Other(ABC):
     def options(self) -> dict[str, Any]:
         """Return what it is declared with."""
 
+    #: What it is declared with too where others are to get within seconds what a process had that has died. Elsewhere
+    #: one that is only slow would lose to them what it has in hand, and the counts tell of messages that came again.
+    soon: Mapping[str, Any] = {}
+
     @property
     @abstractmethod
     def server(self) -> Server:
@@ -72,6 +76,7 @@ class JetStream(Other):
     """NATS with a stream."""
 
     system = "Nats"
+    soon = {"ack_wait": 2}
 
     def __init__(self, servers: Servers, directory: Path) -> None:
         self._server = Nats()
@@ -102,7 +107,6 @@ class JetStream(Other):
             "url": self._server.url,
             "stream": "SHOP",
             "prefix": "shop",
-            "ack_wait": 2,
             "reconnect_wait": 0.2,
             "max_reconnects": 200,
         }
@@ -150,6 +154,7 @@ class Streams(Other):
     """A Redis stream."""
 
     system = "RedisStream"
+    soon = {"claim_after": 2}
 
     def __init__(self, servers: Servers, directory: Path) -> None:
         servers("redis")
@@ -164,8 +169,7 @@ class Streams(Other):
             yield client
 
     def options(self) -> dict[str, Any]:
-        about = {"reconnect_wait": 0.2, "max_reconnects": 200}
-        return {"url": self._server.url, "stream": "shop", "claim_after": 2, **about}
+        return {"url": self._server.url, "stream": "shop", "reconnect_wait": 0.2, "max_reconnects": 200}
 
     @property
     def server(self) -> Server:
@@ -273,10 +277,15 @@ class Running:
     def has_ended(self) -> bool:
         return self.process is not None and self.process.poll() is not None
 
-    def signal(self, number: int) -> int:
-        """Send it a signal, and return its exit code."""
+    def tell(self, number: int) -> None:
+        """Send it a signal."""
         assert self.process is not None
         os.killpg(self.process.pid, number)
+
+    def signal(self, number: int) -> int:
+        """Send it a signal, and return its exit code."""
+        self.tell(number)
+        assert self.process is not None
         return self.process.wait(timeout=60)
 
     def kill(self) -> None:
@@ -285,17 +294,19 @@ class Running:
 
 
 def described(
-    other: Other, *, crash: str = "", options: Mapping[str, Any] | None = None, **about: Any
+    other: Other, *, crash: str = "", soon: bool = False, options: Mapping[str, Any] | None = None, **about: Any
 ) -> dict[str, str]:
     """Return the environment that describes a bridge to bridged_app.
 
     Arguments:
         crash: where the process dies, once.
+        soon: whether others are to get within seconds what it had then.
         options: of the system, beside its own.
 
     """
+    more = {**(other.soon if soon else {}), **(options or {})}
     ways = {"into": "stock.#", **({"out": "order.#"} if other.sends else {})}
-    made = {"system": other.system, "options": {**other.options(), **(options or {})}, "ways": ways, **about}
+    made = {"system": other.system, "options": {**other.options(), **more}, "ways": ways, **about}
     return {"BRIDGE": json.dumps(made), "CRASH": crash}
 
 

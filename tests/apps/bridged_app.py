@@ -9,7 +9,7 @@ import signal
 import time
 from typing import Any
 
-from contract_app import journal, once  # type: ignore[import-not-found]
+from contract_app import is_open, journal, once  # type: ignore[import-not-found]
 
 from pipeline import Context, Pipeline, bridges
 from pipeline.bridges.systems.kafka import KafkaLink
@@ -63,8 +63,10 @@ def stocked(data: Any, ctx: Context) -> None:
 
 
 @app.agent(on="lookup.item", respond=True)
-def lookup(data: Any) -> Any:
+def lookup(data: Any, ctx: Context) -> Any:
+    journal("lookup", ctx, data)
     if data.get("fail"):
         raise ValueError("no such item")
-    time.sleep(data.get("wait", 0))
+    while data.get("wait") and not is_open("gate"):
+        time.sleep(0.02)
     return {"found": data["n"]}

@@ -58,7 +58,7 @@ def test_messages_are_held_while_the_ledger_is_away_and_come_in_in_their_order(
         upgraded = run([sys.executable, "-m", "pipeline.cli.main", "ledger", "upgrade"], broker)
         assert upgraded.returncode == 0, upgraded.stderr
         server.kill()
-        one = bridge(ready=False)
+        one = bridge(ready=False, soon=True)
         wait_for(lambda: one.said("the ledger is away"), "the bridge to wait for the ledger")
         server.start()
         other.put_many("stock.low", numbered(5))

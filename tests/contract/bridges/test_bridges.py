@@ -123,11 +123,11 @@ def test_a_bridge_that_is_killed_loses_nothing_and_takes_nothing_twice(
     bus: Pipeline, other: Other, bridge: StartBridge, step: str
 ) -> None:
     other.put_many("stock.low", numbered(20))
-    one = bridge(ready=False, crash=step)
+    one = bridge(ready=False, crash=step, soon=True)
     wait_for(one.has_ended, "the bridge to die")
     assert one.process is not None
     assert one.process.returncode == -signal.SIGKILL
-    bridge(crash=step)
+    bridge(crash=step, soon=True)
     wait_until_done(other)
     assert sorted(taken(bus)) == list(range(20))
 
@@ -168,7 +168,7 @@ def test_a_system_that_is_away_first_is_waited_for(
 def test_a_system_that_is_killed_in_between_loses_nothing(
     bus: Pipeline, other: Other, sender: StartSender, bridge: StartBridge
 ) -> None:
-    one = bridge()
+    one = bridge(soon=True)
     events = []
     if other.sends:
         sender()

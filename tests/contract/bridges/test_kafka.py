@@ -66,13 +66,26 @@ def test_a_process_that_comes_later_gets_partitions_and_gives_them_back(
     wait_until_done(other)
     second = bridge()
 
-    for n in range(100, 200, 20):  # it joins meanwhile
-        spread(other, n, n + 20)
+    sent = [100]
+
+    def has_some() -> int:
+        """Send more while it joins, and what makes no event: that is named by who has its partition."""
+        spread(other, sent[-1], sent[-1] + 20)
+        sent.append(sent[-1] + 20)
+        for n in range(20):
+            other.produce("stock.low", b"{no json", f"key{n}")
+        other.flush()
         wait_until_done(other)
-    assert not ended(second).startswith("0 taken")
-    spread(other, 200, 220)
+        return second.said("put aside")
+
+    wait_for(has_some, "the second one to have partitions")
+    spread(other, sent[-1], sent[-1] + 20)
     wait_until_done(other)
-    assert sorted(taken(bus)) == list(range(220))
+    assert not ended(second).startswith("0 taken")
+    number = sent[-1] + 40
+    spread(other, number - 20, number)
+    wait_until_done(other)
+    assert sorted(taken(bus)) == list(range(number))
     assert first.said("disconnected") == 0
 
 

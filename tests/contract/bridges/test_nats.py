@@ -171,7 +171,7 @@ def test_a_request_of_nats_is_answered_by_an_agent(other: JetStream, sender: Sta
 
 
 def test_a_request_of_ours_is_answered_by_a_program_on_nats(bus: Pipeline, sender: StartSender, listening: Any) -> None:
-    sender(ways={"ask": "price.#", "timeout": 2})
+    sender(ways={"ask": "price.#", "timeout": 20})
     found = listening("shop.price.quote", lambda message: (b'{"price": 7}', None))
     assert bus.request("price.quote", {"sku": "a"}, timeout=30).result == {"price": 7}
     assert json.loads(found()[1])["data"] == {"sku": "a"}
@@ -186,10 +186,12 @@ def test_a_request_of_ours_is_answered_by_a_program_on_nats(bus: Pipeline, sende
 def test_that_nobody_answers_a_request_and_that_nobody_does_in_time_are_different_errors(
     bus: Pipeline, sender: StartSender, listening: Any
 ) -> None:
-    sender(ways={"ask": "price.#", "timeout": 0.1})
+    patient = sender(ways={"ask": "price.#", "timeout": 60})
     with pytest.raises(RequestFailed) as failed:
         bus.request("price.quote", {"sku": "a"}, timeout=60)
     assert failed.value.code == "NoResponder"
+    patient.stop()
+    sender(ways={"ask": "price.#", "timeout": 0.1})
     silent = listening("shop.price.slow")
     assert silent is not None
     with pytest.raises(RequestFailed) as failed:
@@ -301,15 +303,30 @@ def test_what_permissions_forbid_is_said(
 
 
 def test_a_request_that_is_being_answered_when_the_bridge_ends_is_answered(
-    other: JetStream, sender: StartSender, bridge: StartBridge
+    broker: Broker, other: JetStream, sender: StartSender, bridge: StartBridge
 ) -> None:
+    from nats.errors import NoRespondersError
+    from nats.errors import TimeoutError as Late
+
     sender()
-    one = bridge(ways={"answer": ["lookup.*"], "timeout": 20})
+    one = bridge(ways={"answer": ["lookup.*"], "timeout": 60})
+
+    async def is_asked(client: Any) -> bool:
+        try:
+            await client.request("shop.lookup.nothing", b"{}", timeout=1)
+        except NoRespondersError:
+            return False
+        except Late:  # it came just when the bridge stopped to listen
+            return True
+        return True
 
     async def ask(client: Any) -> Any:
-        wanted = asyncio.create_task(client.request("shop.lookup.item", b'{"n": 5, "wait": 3}', timeout=30))
-        await asyncio.sleep(1)
-        await asyncio.to_thread(one.signal, signal.SIGTERM)
+        wanted = asyncio.create_task(client.request("shop.lookup.item", b'{"n": 5, "wait": true}', timeout=60))
+        await asyncio.to_thread(broker.journal.wait, 1, agent="lookup")
+        one.tell(signal.SIGTERM)
+        while await is_asked(client):
+            pass
+        (broker.directory / "gate").touch()
         return json.loads((await wanted).data)
 
     assert within(other.server.url, ask) == {"found": 5}  # type: ignore[attr-defined]
