@@ -211,8 +211,8 @@ def flush(broker: Broker) -> None:
         client.flushall()
 
 
-def revoke(bus: Pipeline, id: str, worker: str = "w1") -> None:
-    """Revoke a task, and return when the worker knows.
+def revoke(bus: Pipeline, id: str | list[str], worker: str = "w1") -> None:
+    """Revoke a task, or several, and return when the worker knows.
 
     On Redis a worker says that it is ready before it has subscribed to what is said to all: that may pass it by.
     """

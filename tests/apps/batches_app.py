@@ -118,7 +118,7 @@ def _die_once(data: list[dict[str, Any]], ctx: Context) -> None:
     append({"agent": "lives", "id": ctx.event.id, "n": [one["n"] for one in data]})
 
 
-@app.agent(on="hold.wanted", batch=small, retry=again)
+@app.agent(on="hold.wanted", batch=Batch(most=4, wait="1h"), retry=again)
 def holder(data: list[dict[str, Any]], ctx: Context) -> None:
     append({"agent": "begins", "id": ctx.event.id, "n": [one["n"] for one in data], "pid": os.getpid()})
     while not is_open("gate"):

@@ -80,7 +80,7 @@ def perform(agent: str, data: Any, ctx: Context) -> Any:
             os.kill(os.getpid(), signal.SIGKILL)
         if verb == "die-always":
             os.kill(os.getpid(), signal.SIGKILL)
-        if verb == "hold":
+        if verb == "hold" or (verb == "hold-again" and ctx.attempt > 1):
             while not is_open(argument):
                 time.sleep(0.02)
         if verb == "next":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from contract_app import is_open, journal  # type: ignore[import-not-found]
@@ -28,7 +29,7 @@ class Clerk(EventDrivenAgent):
     def perform(self, task: TaskAssigned, ctx: Context) -> Any:
         journal("c1", ctx, task.input)
         while not is_open("gate"):
-            pass
+            time.sleep(0.02)
         return None
 
     def shut_down(self, reason: str | None, ctx: Context) -> None:

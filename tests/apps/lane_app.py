@@ -107,7 +107,8 @@ async def stubborn(data: Any, ctx: Context) -> None:
 
 @app.agent(on="lane.blocks")
 async def blocks(data: Any, ctx: Context) -> None:
-    time.sleep(data["seconds"])  # noqa: ASYNC251  # what it is for
+    while not is_open(data["until"]):
+        time.sleep(0.02)  # noqa: ASYNC251  # what it is for
     journal("blocked", ctx, data)
 
 

@@ -78,10 +78,10 @@ def test_fewer_come_when_the_first_has_waited_long_enough_and_each_key_for_itsel
 
 def test_what_waits_for_its_batch_says_so(bus: Pipeline, broker: Broker, batching: StartWorker) -> None:
     batching()
-    (broker.directory / "gate").touch()
-    first, *_ = bus.publish_many([("hold.wanted", {"n": n}) for n in range(3)])
-    wait_for(lambda: "waits for up to 4 events, to be handled together" in str(bus.trace(first)), "it to be told")
-    all_are(bus, "holder", "succeeded", 3)
+    first, *_ = pages(bus, "full_pool", range(3))
+    wait_for(lambda: "waits for up to 100 events, to be handled together" in str(bus.trace(first)), "it to be told")
+    pages(bus, "full_pool", range(3, 100))
+    all_are(bus, "full_pool", "succeeded", 100)
 
 
 @WAYS
@@ -195,7 +195,8 @@ def test_a_stopped_tree_takes_its_own_out_of_a_batch_and_the_others_go_on(
     bus.cancel(member, tree=True)
     bus.cancel(leader, tree=True)
     (broker.directory / "gate").touch()
-    wait_for(lambda: outcomes(bus, "holder") == {"succeeded": 2, "cancelled": 2}, "two to succeed", 60)
+    sent += bus.publish_many([("hold.wanted", {"n": n}) for n in (4, 5)])  # so many as are missing from a batch
+    wait_for(lambda: outcomes(bus, "holder") == {"succeeded": 4, "cancelled": 2}, "the others to succeed", 60)
     left = {n for n, event in enumerate(sent) if event not in (leader, member)}
     done = [set(call["n"]) for call in broker.journal.lines(agent="ends") if call["id"] != leader.id]
     assert set().union(*done) == left

@@ -188,9 +188,10 @@ def test_a_target_that_is_not_known_yet_when_a_handler_emits_is_tried_again(
     bus: Pipeline, broker: Broker, worker: StartWorker
 ) -> None:
     worker()
-    event = bus.publish("task.created", {"alpha": "tell newcomer"})
+    event = bus.publish("task.created", {"alpha": "hold-again known; tell newcomer"})
     broker.journal.wait(1, agent="alpha", id=event.id, attempt=2)
     bus.ledger.subscribers.register({"newcomer": ((), None)})
+    (broker.directory / "known").touch()
     wait_for(lambda: backlog(bus, "agent.newcomer") == 1, "the event in the queue of the agent that came later")
     assert not bus.dead_letters.list(agent="alpha")
 
@@ -217,7 +218,7 @@ def test_a_join_tells_when_one_of_its_agents_is_dead(bus: Pipeline, broker: Brok
     assert "left was told to fail" in failed["data"]["error"]
     assert failed["causation"] == event.id
     assert len(broker.journal.lines(agent="left")) == 4
-    assert len(dead_letters(bus, "left")) == 1
+    wait_for(lambda: len(dead_letters(bus, "left")) == 1, "the dead letter")
 
 
 @pytest.mark.bare

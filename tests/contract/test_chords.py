@@ -17,7 +17,7 @@ from kombu.utils.uuid import uuid
 
 from pipeline import Pipeline
 from tests.apps.chords_app import declare
-from tests.harness import Broker, Worker, flush
+from tests.harness import Broker, Worker, flush, revoke
 from tests.servers import Server, wait_for
 
 #: How long a chord may take while the worker runs all of them.
@@ -63,7 +63,7 @@ class Site:
         """Send a chord of three members, of which one or all end in a certain way."""
         ids = [uuid() for _ in range(3)]
         if end == "is revoked":
-            self.app.celery.control.revoke([ids[place] for place in WHERE[where]], reply=True, timeout=30, limit=1)
+            revoke(self.app, [ids[place] for place in WHERE[where]])
         members = [
             self.member(end, id) if place in WHERE[where] else self.tasks.ok.si(place).set(task_id=id)
             for place, id in enumerate(ids)
