@@ -384,16 +384,16 @@ class Context(Pausing, Saying):
         """Return what the delivery leaves behind, once and for all; what comes later is refused."""
         with self._mutex:
             self._ended = True
-            return self.effects()
+            effects = self.effects()
+        if self._closing is None:  # else it holds SQLite's write lock
+            self._say_all()
+        return effects
 
     def close(self) -> None:
         """End the delivery and close the session, if one was opened; what is not committed is rolled back."""
         with self._mutex:
             self._ended = True
-        self._close_session()
-
-    def _close_session(self) -> None:
-        with self._mutex:
             closing, self._closing = self._closing, None
         if closing is not None:
             aside(closing.close)
+        self._say_all()

@@ -57,6 +57,22 @@ def test_what_is_said_is_written_at_once_when_that_is_asked(ledger: Ledger) -> N
     assert ledger.notices.end() == other.seq
 
 
+def test_what_a_delivery_has_said_is_written_when_it_ends_and_what_others_say_later(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger.notices, "_begin_to_write", lambda: None)
+    other = Speaker("order-1", "d-2", "bob", 1)
+    for speaker in (ADA, other):
+        ledger.notices.add(speaker, "answer", "all of it")
+        ledger.notices.progress(speaker, 1.0, "done")
+    assert ledger.notices.has_said("d-1")
+    ledger.notices.finish("d-1")
+    assert not ledger.notices.has_said("d-1")
+    assert [(one.delivery, one.text) for one in ledger.notices.of("order-1")] == [("d-1", "all of it"), ("d-1", "done")]
+    ledger.notices.flush()
+    assert text(ledger, other) == "all of it"
+
+
 def test_of_each_correlation_the_newest_are_kept_for_ten_minutes(ledger: Ledger) -> None:
     for n in range(KEPT + 20):
         ledger.notices.add(Speaker("order-1", f"d-{n}", "ada", 1), "answer", str(n))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ...core.errors import InvalidStep
 from ...ledger.notices.notice import LONGEST, Speaker
+from ..strand import aside
 
 if TYPE_CHECKING:
     from ...core.event import Event
@@ -65,6 +67,11 @@ class Saying:
         speaker = self._speaker("stream", text)
         if self._ledger is not None:
             self._ledger.notices.add(speaker, name, text)
+
+    def _say_all(self) -> None:
+        """Have written what was said: who sees that the delivery has ended is to have heard it."""
+        if (ledger := self._ledger) is not None and ledger.notices.has_said(self.delivery_id):
+            aside(partial(ledger.notices.finish, self.delivery_id))
 
     def _speaker(self, what: str, text: str) -> Speaker:
         if not isinstance(text, str):

@@ -53,6 +53,7 @@ class Notices:
     def _begin(self) -> None:
         self._unsaid: dict[tuple[Speaker, str | None], tuple[float | None, list[str]]] = {}
         self._held = 0
+        self._saying: set[str] = set()
         self._lock, self._writing = threading.Lock(), threading.Lock()
         self._thread: threading.Thread | None = None
 
@@ -61,6 +62,7 @@ class Notices:
     def progress(self, speaker: Speaker, fraction: float | None, text: str) -> None:
         """Say how far the work is, instead of what was said before of that and is not written yet."""
         with self._lock:
+            self._saying.add(speaker.delivery)
             self._unsaid[speaker, None] = fraction, [text]
             self._begin_to_write()
 
@@ -71,6 +73,7 @@ class Notices:
                 self._warn("they come faster than they can be written")
                 return
             self._held += len(text)
+            self._saying.add(speaker.delivery)
             self._unsaid.setdefault((speaker, name), (None, []))[1].append(text)
             self._begin_to_write()
 
@@ -94,11 +97,22 @@ class Notices:
                     self._thread = None
                     return
 
-    def flush(self) -> None:
-        """Write now what was said in this process."""
+    def has_said(self, delivery: str) -> bool:
+        """Say whether a delivery has said something since it was last finished."""
+        return delivery in self._saying
+
+    def finish(self, delivery: str) -> None:
+        """Write what a delivery has said that ends now: who sees that it has ended hears of all of it."""
+        with self._lock:
+            self._saying.discard(delivery)
+        if not self.by_hand:
+            self.flush(delivery)
+
+    def flush(self, delivery: str | None = None) -> None:
+        """Write now what was said in this process, or what one delivery has said."""
         with self._writing:  # one after the other, so that a text's pieces stay in order
             with self._lock:
-                unsaid, self._unsaid, self._held = self._unsaid, {}, 0
+                unsaid = self._take(delivery)
             rows = list(chain.from_iterable(_rows(*one, *said) for one, said in unsaid.items()))
             if not rows:
                 return
@@ -106,6 +120,14 @@ class Notices:
                 self._database.run(partial(self._write_in, rows=rows))
             except Exception as exc:  # whatever it is, handlers go on
                 self._warn(exc)
+
+    def _take(self, delivery: str | None) -> dict[tuple[Speaker, str | None], tuple[float | None, list[str]]]:
+        """Return what is to be written now, which nobody else writes."""
+        mine = {one: said for one, said in self._unsaid.items() if delivery in (None, one[0].delivery)}
+        for speaker, name in mine:
+            _, pieces = self._unsaid.pop((speaker, name))
+            self._held -= sum(map(len, pieces)) if name is not None else 0
+        return mine
 
     def _write_in(self, connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
         if not self._database.is_sqlite:
