@@ -234,7 +234,7 @@ import resource, signal, sys
 from pipeline import Pipeline
 from pipeline.core import errors
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a file at its size limit fails like a file on a full disk
-app = Pipeline("web", publish_timeout=0.3, ledger_timeout=0.3)
+app = Pipeline("web", publish_timeout=3, ledger_timeout=3)
 app.publish("order.placed", {"n": 0})
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
 accepted = 0
