@@ -118,7 +118,7 @@ def test_a_rate_limit_holds_async_handlers_back_too(bus: Pipeline, broker: Broke
 def test_a_soft_end_lets_short_handlers_finish_and_cancels_the_others(
     bus: Pipeline, broker: Broker, lane: StartWorker
 ) -> None:
-    one = lane(options=("--", "worker.soft_shutdown_timeout=8"), environment=SOON)
+    one = lane(options=("--", "worker.soft_shutdown_timeout=8"))
     bus.publish("lane.wait", {"until": "gate"})
     bus.publish("lane.cancelled", {})
     broker.journal.wait(1, agent="wait")
