@@ -6,7 +6,7 @@ import time
 from types import SimpleNamespace
 from typing import Any
 
-from contract_app import is_open, journal  # type: ignore[import-not-found]
+from contract_app import is_open, journal, once  # type: ignore[import-not-found]
 
 from pipeline import Breaker, Context, Pipeline, RateLimited, Retry
 
@@ -65,8 +65,10 @@ def undeclared(data: dict[str, Any], ctx: Context) -> None:
 @app.agent(on="part.wanted", retry=Retry(max=0), breaker=Breaker(min=4, pause=0.5))
 def fragile(data: dict[str, Any], ctx: Context) -> None:
     journal("fragile", ctx, data)
-    if data.get("fails") and not is_open("mended"):
+    if any(once(f"fragile-{n}") for n in range(5)):
         raise RuntimeError("out of order")
+    while not is_open("looked"):
+        time.sleep(0.02)
 
 
 @app.agent(on="reading.taken", max_waiting=20, overflow="shed-oldest")

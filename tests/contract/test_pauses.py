@@ -25,7 +25,7 @@ def consumes(broker: Broker, name: str, queue: str, *, again: bool = False) -> b
 
 def are_held(broker: Broker, name: str = "w1") -> None:
     for agent in ("sync_one", "async_one"):
-        wait_for(lambda agent=agent: consumes(broker, name, f"agent.{agent}"), f"{name} to hold {agent}", 10)  # type: ignore[misc]
+        wait_for(lambda agent=agent: consumes(broker, name, f"agent.{agent}"), f"{name} to hold {agent}")  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
@@ -173,12 +173,12 @@ def test_an_agent_that_fails_too_often_waits_and_one_delivery_tries_whether_it_g
     bus: Pipeline, broker: Broker, worker: StartWorker
 ) -> None:
     one = worker(app="pauses_app", pool="solo")
-    failing = [bus.publish("part.wanted", {"n": n, "fails": True}) for n in range(10)]
+    wanted = [bus.publish("part.wanted", {"n": n}) for n in range(10)]
     wait_for(lambda: "4 of 4 attempts have failed in 300 s: RuntimeError: out of order" in one.output(), "the breaker")
-    broker.journal.wait(5, agent="fragile")  # the trial
+    broker.journal.wait(5, agent="fragile")  # the trial, which is the last one that fails
     wait_for(lambda: any("it has failed again" in pause.reason for pause in bus.pauses.list()), "it to be paused again")
-    (broker.directory / "mended").touch()
-    for event in failing:
+    (broker.directory / "looked").touch()
+    for event in wanted:
         wait_for(lambda event=event: not rows(bus, event_id=event.id, outcome="parked"), "all to go on")  # type: ignore[misc]
     broker.journal.wait(10, agent="fragile")
     wait_for(lambda: bus.pauses.list() == [], "the pause to be over")
@@ -196,7 +196,7 @@ def test_what_is_shed_is_a_dead_letter_that_names_the_policy(
     worker(app="pauses_app", pool="solo")
     for agent in ("oldest", "newest"):
         bus.pause(agent)
-        wait_for(lambda agent=agent: consumes(broker, "w1", f"agent.{agent}"), f"w1 to hold {agent}", 10)  # type: ignore[misc]
+        wait_for(lambda agent=agent: consumes(broker, "w1", f"agent.{agent}"), f"w1 to hold {agent}")  # type: ignore[misc]
     bus.publish_many([("reading.taken", {"n": n}) for n in range(30)])
     wait_for(lambda: len(list(bus.get_events(type="agent.backpressure"))) == 2, "both to have too much waiting")
     late = bus.publish_many([("reading.taken", {"n": n}) for n in range(30, 70)])
