@@ -59,7 +59,7 @@ STEPS = [
 ]
 app.saga("order", on="order.placed", steps=STEPS, emits="order.done", fails="order.failed")
 app.saga("once", on="once.placed", steps=STEPS, key="data.number")
-app.saga("hurried", on="hurried.placed", steps=STEPS, deadline=1.0)
+app.saga("hurried", on="hurried.placed", steps=STEPS, deadline=3600)
 app.saga("brave", on="brave.placed", steps=[step(create, undo=cancel), step(pay, final=True), complete])
 app.workflow(
     "review",

@@ -9,6 +9,7 @@ import pytest
 from pipeline import Pipeline
 from pipeline.ledger.database.tables import flows
 from tests.harness import Broker, StartWorker, Worker
+from tests.ledgers import move
 from tests.records import rows
 from tests.servers import wait_for
 
@@ -126,6 +127,8 @@ def test_one_saga_for_each_key_however_many_events(bus: Pipeline, broker: Broker
 @pytest.mark.usefixtures("started")
 def test_a_saga_is_given_up_at_its_deadline_or_when_somebody_says_so(bus: Pipeline, broker: Broker) -> None:
     bus.publish("hurried.placed", {"total": 5, "pay": "wait"})
+    broker.journal.wait(1, agent="pay")
+    move(bus.ledger, flows, 3600)
     found = result(broker, "hurried.failed")
     assert (found["error"], found["compensated"]) == ("its time is over", ["create", "reserve"])
     bus.publish("order.placed", {"total": 5, "pay": "wait"})
