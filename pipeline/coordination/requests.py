@@ -21,7 +21,7 @@ from celery._state import get_current_task
 from sqlalchemy import and_, bindparam, select
 
 from ..core import retry
-from ..core.door.replies import LATER, REPLY_BY
+from ..core.door.replies import LATER, NO_LONGER, REPLY_BY
 from ..core.errors import (
     LedgerError,
     NoResponder,
@@ -261,7 +261,9 @@ class Requests:
         rows = {row[0]: Ended(*row) for row in found}
         for one in waiting:
             answer = answered(one.agents, rows, one.meant, every=one.every)
-            if answer is not None:
+            # An agent may see the time be over a moment before the one who has asked does.
+            is_late = any(rows[id].error == NO_LONGER for id in one.agents if id in rows)
+            if answer is not None and not (is_late and (one.every or isinstance(answer, NoResponder))):
                 _end(one.answer, answer)
         return rows
 
@@ -325,7 +327,7 @@ def too_late(asked: Asked, rows: Mapping[str, Ended]) -> RequestTimeout:
     answers = answered({id: name for id, name in asked.agents.items() if id in rows}, rows, asked.meant, every=True)
     if not answers or not isinstance(answers, dict):
         return RequestTimeout(f"nobody has answered request {asked.event} in time")
-    missing = sorted(name for id, name in asked.agents.items() if id not in rows)
+    missing = sorted(name for name in asked.agents.values() if name not in answers)
     told = f"{len(answers)} of {len(asked.agents)} have answered request {asked.event} in time"
     return RequestTimeout(f"{told}, and not {' and '.join(missing)}", answers)
 

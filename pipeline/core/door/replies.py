@@ -16,6 +16,8 @@ REPLY_BY, LATER = "replyby", "later"
 #: The extension attribute of CloudEvents for the time (RFC 3339) after which an event is not to be handled any more:
 #: https://github.com/cloudevents/spec/blob/main/cloudevents/extensions/expirytime.md
 EXPIRES = "expirytime"
+#: Why an event is not handled whose publisher has waited long enough.
+NO_LONGER = "whoever has asked waits no longer"
 #: What says until when an event is wanted.
 ENDS = frozenset({REPLY_BY, EXPIRES})
 
@@ -40,7 +42,7 @@ def too_late(further: Mapping[str, Any] | None, *, begun: bool) -> str | None:
     if not further:
         return None
     if _is_past(further.get(REPLY_BY)):
-        return "whoever has asked waits no longer"
+        return NO_LONGER
     return f"it has expired at {further[EXPIRES]}" if not begun and _is_past(further.get(EXPIRES)) else None
 
 

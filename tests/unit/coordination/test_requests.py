@@ -10,15 +10,18 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
-from pipeline import LedgerOff, NoResponder, Pipeline, RequestFailed
+from pipeline import LedgerOff, NoResponder, Pipeline, RequestFailed, RequestTimeout
 from pipeline.coordination import requests
 from pipeline.coordination.requests import FEW, LONGEST, Asked, Requests, answered
-from pipeline.core.door.replies import ENDS, EXPIRES, REPLY_BY, too_late, wants_reply
+from pipeline.core.door.replies import ENDS, EXPIRES, NO_LONGER, REPLY_BY, too_late, wants_reply
 from pipeline.core.errors import LedgerUnavailable
 from pipeline.core.event import Event, new_event
 from pipeline.core.ids import delivery_id
+from pipeline.core.outcome import Outcome
 from pipeline.core.times import monotonic
+from pipeline.ledger.database.tables import deliveries
 from tests.records import die, run_agents, succeed
 
 AGENTS = {"d1": "quote", "d2": "audit"}
@@ -153,6 +156,27 @@ def test_few_and_many_are_looked_for_with_the_same_answers(app: Pipeline, others
     assert {name: (each.status, each.agent_id, each.original_event_id) for name, each in found.items()} == {
         "quote": ("success", "quote", event.key), "audit": ("failure", "audit", event.key),
     }  # fmt: skip
+
+
+def test_who_has_not_begun_in_time_is_no_answer_and_the_wait_ends_at_its_time(app: Pipeline) -> None:
+    event = app.publish("price.asked", {})
+    late = {"outcome": Outcome.FILTERED.value, "error": NO_LONGER}
+    quote = succeed(app, event, "quote")
+    with app.ledger.database.transaction() as connection:
+        connection.execute(update(deliveries).where(deliveries.c.id == quote).values(late))
+    succeed(app, event, "audit")
+    one, several = asked_for(event, "quote"), asked_for(event, "quote", "audit", every=True)
+    asking = Requests(app.bus)
+    asking._look_at([one, several])
+    assert not one.answer.done()
+    assert not several.answer.done()
+    one.until = several.until = 0.0
+    asking._look_at([one, several])
+    with pytest.raises(RequestTimeout, match="nobody has answered"):
+        one.answer.result(0)
+    with pytest.raises(RequestTimeout, match=r"1 of 2 have answered request .* in time, and not quote") as caught:
+        several.answer.result(0)
+    assert list(caught.value.answers) == ["audit"]
 
 
 def test_while_the_ledger_is_away_each_ends_at_its_time(app: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
