@@ -12,6 +12,10 @@ from celery.signals import task_failure, task_postrun, task_retry, worker_proces
 from contract_app import app, is_open, journal, once  # type: ignore[import-not-found]
 
 from pipeline import Context, Retry
+from pipeline.core import times
+
+if "QUICK" in os.environ:  # the seconds that what is quick takes at most
+    times.QUICK = float(os.environ["QUICK"])
 
 #: What a handler may read of its task's request.
 READ = (
