@@ -31,9 +31,14 @@ def children(worker: Worker) -> list[int]:
 
 
 def writes(broker: Broker, worker: Worker) -> dict[str, Any]:
-    """Return what a worker says about the pipes to its pool processes."""
-    done = run([*CELERY, "inspect", "--timeout", "30", "--json", "stats", "-d", f"{worker.name}@test"], broker)
-    return dict(json.loads(done.stdout)[f"{worker.name}@test"]["pool"]["writes"])
+    """Return what a worker says about the pipes to its pool processes.
+
+    On Redis a worker may say that it is ready before it can hear what it is asked.
+    """
+    command = [*CELERY, "inspect", "--timeout", "20", "--json", "stats", "-d", f"{worker.name}@test"]
+    answers: list[str] = []
+    wait_for(lambda: answers.append(run(command, broker).stdout) or answers[-1], "the worker to answer")
+    return dict(json.loads(answers[-1])[f"{worker.name}@test"]["pool"]["writes"])
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
