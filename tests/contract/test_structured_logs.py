@@ -18,8 +18,9 @@ BANNER = (" ", "-", "*", "[", "\n")
 
 
 def lines(worker: Worker) -> list[dict[str, Any]]:
-    """Return what the worker has logged; its banner is none of that."""
-    return [json.loads(line) for line in worker.output().splitlines() if line.startswith("{")]
+    """Return what the worker has logged; its banner is none of that, and neither is a line that is half written."""
+    said = worker.output()
+    return [json.loads(line) for line in said[: said.rfind("\n") + 1].splitlines() if line.startswith("{")]
 
 
 def said(worker: Worker, text: str) -> list[dict[str, Any]]:
@@ -69,7 +70,7 @@ def test_lines_say_which_trace_goes_on(bus: Pipeline, worker: StartWorker, tmp_p
 @pytest.mark.parametrize("how", ["signal", "root"])
 def test_who_has_set_up_logging_keeps_that(how: str, bus: Pipeline, worker: StartWorker) -> None:
     one = worker(app="telemetry_app", pool="prefork", environment={**JSON, "OWN_LOGGING": how}, wait=False)
-    wait_for(lambda: "mine" in one.output() and "ready." in one.output(), "the worker to be ready", 15)
+    wait_for(lambda: "mine" in one.output() and "ready." in one.output(), "the worker to be ready", 90)
     event = bus.publish("tell.plain", {"n": 1})
     wait_for(lambda: f"mine {event.id} plain: plain says 1" in one.output(), "the line in the user's format", 60)
     assert lines(one) == []
