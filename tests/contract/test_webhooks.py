@@ -118,10 +118,11 @@ def test_what_a_webhook_refuses_is_a_dead_letter_at_once(
 
 @pytest.mark.usefixtures("near")
 def test_who_does_not_answer_in_time_or_is_not_there_is_called_again(bus: Pipeline, hook: Hook) -> None:
-    bus.subscriptions.add("slow", on="order.*", url=hook.url, timeout=0.5, retry=1)
+    bus.subscriptions.add("slow", on="order.*", url=hook.url, timeout=3, retry=1)
     bus.subscriptions.add("gone", on="order.*", url="http://127.0.0.1:9/hook", retry=1)
     hook.gate.clear()
     bus.settle(bus.publish("order.placed", {"n": 1}), timeout=60)
+    hook.wait(2)
     hook.gate.set()
     letters = {letter.agent: letter for letter in bus.dead_letters.list()}
     assert letters["slow"].attempts == letters["gone"].attempts == 2

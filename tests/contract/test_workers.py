@@ -188,6 +188,8 @@ def test_a_pool_process_that_dies_is_an_attempt_and_the_event_is_tried_again(
     worker(pool="prefork")
     event = bus.publish("task.created", {"alpha": "die"})
     broker.journal.wait(2, agent="alpha", id=event.id)
+    broker.journal.wait(1, agent="beta")
+    broker.journal.wait(1, agent="gamma")
     assert [line["attempt"] for line in broker.journal.lines(agent="alpha")] == [1, 2]
     assert broker.journal.count(agent="beta") == broker.journal.count(agent="gamma") == {event.id: 1}
 
