@@ -11,7 +11,7 @@ from typing import Any
 
 import axe_playwright_python
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text()
 NAMES = ("chromium", "chromium-browser", "google-chrome")
@@ -26,6 +26,7 @@ def browsing() -> Iterator[Browser]:
         if "chromium" in os.environ.get("TESTS_REQUIRE", "").split(","):
             pytest.fail(say)
         pytest.skip(say)
+    expect.set_options(timeout=30_000)  # milliseconds, in which something comes on a machine that is busy
     # What runs as root, as in containers, has no sandbox of the browser's own.
     arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
     with sync_playwright() as playwright:

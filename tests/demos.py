@@ -11,14 +11,16 @@ from tests.servers import wait_for
 #: The command that is installed: under `python -m` Python ends itself by SIGINT, whatever the exit code was to be, when
 #: that has come within exec() of a text, as where a dataclass is made.
 COMMAND = [str(Path(sys.executable).with_name("pipeline")), "demo"]
+#: A demonstration has more time than it needs on a machine that does nothing else.
+PATIENT = ("--timeout", "150")
 #: How the names of settings begin that a test must not have from whoever runs it.
 SETTINGS = ("PIPELINE_", "BRIEFING_", "CREW_", "ORDERS_", "TRADING_")
 
 
-def demo(*arguments: str, environment: dict[str, str], seconds: float = 90) -> subprocess.CompletedProcess[str]:
+def demo(*arguments: str, environment: dict[str, str], seconds: float = 180) -> subprocess.CompletedProcess[str]:
     """Run a demonstration to its end."""
     return subprocess.run(
-        [*COMMAND, *arguments], capture_output=True, text=True, env=environment, timeout=seconds, check=False,
+        [*COMMAND, *arguments, *PATIENT], capture_output=True, text=True, env=environment, timeout=seconds, check=False,
         stdin=subprocess.DEVNULL,
     )  # fmt: skip
 
@@ -33,7 +35,7 @@ def interrupted(
 
     """
     with subprocess.Popen(
-        [*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        [*COMMAND, *arguments, *PATIENT], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     ) as running:
         assert running.stdout is not None
         wait_for(lambda: workers_in(directory), "the worker")
@@ -41,7 +43,7 @@ def interrupted(
         while said not in heard:
             heard += running.stdout.readline()
         running.send_signal(number)
-        rest, errors = running.communicate(timeout=30)
+        rest, errors = running.communicate(timeout=60)
     return running.returncode, heard + rest, errors
 
 

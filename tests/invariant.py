@@ -37,7 +37,7 @@ def nothing_has_disappeared(bus: Pipeline, broker: Broker) -> None:
         return not any(left.values())
 
     try:
-        wait_for(is_accounted_for, "every event to be accounted for", 20, interval=0.2)
+        wait_for(is_accounted_for, "every event to be accounted for", 60, interval=0.2)
     except AssertionError:
         lost = {agent: sorted(missing) for agent, missing in left.items() if missing}
         raise AssertionError(f"events have disappeared, by agent: {lost}") from None

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import Event
-from tests.demos import COMMAND, demo, workers_in
+from tests.demos import COMMAND, PATIENT, demo, workers_in
 from tests.http import Server
 from tests.servers import wait_for
 
@@ -78,8 +78,8 @@ def test_the_commands_that_the_demo_ends_with_work_as_they_are_printed(
     (elsewhere / "pipeline.toml").write_text('broker_url = "amqp://127.0.0.1:1//"\n')
     directory = elsewhere / "it's here"
     found = subprocess.run(
-        [*COMMAND, "What is a lambda?", "--directory", directory.name],
-        capture_output=True, text=True, env=environment, timeout=90, check=False, cwd=elsewhere,
+        [*COMMAND, "What is a lambda?", "--directory", directory.name, *PATIENT],
+        capture_output=True, text=True, env=environment, timeout=180, check=False, cwd=elsewhere,
     )  # fmt: skip
     assert (found.returncode, found.stderr) == (0, "")
     printed = [line.strip() for line in found.stdout.splitlines() if "pipeline.toml" in line]
@@ -121,7 +121,7 @@ def test_a_demo_ends_with_the_page_of_what_happened_when_that_is_wanted(environm
     # As somebody has it who uses the bus already: it may not be asked.
     environment |= {"PIPELINE_LEDGER_URL": "postgresql://nobody@127.0.0.1:1/none"}
     with subprocess.Popen(
-        [*COMMAND, "What is a lambda?", "--serve"],
+        [*COMMAND, "What is a lambda?", "--serve", *PATIENT],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
     ) as running:  # fmt: skip
         try:
@@ -172,9 +172,9 @@ def test_a_demo_that_takes_too_long_says_what_is_missing(tmp_path: Path, environ
             "--directory",
             "here",
             "--timeout",
-            "15",
-        ]  # for the worker's start too
-        found = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, check=False)
+            "40",
+        ]  # for the workers' starts too
+        found = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=False)
         process.communicate("")
     assert found.returncode == 1
     assert "out of time, waiting for the first message: " in found.stderr

@@ -71,7 +71,7 @@ async def plain(data: Any, ctx: Context) -> None:
     journal("plain", ctx, {"threads": threading.active_count()})
 
 
-@bus.agent(on="stuck.asked", retry=0, timeout=0.5)
+@bus.agent(on="stuck.asked", retry=0, timeout=5)
 async def stuck(data: Any, ctx: Context) -> None:
     """Hang in the thread of the ORM until the test says otherwise."""
 

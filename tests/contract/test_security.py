@@ -18,7 +18,7 @@ from kombu import Connection, Producer, Queue
 from pipeline import Pipeline
 from tests.foreign import foreign
 from tests.harness import Broker, Worker
-from tests.servers import RABBITMQ_PATHS, RabbitMQ, Redis, Server, ServerMissingError, wait_for
+from tests.servers import AT_MOST, RABBITMQ_PATHS, RabbitMQ, Redis, Server, ServerMissingError, wait_for
 
 PAGE = (Path(__file__).parents[2] / "docs" / "security.md").read_text()
 
@@ -32,7 +32,7 @@ def example(heading: str) -> list[str]:
 
 def app_of(broker: Broker, url: str) -> Pipeline:
     directory = broker.directory / "state"
-    return Pipeline("publisher", broker_url=url, directory=directory, publish_timeout=3)
+    return Pipeline("publisher", broker_url=url, directory=directory, publish_timeout=AT_MOST)
 
 
 def work(broker: Broker, publisher: Pipeline, operator: Pipeline) -> None:

@@ -59,7 +59,7 @@ def start(worker: StartWorker) -> StartWorker:
 
 def taken_on(worker: Worker, id: str = "crm", times: int = 1) -> None:
     """Wait until a worker runs a subscription, or has changed it so often."""
-    wait_for(lambda: worker.output().count(f"subscription {id}: this worker runs it") >= times, f"{id} to be run", 30)
+    wait_for(lambda: worker.output().count(f"subscription {id}: this worker runs it") >= times, f"{id} to be run")
 
 
 @POOLS

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 from sqlalchemy import text
 
@@ -14,7 +15,7 @@ from pipeline.core.errors import LedgerUnavailable
 from pipeline.ledger.database.migrate import upgrade
 from tests.ledgers import ON_POSTGRESQL, engine_on, refused
 from tests.records import order
-from tests.servers import Server
+from tests.servers import Server, wait_for
 from tests.tls import certificate
 
 pytestmark = [
@@ -37,11 +38,20 @@ def ca(ledger_url: str, servers: Callable[[str], Server], tmp_path: Path) -> Ite
     with engine_on(ledger_url, isolation_level="AUTOCOMMIT") as engine, engine.connect() as connection:
         connection.execute(text("ALTER SYSTEM SET ssl = on"))
         connection.execute(text("SELECT pg_reload_conf()"))
+        wait_for(lambda: offers_tls(ledger_url), "the server to offer TLS")
         try:
             yield own
         finally:
             connection.execute(text("ALTER SYSTEM RESET ssl"))
             connection.execute(text("SELECT pg_reload_conf()"))
+
+
+def offers_tls(url: str) -> bool:
+    try:
+        psycopg.connect(f"{url.replace('+psycopg', '')}?sslmode=require", connect_timeout=20).close()
+    except psycopg.OperationalError:
+        return False
+    return True
 
 
 def test_an_address_may_ask_for_tls_and_a_wrong_certificate_is_named_without_the_password(

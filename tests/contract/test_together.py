@@ -17,7 +17,7 @@ from pipeline.ledger.database.tables import outbox
 from pipeline.publishing import together
 from tests.harness import Broker, backlog
 from tests.records import event_ids, make_app, order, rows
-from tests.servers import wait_for
+from tests.servers import AT_MOST, wait_for
 from tests.threads import in_threads
 
 THREADS, EACH = 20, 15
@@ -44,7 +44,8 @@ def outcome(publish: Callable[[], Event]) -> Any:
 def app(request: pytest.FixtureRequest, broker: Broker, no_settings: None) -> Iterator[Pipeline]:
     """A publisher without a ledger, and with one."""
     url = request.param and f"sqlite:///{broker.directory / 'crowd.db'}"
-    with closing(Pipeline("crowd", broker_url=broker.url, directory=broker.directory, ledger_url=url)) as one:
+    options = {"ledger_url": url, "publish_timeout": AT_MOST}
+    with closing(Pipeline("crowd", broker_url=broker.url, directory=broker.directory, **options)) as one:
         one.publish("nobody.listens", {})
         yield one
 
@@ -91,7 +92,7 @@ def test_an_id_that_is_taken_is_that_events_trouble(tmp_path: Path, ledger_url: 
     def publish(app: Pipeline, n: int) -> Event:
         return app.publish(new_event(order(n), source="/t", id="a1" if n % 7 == 0 else f"n{n}"))
 
-    with closing(make_app(ledger_url, tmp_path)) as app:
+    with closing(make_app(ledger_url, tmp_path, publish_timeout=AT_MOST)) as app:
         app.publish(new_event(order(-1), source="/t", id="a1"))
         found = publish_in_threads(app, publish)
         assert found == [IdTaken if n % 7 == 0 else True for n in range(THREADS * EACH)]

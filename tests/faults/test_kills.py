@@ -44,7 +44,7 @@ def kill_publishers_and_workers(
         publisher = subprocess.Popen(
             [sys.executable, "-c", PUBLISHER, str(accepted)], env=broker.environment(), cwd=broker.directory
         )
-        wait_for(lambda name=one.name: f"{name}@test ready." in broker_log(broker, name), "the victim", 40)
+        wait_for(lambda name=one.name: f"{name}@test ready." in broker_log(broker, name), "the victim", 90)
         wait_for(lambda before=before: accepted.stat().st_size > before, "the publisher's first event")
         busy = chance.uniform(0.0, 0.4)
         deadline = time.monotonic() + busy

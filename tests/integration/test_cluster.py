@@ -135,6 +135,6 @@ def test_a_cluster_goes_on_when_one_of_its_workers_is_killed_and_restarted(
     setup.worker_cluster[0].restart()
     ids = {event.id for event in events}
     for agent in ("alpha", "beta", "gamma"):
-        wait_for(lambda agent=agent: set(broker.journal.count(agent=agent)) == ids, f"all events at {agent}", 60)
+        wait_for(lambda agent=agent: set(broker.journal.count(agent=agent)) == ids, f"all events at {agent}", 120)
     setup.worker_cluster[1].assert_log_exists("agent.alpha")
     assert setup.ready(control=True)

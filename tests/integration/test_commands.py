@@ -108,7 +108,7 @@ def test_an_existing_celery_app_gets_the_bus_in_five_lines(bus: Pipeline, broker
     worker(app="existing_app", options=("-Q", "mine,agent.added"))
     bus.publish("order.placed", {"n": 1})
     broker.journal.wait(1, agent="added")
-    assert bus.celery.send_task("existing.double", (21,), queue="mine").get(timeout=20) == 42
+    assert bus.celery.send_task("existing.double", (21,), queue="mine").get(timeout=60) == 42
 
 
 def test_a_worker_on_a_broker_that_the_bus_does_not_know_ends_and_says_so(broker: Broker) -> None:

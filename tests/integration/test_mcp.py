@@ -211,7 +211,7 @@ def test_it_ends_when_its_input_does_and_by_ctrl_c(
     process.stdin.flush()
     assert json.loads(process.stdout.readline())["id"] == 1
     if how == "closed":
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=90)
     else:
         os.kill(process.pid, signal.SIGINT)
         wait_for(lambda: process.poll() is not None, "it to end while its input is open")
@@ -255,18 +255,18 @@ def test_a_request_that_waits_keeps_neither_others_nor_the_end_waiting(
 
 def test_a_line_that_is_no_message_is_no_end(started: Callable[..., subprocess.Popen[bytes]], broker: Broker) -> None:
     process = started()
-    out, _ = process.communicate(b"\xff no JSON\n" + PING, timeout=30)
+    out, _ = process.communicate(b"\xff no JSON\n" + PING, timeout=90)
     assert any(json.loads(line).get("id") == 1 for line in out.splitlines())
 
 
 def test_what_cannot_be_allowed_and_a_missing_extra_are_said(
     started: Callable[..., subprocess.Popen[bytes]], broker: Broker, tmp_path: Path
 ) -> None:
-    _, said = started("--allow", "operate").communicate(timeout=30)
+    _, said = started("--allow", "operate").communicate(timeout=90)
     assert b"'operate' is nothing that can be allowed; known: publish, request" in said
     (tmp_path / "mcp.py").write_text("raise ModuleNotFoundError(\"No module named 'mcp'\", name='mcp')\n")
     path = f"{broker.environment()['PYTHONPATH']}:{tmp_path}"
     process = started(PYTHONPATH=path)
-    out, said = process.communicate(timeout=30)
+    out, said = process.communicate(timeout=90)
     assert (process.returncode, out) == (1, b"")
     assert b"`pipeline mcp` needs mcp, which is not installed: pip install '.[mcp]'" in said
