@@ -13,7 +13,7 @@ from pipeline import Context, Debounce, Pipeline, Retry, Singleton
 
 app = Pipeline("singles")
 #: Seconds after which a handler that nobody stops gives up.
-LONG = 60
+LONG = 300
 #: The quiet time of an index: a moment, or as long as the test wants it before it lets the time pass.
 QUIET = os.environ.get("QUIET", "2s")
 

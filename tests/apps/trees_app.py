@@ -15,7 +15,7 @@ from pipeline import Context, Pipeline, Retry
 
 app = Pipeline("trees")
 #: Seconds after which a handler that nobody stops gives up.
-LONG = 60
+LONG = 300
 
 
 def says(what: str, ctx: Context) -> None:

@@ -22,6 +22,7 @@ from pipeline.ledger.database.tables import outbox as outbox_table
 from tests.harness import Broker, backlog, run
 from tests.ledgers import sweep
 from tests.records import AWAY, Order, event_ids, order, rows
+from tests.servers import AT_MOST
 
 
 @pytest.fixture
@@ -104,8 +105,8 @@ def test_a_delayed_event_shares_the_fate_of_its_transaction(app: Pipeline, engin
 def test_the_first_event_of_a_process_may_be_in_a_transaction_that_has_written(
     make: Callable[..., Pipeline], engine: Engine
 ) -> None:
-    fresh = make(ledger_timeout=1)
-    again = Pipeline("again", ledger_url=str(fresh.settings.ledger_url), broker_url=AWAY, ledger_timeout=1)
+    fresh = make(ledger_timeout=AT_MOST)
+    again = Pipeline("again", ledger_url=str(fresh.settings.ledger_url), broker_url=AWAY, ledger_timeout=AT_MOST)
     by_session(again, engine, "commit")
     again.close()
     assert len(event_ids(fresh)) == 1
@@ -246,7 +247,7 @@ def test_django_publishes_on_commit(app: Pipeline, tmp_path: Path, ledger_url: s
 def test_a_transaction_may_be_the_first_user_of_a_ledger(
     tmp_path: Path, end: str, writes_before: bool, delay: float | None
 ) -> None:
-    app = Pipeline("first", directory=tmp_path / "new", ledger_timeout=0.5)
+    app = Pipeline("first", directory=tmp_path / "new", ledger_timeout=AT_MOST)
     engine = create_engine(app.settings.effective_ledger_url)
     with Session(engine) as session:
         session.execute(text("CREATE TABLE accounts (name TEXT)"))

@@ -92,7 +92,7 @@ def test_connections_that_were_opened_while_the_server_was_read_only_are_not_kep
 ) -> None:
     event = ready.publish(order())
     with read_only(server, of=f"DATABASE {ledger_url.rpartition('/')[2]}"):
-        late = fresh(ledger_url, ledger_timeout=0.5)
+        late = fresh(ledger_url, ledger_timeout=2)
         ready.close()
         for app in (late, ready):
             refused(app, LedgerUnavailable, "is read-only")
@@ -130,7 +130,7 @@ def test_a_standby_can_be_read_and_takes_events_as_soon_as_it_is_promoted(
 ) -> None:
     (logged,) = rows(ready, events)
     url = standby.instead(ledger_url)
-    with closing(fresh(url, ledger_timeout=0.5)) as app:
+    with closing(fresh(url, ledger_timeout=2)) as app:
         wait_for(lambda: rows(app, events) == [logged], "the standby to have the event")
         refused(app, LedgerUnavailable, "is read-only", "PIPELINE_LEDGER_URL")
         with pytest.raises(LedgerUnavailable, match="is read-only"):

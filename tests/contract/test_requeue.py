@@ -260,7 +260,7 @@ def test_a_crash_after_the_transaction_loses_nothing(
 
 def test_a_ledger_that_does_not_answer_changes_nothing(app: Pipeline, ledger_url: str, tmp_path: Path) -> None:
     (id,) = died(app, 1)
-    busy = make_app(ledger_url, tmp_path, ledger_timeout=0.3)
+    busy = make_app(ledger_url, tmp_path, ledger_timeout=2)
     busy.dead_letters.count()
     with app.ledger.database.transaction() as connection:
         connection.execute(records.deliveries.update().values(attempts=1))

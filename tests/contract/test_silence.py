@@ -19,7 +19,7 @@ from tests.servers import wait_for
 from tests.threads import in_threads
 
 #: Seconds that publishers wait here, and how many times that nothing may take which is bounded by it.
-ASKED, FACTOR = 1.0, 4
+ASKED, FACTOR = 2.0, 4
 #: The least that a worker may be set to.
 SOON = {"PIPELINE_BROKER_TIMEOUT": "10"}
 LOST = "Connection to broker lost"

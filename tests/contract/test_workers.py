@@ -255,14 +255,14 @@ def test_every_pool_runs_agents_and_plain_tasks_side_by_side(
 def test_an_event_that_is_too_large_for_its_worker_is_a_dead_letter_of_the_ledger_in_the_end(
     bus: Pipeline, broker: Broker, worker: StartWorker
 ) -> None:
-    worker(environment={"PIPELINE_MAX_EVENT_BYTES": "2000", "PIPELINE_RECONCILE_AFTER": "1"})
+    worker(environment={"PIPELINE_MAX_EVENT_BYTES": "2000", "PIPELINE_RECONCILE_AFTER": "4"})
     event = bus.publish("step.done", "x" * 3000)
     wait_for(lambda: bus.dead_letters.list(agent="follow"), "the dead letter", 90)
     (letter,) = bus.dead_letters.list(agent="follow")
     assert (letter.event.id, "the limit is 2,000" in letter.error) == (event.id, True)
     bus.settle(bus.publish("step.done", {"n": 1}), 60)  # which comes after all that has been sent
     set_aside = backlog(bus, "agent.follow.dead")
-    time.sleep(2)  # the reconciliation has looked
+    time.sleep(6)  # the reconciliation has looked
     bus.settle(bus.publish("step.done", {"n": 2}), 60)
     assert backlog(bus, "agent.follow.dead") == set_aside <= 2
 
