@@ -92,7 +92,7 @@ class Server(ABC):
                 self.command(), env=self.environment(), stdout=log, stderr=log, stdin=subprocess.DEVNULL,
                 start_new_session=True, **self.options(),
             )  # fmt: skip
-        wait_for(self._ready_or_dead, f"{self.name} to start (see {output})", seconds=60, interval=0.05)
+        wait_for(self._ready_or_dead, f"{self.name} to start (see {output})", seconds=180, interval=0.05)
         assert self.process.poll() is None, output.read_text()
         return self
 

@@ -17,6 +17,7 @@ import pytest
 
 from pipeline.core.errors import to_install
 from tests.acceptance.test_demo import read
+from tests.demos import PATIENT
 from tests.servers import wait_for
 
 pytest.importorskip("pydantic_ai")
@@ -54,7 +55,7 @@ class AtATerminal:
         self.said = directory / "said.txt"
         ours, theirs = pty.openpty()
         with self.said.open("wb") as said:
-            self.process = subprocess.Popen(COMMAND, stdin=theirs, stdout=said, stderr=said, env=environment)
+            self.process = subprocess.Popen([*COMMAND, *PATIENT], stdin=theirs, stdout=said, stderr=said, env=environment)
         os.close(theirs)
         self._keys: IO[bytes] = os.fdopen(ours, "wb", buffering=0)
 
@@ -83,7 +84,7 @@ def test_each_model_call_is_paid_once_though_the_provider_refuses_and_the_worker
 ) -> None:
     # As somebody has it who uses the bus already: it may not be asked.
     environment |= {"PIPELINE_LEDGER_URL": "postgresql://nobody@127.0.0.1:1/none"}
-    found = run([*COMMAND, "--yes", "--json", "--directory", "here", "--by", "grace"], environment)
+    found = run([*COMMAND, "--yes", "--json", "--directory", "here", "--by", "grace", *PATIENT], environment)
     assert (found.returncode, found.stderr) == (0, "")
     told = json.loads(found.stdout)
 
@@ -148,7 +149,7 @@ def test_ctrl_c_at_the_question_ends_everything(tmp_path: Path, environment: dic
 
 
 def test_with_another_model_nothing_is_broken_on_purpose(tmp_path: Path, environment: dict[str, str]) -> None:
-    found = run([*COMMAND, "--yes", "--json"], {**environment, "CREW_MODEL": "test"})
+    found = run([*COMMAND, "--yes", "--json", *PATIENT], {**environment, "CREW_MODEL": "test"})
     assert (found.returncode, found.stderr) == (0, "")
     told = json.loads(found.stdout)
     assert (told["killed"], told["paused"], told["paid"]["provider"]) == (None, None, None)
