@@ -55,7 +55,8 @@ class AtATerminal:
         self.said = directory / "said.txt"
         ours, theirs = pty.openpty()
         with self.said.open("wb") as said:
-            self.process = subprocess.Popen([*COMMAND, *PATIENT], stdin=theirs, stdout=said, stderr=said, env=environment)
+            command = [*COMMAND, *PATIENT]
+            self.process = subprocess.Popen(command, stdin=theirs, stdout=said, stderr=said, env=environment)
         os.close(theirs)
         self._keys: IO[bytes] = os.fdopen(ours, "wb", buffering=0)
 
