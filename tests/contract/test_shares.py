@@ -28,11 +28,18 @@ def start(worker: StartWorker) -> StartWorker:
     return start
 
 
-def warm(bus: Pipeline, one: Worker) -> None:
-    """Let a worker learn that the agent is quick; none of its processes has anything to do then."""
-    for number in range(1, 6):
-        bus.publish("way.shared", {})
-        wait_for(lambda number=number: one.output().count("] succeeded in") == number, "the end of it")  # type: ignore[misc]
+def warm(bus: Pipeline, broker: Broker) -> None:
+    """Let the worker learn that the agent is quick, and that both of its processes are free then."""
+    for _ in range(5):
+        event = bus.publish("way.shared", {})
+        broker.journal.wait(1, agent="shared", id=event.id)
+    wait_for(lambda: is_free(bus, "w1@test"), "the worker to know that all has ended")
+
+
+def is_free(bus: Pipeline, name: str) -> bool:
+    """Say whether a worker answers, and has nothing in hand; what is not reserved any more may be active."""
+    asked = bus.celery.control.inspect([name], timeout=5)
+    return all((answer() or {}).get(name) == [] for answer in (asked.reserved, asked.active))
 
 
 def hold(bus: Pipeline, broker: Broker) -> None:
@@ -60,7 +67,7 @@ def all_ran(broker: Broker, events: list[Event]) -> bool:
 
 def test_a_process_runs_many_in_one_go(bus: Pipeline, broker: Broker, start: StartWorker) -> None:
     one = start()
-    warm(bus, one)
+    warm(bus, broker)
     failing, others = share(bus, broker, "fail")
     wait_for(lambda: len(dead_letters(bus, "shared")) == 1, "the dead letter")
     wait_for(lambda: all_ran(broker, others) and backlog(bus, "agent.shared") == 0, "the end of all")
@@ -79,8 +86,8 @@ def test_a_process_runs_many_in_one_go(bus: Pipeline, broker: Broker, start: Sta
 def test_who_ends_his_process_runs_again_alone_and_the_others_lose_no_attempt(
     bus: Pipeline, broker: Broker, start: StartWorker, do: str
 ) -> None:
-    one = start()
-    warm(bus, one)
+    start()
+    warm(bus, broker)
     culprit, others = share(bus, broker, do)
     if do != "die":
         wait_for(lambda: len(dead_letters(bus, "shared")) == 1, "the dead letter", 90)
@@ -94,8 +101,8 @@ def test_who_ends_his_process_runs_again_alone_and_the_others_lose_no_attempt(
 
 @pytest.mark.bare
 def test_who_hangs_is_revoked_and_the_others_run(bus: Pipeline, broker: Broker, start: StartWorker) -> None:
-    one = start()
-    warm(bus, one)
+    start()
+    warm(bus, broker)
     hanging, others = share(bus, broker, "hang")
     broker.journal.wait(1, agent="shared", id=hanging.id)
     id = delivery_id(hanging.id, "shared")
@@ -107,8 +114,8 @@ def test_who_hangs_is_revoked_and_the_others_run(bus: Pipeline, broker: Broker, 
 def test_what_is_revoked_before_its_share_is_given_does_not_run(
     bus: Pipeline, broker: Broker, start: StartWorker
 ) -> None:
-    one = start()
-    warm(bus, one)
+    start()
+    warm(bus, broker)
     hold(bus, broker)
     events = bus.publish_many([("way.shared", {})] * 10)
     wait_for(lambda: backlog(bus, "agent.shared") == 0, "all to be held by the worker")
@@ -124,7 +131,7 @@ def test_a_warm_stop_ends_the_shares_that_run_and_leaves_the_rest_to_others(
     bus: Pipeline, broker: Broker, start: StartWorker
 ) -> None:
     one = start()
-    warm(bus, one)
+    warm(bus, broker)
     hold(bus, broker)
     events = bus.publish_many([("way.shared", {})] * 10)
     assert one.process is not None
