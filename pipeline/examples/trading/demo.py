@@ -26,7 +26,7 @@ SEED = 7
 #: Ticks when the market opens, and while it is halted; handlers that the worker runs at once.
 OPENING, DURING, THREADS = 250, 40, 8
 #: Seconds in which nothing is begun when the worker has taken note of the pause, and that the market is halted then.
-QUIET, HALTED = 1.0, 1.5
+QUIET, HALTED = 3.0, 1.5
 #: Seconds between two looks at the book, and at what is open; and between two lines about what is routine.
 INTERVAL, COUNTED = 0.2, 1.0
 #: Outcomes of deliveries that are done, or were not wanted.
