@@ -22,7 +22,9 @@ def test_workers_share_an_agents_events_and_each_is_handled_once(
 ) -> None:
     worker(name="w1")
     worker(name="w2")
-    events = bus.publish_many([("task.created", {"alpha": "sleep 0.01"}) for _ in range(100)])
+    events = bus.publish_many([("task.created", {"alpha": "hold gate"}) for _ in range(100)])
+    broker.journal.wait(2, agent="alpha")  # each holds one
+    (broker.directory / "gate").touch()
     broker.journal.wait(300)
     assert set(broker.journal.count().values()) == {3}
     assert set(broker.journal.count(agent="alpha")) == {event.id for event in events}
