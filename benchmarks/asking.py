@@ -3,22 +3,28 @@
     python -m benchmarks.asking
     python -m benchmarks.asking --broker rabbitmq --count 400
 
-A worker with a pool of threads and a SQLite ledger; one request, one event, and one join of two members at a time, 20
-of them a second, so that each finds everybody idle. A join's time is from the return of its last member to the handler
-of the event that follows. Then 1,000 requests at once from one process, by arequest().
+A worker with a pool of threads and a SQLite ledger; one request, one event, and one join of two members at a time, 50
+ms after the last one, so that each finds everybody idle. A join's time is from the return of its last member to the
+moment when the event that follows is recorded, in the transaction that ends it, and to that event's handler. Then 1,000
+requests at once from one process, by arequest().
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import select
+
 from pipeline import Pipeline
+from pipeline.core.times import SECOND
+from pipeline.ledger.database.tables import events
 
 from .progress import say
 from .samples import percentile
@@ -48,18 +54,18 @@ def build(url: str, ledger_url: str) -> Pipeline:
         done(data["sent"])
 
     @app.agent()
-    def left(data: dict[str, Any]) -> float:
-        return time.monotonic()
+    def left(data: dict[str, Any]) -> list[float]:
+        return _both_clocks()
 
     @app.agent()
-    def right(data: dict[str, Any]) -> float:
-        return time.monotonic()
+    def right(data: dict[str, Any]) -> list[float]:
+        return _both_clocks()
 
     app.join("bench2", on="bench.joined", agents=[left, right], emits="bench.ended")
 
     @app.agent(on="bench.ended", name="bench3")
     def ended(data: dict[str, Any]) -> None:
-        done(max(data["results"].values()))  # both processes read one clock
+        done(max(at for at, _ in data["results"].values()))  # both processes read one clock
 
     return app
 
@@ -92,10 +98,14 @@ def measure(broker_name: str, count: int) -> None:
             )
             for n in range(count):
                 app.publish("bench.joined", {"n": n})
+                records.wait(count + n + 1, 60)
                 _apart()
-            ends = _waited(records, count, count)
-            end = percentile(ends, 50)
-            say(f"{broker_name}: a join's end p50 {end:.1f} ms, p99 {percentile(ends, 99):.1f}: {end / hop:.1f} hops")
+            for what, times in ("recorded", _recorded(app)), ("handled", _waited(records, count, count)):
+                end = percentile(times, 50)
+                say(
+                    f"{broker_name}: a join's end is {what} p50 {end:.1f} ms after its last member, "
+                    f"p99 {percentile(times, 99):.1f}: {end / hop:.1f} hops"
+                )
             two = percentile([_asked(app, "bench.relayed", n) for n in range(count)], 50)
             say(f"{broker_name}: a request that asks another agent p50 {two:.1f} ms: {two / hop:.1f} hops")
             before = time.monotonic()
@@ -121,6 +131,18 @@ def _waited(records: Records, first: int, count: int) -> list[float]:
     """Return how many milliseconds so many handlers have been waited for."""
     records.wait(first + count, 60)
     return [(executed - sent) * 1000 for sent, executed in records.read()[first:]]
+
+
+def _both_clocks() -> list[float]:
+    return [time.monotonic(), time.time()]
+
+
+def _recorded(app: Pipeline) -> list[float]:
+    """Return how many milliseconds after the last member each join's event was written."""
+    query = select(events.c.recorded, events.c.body).where(events.c.type == "bench.ended")
+    rows = app.ledger.database.read(lambda connection: connection.execute(query).all())
+    last = [max(at for _, at in json.loads(row.body)["data"]["results"].values()) for row in rows]
+    return [(row.recorded / SECOND - at) * 1000 for row, at in zip(rows, last, strict=True)]
 
 
 def _is_there(app: Pipeline) -> bool:

@@ -98,7 +98,7 @@ class Context(Pausing, Saying):
         self._ledger, self._types, self._blobs, self._by_hand = ledger, types, blobs, False
         #: What an earlier run has emitted before it was parked is out: the same events are not sent again.
         self._before = emitted
-        self._next, self._has_begun = 0, False
+        self._next, self._has_begun, self._has_said = 0, False, False
         self.waiting: Waiting | None = None
         self._spending: Spending | None = None
         self._flow: str | FlowView | None = flow
@@ -385,7 +385,7 @@ class Context(Pausing, Saying):
         with self._mutex:
             self._ended = True
             effects = self.effects()
-        if self._closing is None:  # else it holds SQLite's write lock
+        if self._has_said and self._closing is None:  # else it holds SQLite's write lock
             self._say_all()
         return effects
 
@@ -396,4 +396,5 @@ class Context(Pausing, Saying):
             closing, self._closing = self._closing, None
         if closing is not None:
             aside(closing.close)
-        self._say_all()
+        if self._has_said:
+            self._say_all()

@@ -65,9 +65,7 @@ def test_what_a_delivery_has_said_is_written_when_it_ends_and_what_others_say_la
     for speaker in (ADA, other):
         ledger.notices.add(speaker, "answer", "all of it")
         ledger.notices.progress(speaker, 1.0, "done")
-    assert ledger.notices.has_said("d-1")
     ledger.notices.finish("d-1")
-    assert not ledger.notices.has_said("d-1")
     assert [(one.delivery, one.text) for one in ledger.notices.of("order-1")] == [("d-1", "all of it"), ("d-1", "done")]
     ledger.notices.flush()
     assert text(ledger, other) == "all of it"

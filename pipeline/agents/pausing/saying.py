@@ -22,7 +22,7 @@ LONGEST_NAME = 200
 class Saying:
     """What handlers call on their context to say how it goes."""
 
-    __slots__ = ()
+    __slots__ = ("_has_said",)
 
     event: Event
     agent: str
@@ -70,11 +70,13 @@ class Saying:
 
     def _say_all(self) -> None:
         """Have written what was said: who sees that the delivery has ended is to have heard it."""
-        if (ledger := self._ledger) is not None and ledger.notices.has_said(self.delivery_id):
-            aside(partial(ledger.notices.finish, self.delivery_id))
+        self._has_said = False
+        if self._ledger is not None:
+            aside(partial(self._ledger.notices.finish, self.delivery_id))
 
     def _speaker(self, what: str, text: str) -> Speaker:
         if not isinstance(text, str):
             raise InvalidStep(f"{what}: {text!r:.60} is no text")
         self._check_open(f"ctx.{what}()")
+        self._has_said = True
         return Speaker(self.event.correlation_id, self.delivery_id, self.agent, self.attempt)

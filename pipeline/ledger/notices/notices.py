@@ -53,7 +53,6 @@ class Notices:
     def _begin(self) -> None:
         self._unsaid: dict[tuple[Speaker, str | None], tuple[float | None, list[str]]] = {}
         self._held = 0
-        self._saying: set[str] = set()
         self._lock, self._writing = threading.Lock(), threading.Lock()
         self._thread: threading.Thread | None = None
 
@@ -62,7 +61,6 @@ class Notices:
     def progress(self, speaker: Speaker, fraction: float | None, text: str) -> None:
         """Say how far the work is, instead of what was said before of that and is not written yet."""
         with self._lock:
-            self._saying.add(speaker.delivery)
             self._unsaid[speaker, None] = fraction, [text]
             self._begin_to_write()
 
@@ -73,7 +71,6 @@ class Notices:
                 self._warn("they come faster than they can be written")
                 return
             self._held += len(text)
-            self._saying.add(speaker.delivery)
             self._unsaid.setdefault((speaker, name), (None, []))[1].append(text)
             self._begin_to_write()
 
@@ -97,14 +94,8 @@ class Notices:
                     self._thread = None
                     return
 
-    def has_said(self, delivery: str) -> bool:
-        """Say whether a delivery has said something since it was last finished."""
-        return delivery in self._saying
-
     def finish(self, delivery: str) -> None:
         """Write what a delivery has said that ends now: who sees that it has ended hears of all of it."""
-        with self._lock:
-            self._saying.discard(delivery)
         if not self.by_hand:
             self.flush(delivery)
 
