@@ -1,6 +1,10 @@
 """What waiting costs: a step beside an append, an idle worker beside so many parked deliveries, and their release.
 
-`python -m benchmarks.waiting`: SQLite (and PostgreSQL with --postgresql), the embedded broker, a real worker.
+    python -m benchmarks.waiting
+    python -m benchmarks.waiting --postgresql --broker rabbitmq
+
+SQLite (and PostgreSQL with --postgresql), a broker, a real worker. One on the embedded broker asks the broker's file
+100 times a second whether there is anything, which is most of what it takes when it is idle.
 """
 
 from __future__ import annotations
@@ -124,17 +128,19 @@ def measure(database: Database, options: argparse.Namespace) -> None:
     with database.opened() as ledger:
         step(ledger, options.count, options.rounds)
     for number in (RELEASED, options.parked):
-        with running("embedded") as broker, database.address() as url:
+        with running(options.broker) as broker, database.address() as url:
             released(broker, url, number, options.idle)
 
 
 def main() -> None:
     """Measure, and print."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.waiting", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.waiting", description=str(__doc__).split("\n", 1)[0])
     parser.add_argument("--count", type=int, default=500, help="steps, and appends, in a round (default 500)")
     parser.add_argument("--rounds", type=int, default=7, help="rounds (default 7)")
     parser.add_argument("--parked", type=int, default=100_000, help="parked deliveries (default 100000)")
     parser.add_argument("--idle", type=float, default=20.0, help="seconds for which a worker idles (default 20)")
+    brokers = ("embedded", "rabbitmq", "redis")
+    parser.add_argument("--broker", choices=brokers, default="embedded", help="the worker's broker (default embedded)")
     parser.add_argument("--postgresql", action="store_true", help="measure on PostgreSQL, too")
     options = parser.parse_args()
     with databases() as (found, _):
