@@ -7,6 +7,7 @@ the plain code that it is in every pool; where that has to wait, the strand hand
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextvars
 import types
 from collections.abc import Awaitable, Callable, Generator
@@ -93,6 +94,14 @@ def aside(call: Callable[[], T]) -> T:
         return call()
     context = contextvars.copy_context()
     return see_through(asyncio.get_running_loop().run_in_executor(None, context.run, call))
+
+
+def await_done(what: concurrent.futures.Future[Any], seconds: float) -> None:
+    """Wait until something is done elsewhere, but not for longer than that; a strand lets the loop go on."""
+    if current() is None:
+        concurrent.futures.wait([what], timeout=seconds)
+    elif not what.done():
+        see_through(asyncio.ensure_future(asyncio.wait([asyncio.wrap_future(what)], timeout=seconds)))
 
 
 def within(awaitable: Any, seconds: float | None) -> Any:

@@ -12,6 +12,7 @@ from pipeline import Pipeline
 from pipeline.core.errors import LedgerUnavailable
 from pipeline.ledger.database.waiting import notices
 from pipeline.ledger.ledger import Ledger
+from pipeline.ledger.notices import notices as module
 from pipeline.ledger.notices.notice import LONGEST, Speaker
 from pipeline.ledger.notices.notices import EVERY, KEPT, MOST_UNSAID, Notices
 from tests.ledgers import move
@@ -57,18 +58,28 @@ def test_what_is_said_is_written_at_once_when_that_is_asked(ledger: Ledger) -> N
     assert ledger.notices.end() == other.seq
 
 
-def test_what_a_delivery_has_said_is_written_when_it_ends_and_what_others_say_later(
+def test_who_is_in_a_hurry_has_all_written_at_once_that_was_said(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger.notices, "_begin_to_write", lambda: None)
-    other = Speaker("order-1", "d-2", "bob", 1)
-    for speaker in (ADA, other):
-        ledger.notices.add(speaker, "answer", "all of it")
-        ledger.notices.progress(speaker, 1.0, "done")
-    ledger.notices.finish("d-1")
-    assert [(one.delivery, one.text) for one in ledger.notices.of("order-1")] == [("d-1", "all of it"), ("d-1", "done")]
-    ledger.notices.flush()
-    assert text(ledger, other) == "all of it"
+    monkeypatch.setattr(module, "EVERY", 3600.0)
+    assert ledger.notices.hurry().done(), "nothing was said"
+    ledger.notices.add(ADA, "answer", "all of it")
+    ledger.notices.progress(ADA, 1.0, "done")
+    ledger.notices.hurry().result(60)
+    assert [one.text for one in ledger.notices.of("order-1")] == ["all of it", "done"]
+    assert ledger.notices.hurry().result(60) is None
+
+
+def test_who_is_in_a_hurry_hears_that_what_was_said_is_left_out(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def away(_: object) -> None:
+        raise LedgerUnavailable("the ledger is away")
+
+    monkeypatch.setattr(ledger.database, "run", away)
+    ledger.notices.add(ADA, "answer", "all of it")
+    assert ledger.notices.hurry().result(60) is None
+    assert "is left out: LedgerUnavailable: the ledger is away" in caplog.text
 
 
 def test_of_each_correlation_the_newest_are_kept_for_ten_minutes(ledger: Ledger) -> None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING
 
 from ...core.errors import InvalidStep
 from ...ledger.notices.notice import LONGEST, Speaker
-from ..strand import aside
+from ..strand import await_done
 
 if TYPE_CHECKING:
     from ...core.event import Event
@@ -17,6 +16,8 @@ if TYPE_CHECKING:
 
 #: Characters of a text's name.
 LONGEST_NAME = 200
+#: Seconds that a delivery which ends waits for what it has said to be written.
+HEARD = 1.0
 
 
 class Saying:
@@ -69,10 +70,13 @@ class Saying:
             self._ledger.notices.add(speaker, name, text)
 
     def _say_all(self) -> None:
-        """Have written what was said: who sees that the delivery has ended is to have heard it."""
+        """Have written what was said: who sees that the delivery has ended is to have heard it.
+
+        Where that takes longer than HEARD the delivery ends before.
+        """
         self._has_said = False
         if self._ledger is not None:
-            aside(partial(self._ledger.notices.finish, self.delivery_id))
+            await_done(self._ledger.notices.hurry(), HEARD)
 
     def _speaker(self, what: str, text: str) -> Speaker:
         if not isinstance(text, str):

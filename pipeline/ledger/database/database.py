@@ -25,7 +25,7 @@ from .address import parse
 from .fast import RETRY_INTERVAL, Fast
 from .kept import pooled
 from .postgresql import engine_to
-from .trouble import UNSENDABLE, Trouble, is_stale, trouble_in
+from .trouble import UNSENDABLE, Trouble, as_sqlalchemys, is_stale, trouble_in
 
 T = TypeVar("T")
 
@@ -210,6 +210,8 @@ class Database:
             yield
         except (DBAPIError, PoolTimeout, *UNSENDABLE) as exc:
             raise self.explained(exc) from exc
+        except self.engine.dialect.loaded_dbapi.Error as exc:  # of rows that were fetched from the driver
+            raise self.explained(as_sqlalchemys(exc, self.engine.dialect, lost=is_stale(exc))) from exc
         except OSError as exc:
             if isinstance(exc, LedgerUnavailable):
                 raise

@@ -20,9 +20,9 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from ...core.errors import LedgerError, LedgerRefused, LedgerUnavailable, PipelineError
 from ...core.forks import OWN
 from ...core.times import monotonic
-from .kept import Keeper
+from .kept import Keeper, Lent
 from .postgresql import bounds, shares_sessions
-from .trouble import UNSENDABLE, is_stale
+from .trouble import UNSENDABLE, as_sqlalchemys, is_lost
 
 T = TypeVar("T")
 Row = Mapping[str, Any]
@@ -97,27 +97,6 @@ class Hot:
         return prepared
 
 
-class Lent(Hot):
-    """A transaction that somebody has begun with SQLAlchemy, whose errors he gets."""
-
-    def execute(self, statement: Any, rows: Row | Sequence[Row] | None = None) -> Any:
-        """Do what Hot does."""
-        dialect: Any = self._engine.dialect
-        errors = dialect.loaded_dbapi.Error
-        try:
-            return super().execute(statement, rows)
-        except errors as exc:
-            raise as_sqlalchemys(exc, dialect, self._driver) from exc
-
-
-def as_sqlalchemys(exc: Exception, dialect: Any, driver: Any) -> DBAPIError:
-    """Return an error of the driver as SQLAlchemy has it, which says whether the connection is lost."""
-    lost = driver is None or is_stale(exc) or dialect.is_disconnect(exc, driver, None)
-    errors = dialect.loaded_dbapi.Error
-    found: Any = DBAPIError.instance(None, None, exc, errors, connection_invalidated=lost, dialect=dialect)
-    return found  # type: ignore[no-any-return]
-
-
 class UndoneError(PipelineError):
     """What was begun in a transaction is not to be done after all."""
 
@@ -169,10 +148,13 @@ class Fast:
         return self._once(lambda connection: connection.execute(*statement).fetchone(), alone=True)
 
     def on(self, connection: Connection) -> Any:
-        """Return what runs such statements in somebody's open transaction; what they return has to be fetched."""
+        """Return what runs such statements in somebody's transaction; what they return has to be fetched."""
         if connection.dialect is not self._database.engine.dialect:
             return connection  # of a database that may have another driver
-        return Lent(connection.connection.driver_connection, self._database.engine, self._prepared)
+        if not connection.in_transaction():
+            connection.begin()  # as SQLAlchemy would with the first statement
+        hot = Hot(connection.connection.driver_connection, self._database.engine, self._prepared)
+        return Lent(connection, hot.execute, self.keeper.close)
 
     def all(self, statements: Sequence[Statement], fewer: Fewer | None = None) -> None:
         """Run several statements in one transaction, as run_all() does."""
@@ -295,13 +277,12 @@ class Fast:
                 good, pooled = (number, pooled), None
                 place.kept.append(good)
         except errors as exc:
-            found = as_sqlalchemys(exc, dialect, driver)
-            lost = found.connection_invalidated
+            lost = is_lost(exc, dialect, driver)
             if pooled is not None and (lost or dialect.name != "sqlite"):
                 pooled.invalidate()  # it may be left without transactions: see _transact()
             if lost:
                 keeper.close()  # the idle connections are as dead as this one
-            raise found from exc
+            raise as_sqlalchemys(exc, dialect, lost=lost) from exc
         except PipelineError:  # raised by ourselves between two statements: the pool rolls it back
             raise
         except BaseException:

@@ -1,17 +1,20 @@
 """Connections that threads keep between two transactions: taking one from the pool costs as much as a short one does.
 
 A thread has one at a time: it gives back what it keeps before SQLAlchemy takes another one for it. So there are no more
-connections than without, and no more idle ones than the pool would keep.
+connections than without, and no more idle ones than the pool would keep. And those that SQLAlchemy lends for a while.
 """
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 from weakref import ref
 
-from sqlalchemy import Engine, PoolProxiedConnection
+from sqlalchemy import Connection, Engine, PoolProxiedConnection
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
+
+from .trouble import as_sqlalchemys, is_lost
 
 #: Connections that a process keeps open, and those that it may open beside them for a while.
 KEPT, BESIDE = 10, 20
@@ -117,3 +120,33 @@ class Keeper:
         self._places = []
         self.own = Own(self._places)
         self._engine.dispose(close=False)
+
+
+class Lent:
+    """What runs statements that live as long as the ledger in a transaction that was begun with SQLAlchemy.
+
+    Arguments:
+        execute: runs one on the driver's connection.
+        lost: is called when that is lost, as others may be then.
+
+    """
+
+    def __init__(self, connection: Connection, execute: Callable[..., Any], lost: Callable[[], object]) -> None:
+        self._connection, self._execute, self._lost = connection, execute, lost
+
+    def execute(self, statement: Any, rows: Any = None) -> Any:
+        """Run a statement, with one row of parameters or with many; what it returns has fetchone() and fetchall()."""
+        dialect: Any = self._connection.dialect
+        try:
+            return self._execute(statement, rows)
+        except dialect.loaded_dbapi.Error as exc:
+            found = as_sqlalchemys(exc, dialect, lost=is_lost(exc, dialect, self._connection.connection))
+            if found.connection_invalidated:
+                self._connection.invalidate(exc)
+                self._lost()
+            raise found from exc
+        except Exception:
+            raise
+        except BaseException as exc:
+            self._connection.invalidate(exc)  # an order to end has left it in the middle of a statement
+            raise

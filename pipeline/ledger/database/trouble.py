@@ -154,3 +154,15 @@ def is_stale(cause: object) -> bool:
     if getattr(cause, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_READONLY:
         return True
     return state_of(cause) in ("25006", "26000", "42P05")
+
+
+def is_lost(exc: Exception, dialect: Any, driver: Any) -> bool:
+    """Say whether an error of the driver leaves a connection that nothing can be done with any more."""
+    return driver is None or is_stale(exc) or bool(dialect.is_disconnect(exc, driver, None))
+
+
+def as_sqlalchemys(exc: BaseException, dialect: Any, *, lost: bool) -> DBAPIError:
+    """Return an error of the driver as SQLAlchemy has it."""
+    errors = dialect.loaded_dbapi.Error
+    found: Any = DBAPIError.instance(None, None, exc, errors, connection_invalidated=lost, dialect=dialect)
+    return found  # type: ignore[no-any-return]

@@ -1,7 +1,7 @@
 """What handlers say while they work: how far they are, and texts that grow. It stands beside the log, for ten minutes.
 
 Each process gathers what its handlers say, and writes that together ten times a second, and when it ends. Nothing is
-delivered by it, nothing waits for it, and no delivery fails by it: what cannot be written is left out.
+delivered by it, and no delivery fails by it: what cannot be written is left out.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Sequence
+from concurrent.futures import Future
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -55,6 +56,9 @@ class Notices:
         self._held = 0
         self._lock, self._writing = threading.Lock(), threading.Lock()
         self._thread: threading.Thread | None = None
+        self._hurry = threading.Event()
+        #: What is done when what was said before is written, or left out.
+        self._awaited: list[Future[None]] = []
 
     # -- saying something
 
@@ -76,7 +80,7 @@ class Notices:
 
     def _begin_to_write(self) -> None:
         if self._thread is None and not self.by_hand:
-            # No daemon: the process ends when that is written, which begins as soon as the main thread has ended.
+            # No daemon: the process ends when that is written.
             self._thread = threading.Thread(target=self._write, name="pipeline-notices")
             try:
                 self._thread.start()
@@ -85,40 +89,41 @@ class Notices:
 
     def _write(self) -> None:
         """Write what is said, until nothing more is."""
-        main = threading.main_thread()
         while True:
-            main.join(EVERY)
+            self._hurry.wait(EVERY)
+            self._hurry.clear()
             self.flush()
             with self._lock:
-                if not self._unsaid:
+                if not (self._unsaid or self._awaited):
                     self._thread = None
                     return
 
-    def finish(self, delivery: str) -> None:
-        """Write what a delivery has said that ends now: who sees that it has ended hears of all of it."""
-        if not self.by_hand:
-            self.flush(delivery)
+    def hurry(self) -> Future[None]:
+        """Have all written at once that was said in this process; return what is done when it is, or was left out."""
+        written: Future[None] = Future()
+        with self._lock:
+            if self._thread is None:  # all is written, or flush() does it
+                written.set_result(None)
+            else:
+                self._awaited.append(written)
+                self._hurry.set()
+        return written
 
-    def flush(self, delivery: str | None = None) -> None:
-        """Write now what was said in this process, or what one delivery has said."""
+    def flush(self) -> None:
+        """Write now what was said in this process."""
         with self._writing:  # one after the other, so that a text's pieces stay in order
             with self._lock:
-                unsaid = self._take(delivery)
+                unsaid, self._unsaid, self._held = self._unsaid, {}, 0
+                awaited, self._awaited = self._awaited, []
             rows = list(chain.from_iterable(_rows(*one, *said) for one, said in unsaid.items()))
-            if not rows:
-                return
             try:
-                self._database.run(partial(self._write_in, rows=rows))
+                if rows:
+                    self._database.run(partial(self._write_in, rows=rows))
             except Exception as exc:  # whatever it is, handlers go on
                 self._warn(exc)
-
-    def _take(self, delivery: str | None) -> dict[tuple[Speaker, str | None], tuple[float | None, list[str]]]:
-        """Return what is to be written now, which nobody else writes."""
-        mine = {one: said for one, said in self._unsaid.items() if delivery in (None, one[0].delivery)}
-        for speaker, name in mine:
-            _, pieces = self._unsaid.pop((speaker, name))
-            self._held -= sum(map(len, pieces)) if name is not None else 0
-        return mine
+            finally:
+                for one in awaited:
+                    one.set_result(None)
 
     def _write_in(self, connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
         if not self._database.is_sqlite:

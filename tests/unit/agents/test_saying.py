@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from pipeline import Context, Pipeline
 from pipeline.core.errors import InvalidStep, PipelineError
 from pipeline.core.event import new_event
+from tests.records import rows
 
 
 @pytest.fixture
@@ -56,3 +60,29 @@ def test_without_a_ledger_nobody_hears_it_and_nothing_fails() -> None:
     context.progress(0.5, "half")
     context.stream("answer", "x")
     assert context.published == ()
+
+
+@pytest.mark.usefixtures("no_settings")
+def test_many_async_handlers_that_have_said_something_end_beside_an_open_transaction(tmp_path: Path) -> None:
+    app, holds = Pipeline("t", directory=tmp_path), asyncio.Event()
+
+    @app.agent(on="a.hold")
+    async def hold(data: Any, ctx: Context) -> None:
+        async with ctx.transaction() as session:
+            session.execute(text("SELECT 1"))
+            holds.set()
+            await asyncio.sleep(0.3)  # in which the others end
+
+    @app.agent(on="a.say")
+    async def say(data: Any, ctx: Context) -> None:
+        await holds.wait()
+        ctx.stream("answer", "hello")
+
+    number = 2 * ((os.cpu_count() or 1) + 4)  # more than the loop has threads
+    with app.local():
+        said = [app.publish("a.say", {"n": n}) for n in range(number)]
+        holding = app.publish("a.hold", {})
+        for event in (holding, *said):
+            app.settle(event, timeout=60)
+        assert {(row["outcome"], row["attempts"]) for row in rows(app)} == {("succeeded", 1)}
+        assert [[one.text for one in app.notices(event)] for event in said] == [["hello"]] * number
