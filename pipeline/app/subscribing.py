@@ -16,7 +16,7 @@ from ..bus import Change
 from ..core.errors import ConfigError, LedgerOff, PipelineError, nearest
 from ..core.ids import place_of_call
 from ..core.observe import Log
-from ..core.times import time_limit
+from ..core.times import passed, time_limit
 
 if TYPE_CHECKING:
     from ..bridges.bridge import Bridge, System
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from .wiring import Wiring
 
 logger = Log(logging.getLogger(__name__))
+#: Seconds for which limits that have changed are declared again: deliveries that had begun before say the old ones.
+SAID_AGAIN = 10.0
 
 
 class Subscribing:
@@ -135,6 +137,8 @@ class Subscribed:
         self._client: Client | None = None
         self._seen = -1
         self._wanted: Sequence[Subscription] = ()
+        self._changed: Sequence[Subscription] = ()
+        self._changed_until = 0.0
         self._have: dict[str, tuple[int, Agent | None]] = {}
         self._applied: Sequence[Subscription] = ()
         self.is_on = False
@@ -144,10 +148,13 @@ class Subscribed:
         table = self._bus.ledger.subscriptions
         version = table.version()  # first: what changes between the two is found with the next look
         if version == self._seen:
+            if self._changed and passed() < self._changed_until:
+                self._bus.ledger.limits.rules.declare(_rules(self._changed))
             return False
         before, wanted = {one.id: one.version for one in self._wanted}, table.all(secrets=True)
-        changed = [one for one in wanted if before.get(one.id) != one.version]
-        self._bus.ledger.limits.rules.declare(_rules(changed))
+        self._changed = [one for one in wanted if before.get(one.id) != one.version]
+        self._changed_until = passed() + SAID_AGAIN
+        self._bus.ledger.limits.rules.declare(_rules(self._changed))
         self._wanted, self._seen = wanted, version
         return True
 

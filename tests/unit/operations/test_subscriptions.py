@@ -44,6 +44,19 @@ def test_what_was_added_is_kept_and_its_secret_is_not_shown(app: Pipeline) -> No
     assert "tellnobody" not in str(added)
 
 
+def test_a_limit_that_was_changed_stays_so_though_what_had_begun_before_says_the_old_one(app: Pipeline) -> None:
+    app.subscriptions.add("crm", on="order.*", url=URL, max_concurrent=3)
+    assert app.bus.subscribed is not None
+    app.bus.subscribed.look()
+    (before,) = app.ledger.limits.rules.all()
+    app.subscriptions.change("crm", max_concurrent=6)
+    assert app.bus.subscribed.look()
+    app.ledger.limits.rules.declare({before.name: before.declared})  # as a delivery does that takes a turn
+    assert not app.bus.subscribed.look()
+    (after,) = app.ledger.limits.rules.all()
+    assert (before.rule.concurrent, after.rule.concurrent) == (3, 6)
+
+
 def test_what_is_changed_is_that_and_nothing_else(app: Pipeline) -> None:
     secret = app.subscriptions.new_secret()
     first = app.subscriptions.add("crm", on="order.*", url=URL, where="total > 5", secret=secret)
