@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from ...core.errors import EmbeddedBrokerError
 from ...core.files import refuse_links
 from ...core.topics import matches
+from .doorbell import doorbell_of, ring, take_down
 from .file import BUSY_TIMEOUT, File
 from .owners import owners_of
 
@@ -82,6 +83,7 @@ class Store:
         self._exchanges: dict[str, tuple[str, dict[str, Any]]] = {}
         self._queues: dict[str, dict[str, Any]] = {}
         self._bindings: dict[str, list[tuple[str, str]]] = {}
+        self._doorbells: list[str] = []
         self._seen = (0, 0)
 
     @property
@@ -182,6 +184,7 @@ class Store:
         self._bindings = {}
         for exchange, routing_key, queue in db.execute("SELECT exchange, routing_key, queue FROM bindings"):
             self._bindings.setdefault(exchange, []).append((routing_key, queue))
+        self._doorbells = [doorbell_of(self.path, owner) for (owner,) in db.execute("SELECT id FROM owners")]
         self._version = version
         self._route = lru_cache(maxsize=4096)(self._find_route)
 
@@ -223,6 +226,8 @@ class Store:
                 db.execute(_INSERT, row)
             if limited := [row[0] for row in rows if row[0] in self._limits]:
                 self._trim(db, limited)
+        if rows:
+            ring(self._doorbells)
 
     def _trim(self, db: sqlite3.Connection, added: list[str]) -> None:
         """Now and then let the oldest waiting messages go of queues that are longer than their `x-max-length`."""
@@ -291,7 +296,9 @@ class Store:
     def requeue(self, id: int) -> None:
         """Put a claimed message back where it was."""
         with self._transaction() as db:
+            self._refresh(db)
             db.execute("UPDATE messages SET owner=0 WHERE id=? AND owner=?", (id, self._owner))
+        ring(self._doorbells)
 
     def reject(self, id: int) -> None:
         """Move a claimed message to its queue's dead-letter exchange, or delete it when the queue has none."""
@@ -304,6 +311,7 @@ class Store:
                 return
             db.execute("DELETE FROM messages WHERE id=?", (id,))
             self._dead_letter(db, *row)
+        ring(self._doorbells)
 
     def _dead_letter(self, db: sqlite3.Connection, queue: str, priority: int, meta: bytes, body: bytes) -> None:
         """Give a message that has left its queue to the queue's dead-letter exchange, when it has one."""
@@ -323,6 +331,11 @@ class Store:
         count: int = self._database.read("SELECT count(*) FROM messages WHERE queue=? AND owner=0", (queue,))[0][0]
         return count
 
+    @property
+    def doorbell(self) -> str:
+        """The path at which this connection is rung when something may wait for it."""
+        return doorbell_of(self.path, self._own())
+
     def changed(self) -> bool:
         """Say whether another connection has written since the last call; costs a few microseconds."""
         version = self._database.read("PRAGMA data_version")[0][0]
@@ -334,7 +347,7 @@ class Store:
     def _own(self) -> int:
         """Return this connection's owner id, registered on first use; only consumers need one."""
         if not self._owner:
-            with self._transaction() as db:
+            with self._topology_change() as db:
                 # A random number: counted ones begin anew when somebody replaces the file, and an old connection that
                 # closes would then give away what another process holds.
                 owner = 1 + secrets.randbelow(2**62)
@@ -358,6 +371,9 @@ class Store:
             db.execute("UPDATE messages SET owner=0 WHERE owner=?", (owner,))
             self._delete_queues(db, [name for (name,) in db.execute("SELECT name FROM queues WHERE owner=?", (owner,))])
             db.execute("DELETE FROM owners WHERE id=?", (owner,))
+            self._refresh(db)
+        take_down(doorbell_of(self.path, owner))
+        ring(self._doorbells)
 
     def close(self) -> None:
         """Settle acks, give back what is still claimed, and close the file."""

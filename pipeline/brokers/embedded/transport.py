@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from time import sleep
 from typing import Any
@@ -22,10 +22,15 @@ from ..bell import Bell
 from ..compression import RefusesCompression
 from ..expiry import note_deadline
 from ..urls import parse_url
+from .doorbell import Doorbell
 from .store import Claimed, Outgoing, Store
 
-#: Seconds between two looks at the file's change counter; half of it is the mean latency of an idle worker.
+#: Seconds between two looks at the file's change counter where nobody can ring, or too many do.
 POLL_INTERVAL = 0.01
+#: After so many rings within that time a worker is not rung for: what comes is taken together.
+BURST = 4
+#: The same while a ring is waited for: whoever publishes may die before it rings.
+SLEEP_INTERVAL = 0.5
 #: Seconds between two searches for processes that died with messages in their hands.
 REAP_INTERVAL = 1.0
 #: Messages taken at once by a consumer without prefetch limit.
@@ -265,9 +270,12 @@ class Transport(virtual.Transport):  # type: ignore[misc]  # kombu's classes are
     def __init__(self, client: Any, **kwargs: Any) -> None:
         super().__init__(client, **kwargs)
         self.store: Store = None  # type: ignore[assignment]  # set by establish_connection
+        self._loop: Any = None
         self._timer: Any = None
         self._reaped = 0.0
         self._bell: Bell | None = None
+        self._doorbell: Doorbell | None = None
+        self._rings = deque([0.0] * BURST, BURST)
         #: Called, one after the other, when a burst of messages was handed over, even if that has failed.
         self.after_burst: list[Callable[[], object]] = []
 
@@ -332,9 +340,10 @@ class Transport(virtual.Transport):  # type: ignore[misc]  # kombu's classes are
     # -- with the worker's event loop
 
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
-        """Let the loop look at the change counter often, and drain while there is something to take."""
+        """Let the loop drain while there is something to take, and sleep until it is rung for when there is not."""
+        self._loop = loop
         self._bell = Bell(loop, self._on_bell)
-        self._timer = loop.call_repeatedly(self.polling_interval, self._on_timer)
+        self._doorbell = Doorbell(loop, self._on_ring)
         self.wake()
 
     def _unregister(self) -> None:
@@ -344,18 +353,43 @@ class Transport(virtual.Transport):  # type: ignore[misc]  # kombu's classes are
         if self._bell is not None:
             self._bell.close()
             self._bell = None
+        if self._doorbell is not None:
+            self._doorbell.close()
+            self._doorbell = None
 
     def wake(self) -> None:
         """Make the loop drain at once instead of at the next tick; safe from any thread."""
         if (bell := self._bell) is not None:
             bell.ring()
 
-    def _on_timer(self) -> None:
-        if self._reap_now_and_then() or self.store.changed():
-            self.wake()
-
     def _on_bell(self) -> None:
+        self._look_in(POLL_INTERVAL)  # first: whatever fails now is tried again
         if self._pump_all():
             self.wake()  # and let the loop serve others in between
+            return
+        self.store.settle()
+        if passed() - self._rings[0] > POLL_INTERVAL:
+            self._lie_down()
+
+    def _on_ring(self) -> None:
+        self._rings.append(passed())
+        self._look()
+
+    def _look_in(self, seconds: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(seconds, self._look)
+
+    def _look(self) -> None:
+        self._look_in(POLL_INTERVAL)
+        if self._reap_now_and_then() or self.store.changed():
+            self.wake()
         else:
-            self.store.settle()
+            self._lie_down()
+
+    def _lie_down(self) -> None:
+        """Wait until somebody rings, but for what came before anybody could."""
+        if self._doorbell is not None and self._doorbell.listen(self.store.doorbell):
+            self._look_in(SLEEP_INTERVAL)
+            if self.store.changed():
+                self.wake()
