@@ -16,11 +16,12 @@ from vine import promise
 
 from ..agents.agent import Agent
 from ..core.errors import EventTooLarge, InvalidEvent, LedgerError
-from ..core.ids import Seal, delivery_id, derived_id, member_id
+from ..core.ids import Seal, derived_id
 from ..core.observe import Log, ended
 from ..core.routing import reaches
 from ..ledger.aside import Bad
 from ..limits.gate import Gate
+from .delivery import id_of
 from .filtered import FilteredOut
 from .lane.lane import Lane
 from .poison import check_event, check_task, said_by_bus
@@ -206,7 +207,7 @@ class AgentConsumer(Connected):
         try:
             event = check_event(message, len(message.body), self._seal, agent.name)
             if "ledger" in event["bus"]:  # a first message has no delivery yet, but the one that is sent after it
-                self.bus.ledger.due.refuse([Bad(id_of(event["id"], agent, event["bus"]), str(reason))])
+                self.bus.ledger.due.refuse([Bad(id_of(event["id"], agent.name, event["bus"]), str(reason))])
         except Exception as exc:
             logger.warning("that %s gives up an event could not be noted: %s", agent.name, exc)
 
@@ -367,17 +368,9 @@ def to_task_message(message: Any, event: dict[str, Any], agent: Agent, queue: st
     return True
 
 
-def id_of(event_id: str, agent: Agent, bus: dict[str, Any]) -> str:
-    """Return the id of the delivery that a message asks for, by what the bus says in it."""
-    if "flow" in bus:
-        return member_id(*bus["flow"])
-    id = delivery_id(event_id, agent.name)
-    return derived_id(id, bus["replay"]) if "replay" in bus else id
-
-
 def _headers(event: dict[str, Any], bus: dict[str, Any], agent: Agent) -> dict[str, Any]:
     """Return the headers of the task that an event becomes, and with them what the delivery has to know about it."""
-    id = delivery = id_of(event["id"], agent, bus)
+    id = delivery = id_of(event["id"], agent.name, bus)
     if "requeued" in bus:  # Celery may remember the delivery's own id as one that was revoked
         id = derived_id(id, f"requeued/{bus['requeued']}")
     marks = {**bus, "key": event["id"], "type": event["type"], "delivery": delivery}

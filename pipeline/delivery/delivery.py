@@ -14,8 +14,9 @@ from celery.utils.log import get_task_logger
 
 from ..agents.effects import Effects
 from ..core.announcements import DeliveryDead, announces
-from ..core.errors import line_of
+from ..core.errors import LedgerError, LedgerRefused, line_of
 from ..core.event import Event, new_event
+from ..core.ids import delivery_id, derived_id, member_id
 from ..core.observe import Log
 from ..core.retry import Again, Dead, decide
 from ..core.times import chance
@@ -81,6 +82,22 @@ class Begun:
 
 class NotRecordedError(Exception):
     """What became of a delivery could not be written: it goes back to its queue."""
+
+
+class Recording:
+    """Around what reads or writes the ledger: when it is away, the delivery goes back to its queue.
+
+    What the database refuses it would refuse again: that is raised as it is.
+    """
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, LedgerError) and not isinstance(error, LedgerRefused):
+            raise NotRecordedError(str(error)) from error
+
+
+RECORDING = Recording()
 
 
 class Ended(NamedTuple):
@@ -157,6 +174,14 @@ class Bookkeeping(Protocol):
 
     def fail(self, delivery: Delivery, attempt: int, error: BaseException) -> Verdict:
         """Record a failed attempt and say what follows it."""
+
+
+def id_of(event_id: str, agent: str, bus: Mapping[str, Any]) -> str:
+    """Return the id of the delivery that a message asks for, by what the bus says in it."""
+    if "flow" in bus:
+        return member_id(*bus["flow"])
+    id = delivery_id(event_id, agent)
+    return derived_id(id, bus["replay"]) if "replay" in bus else id
 
 
 def message_number(bus: Mapping[str, Any], retries: int) -> int:

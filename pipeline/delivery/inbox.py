@@ -18,7 +18,6 @@ from ..contracts import newer
 from ..core.errors import (
     CannotPark,
     LedgerError,
-    LedgerRefused,
     NotAnEventError,
     Revoked,
     WorkerDied,
@@ -34,13 +33,13 @@ from ..core.outcome import STOPPED, Outcome
 from ..core.retry import Again, Dead
 from ..core.times import SECOND, now
 from ..ledger.database.fast import CONTENT
-from ..ledger.facts import AlreadyRecordedError, Claim, Delivery, Run, Success
+from ..ledger.facts import AlreadyRecordedError, Claim, Delivery, MayFollowError, Run, Success
 from ..ledger.flows.flows import DONE, FAILED
 from ..ledger.limits.lines import Ending
 from ..ledger.waiting.wait import GATHERS, VERSION, Parking, Wait
 from ..publishing.outbox import GRACE, timer_of
 from . import strays
-from .delivery import Ended, NotRecordedError, Postponed, Scheduled, Verdict, death_of, decided, outcome_of
+from .delivery import RECORDING, Ended, NotRecordedError, Postponed, Scheduled, Verdict, death_of, decided, outcome_of
 from .steps import Filtered, Parks, Paused, Result
 from .turns.quiet import hold
 from .turns.turns import ASK_AGAIN, rest, take
@@ -54,22 +53,6 @@ if TYPE_CHECKING:
 
 logger = Log(get_task_logger(__name__))
 NO_EFFECT = "delivery %s is over: another run was recorded first, or its tree was cancelled; this run takes no effect"
-
-
-class Recording:
-    """Around what reads or writes the ledger: when it is away, the delivery goes back to its queue.
-
-    What the database refuses it would refuse again: that is raised as it is.
-    """
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if isinstance(error, LedgerError) and not isinstance(error, LedgerRefused):
-            raise NotRecordedError(str(error)) from error
-
-
-RECORDING = Recording()
 
 
 class Inbox:
@@ -194,7 +177,15 @@ class Inbox:
         except LedgerError as exc:
             errors = [exc] * len(successes)
         of_each = iter(errors)
-        return [outcome_of(self._recorded, one, next(of_each)) if isinstance(one, Success) else one for one in found]
+        return [
+            self._of_group(one, success, next(of_each)) if isinstance(success, Success) else success
+            for one, success in zip(ended, found, strict=True)
+        ]
+
+    def _of_group(self, one: Ended, success: Success, error: Exception | None) -> Sequence[Encoded] | BaseException:
+        if isinstance(error, MayFollowError):
+            return outcome_of(self.succeed, *one)
+        return outcome_of(self._recorded, success, error)
 
     def _success(self, delivery: Delivery, attempt: int, effects: Effects, answer: Any) -> Success:
         silent = delivery.replay is not None and not delivery.broadcast
@@ -211,6 +202,7 @@ class Inbox:
             result=orjson.dumps(answer).decode() if delivery.in_canvas or delivery.keeps_result else None,
             first=attempt == 1,
             before=delivery.emitted,
+            flow=delivery.flow,
         )
 
     def _recorded(self, success: Success, error: Exception | None) -> Sequence[Encoded]:

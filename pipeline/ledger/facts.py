@@ -126,6 +126,7 @@ class Success(NamedTuple):
         result: what a chord's member returned, as JSON.
         first: whether this is the first attempt, which has no timer to clear away.
         before: how many events it has emitted before it was parked.
+        flow: the flow that it is a step of.
 
     """
 
@@ -137,10 +138,15 @@ class Success(NamedTuple):
     result: str | None = None
     first: bool = False
     before: int = 0
+    flow: str | None = None
 
 
 class AlreadyRecordedError(Exception):
     """Another run of the same delivery was recorded first; this one takes no effect."""
+
+
+class MayFollowError(Exception):
+    """Something may follow from a step's success, which its flow's row says: nothing was written."""
 
 
 class Cancellation(NamedTuple):

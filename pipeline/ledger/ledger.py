@@ -24,7 +24,7 @@ from .database.tables import meta
 from .deliveries import Deliveries
 from .due import Due
 from .events import Events
-from .facts import AlreadyRecordedError, Claim, Delivery, How, Run, Success
+from .facts import AlreadyRecordedError, Claim, Delivery, How, MayFollowError, Run, Success
 from .limits.limits import Limits
 from .notices.notices import Notices
 from .reconcile import Reconciliation
@@ -262,9 +262,10 @@ class Ledger:
         """Record a success with everything that it leaves behind.
 
         Arguments:
-            connection: the handler's own transaction; default a new one.
+            connection: the handler's own transaction, or one that moves its flow on; default a new one.
 
-        Raises AlreadyRecordedError when another run of the delivery was recorded first.
+        Raises AlreadyRecordedError when another run of the delivery was recorded first, and MayFollowError for a step
+        with which its flow may move on, and which no connection is given for.
 
         """
         at = now()
@@ -272,7 +273,10 @@ class Ledger:
         missed = self._missed(success.emitted, connection) if success.emitted else ()
         others = self._left_behind([success], at, missed)
         if connection is None:
-            recorded = self.database.fast.all_if(first, others)
+            before = None if success.flow is None else self.waiting.flows.counting(success.flow)
+            recorded = self.database.fast.all_if(first, others, before)
+            if before is not None and not recorded:
+                raise MayFollowError
         else:
             lent = self.database.fast.on(connection)
             if recorded := lent.execute(*first).fetchone() is not None:
@@ -280,44 +284,33 @@ class Ledger:
         if not recorded:
             self._raise_unrecorded(success)
 
-    def succeed_in_flow(self, success: Success, flow: str) -> bool:
-        """Record the success of a step from which nothing follows yet; say whether that is so, else nothing is written.
-
-        Arguments:
-            flow: what it is a step of.
-
-        """
-        at = now()
-        first = self.deliveries.success(success, at)
-        missed = self._missed(success.emitted) if success.emitted else ()
-        return self.database.fast.all_if(
-            first, self._left_behind([success], at, missed), before=self.waiting.flows.counting(flow)
-        )
-
     def succeed_all(self, successes: Sequence[Success]) -> list[Exception | None]:
         """Record successes with all that they leave behind, in one transaction; return what succeed() would raise.
 
         Of one that is not recorded nothing is written, and all of the others. Where the database refuses one of them,
         each has a transaction of its own. Raises LedgerUnavailable when the transaction was in vain.
         """
-        at = now()
+        at, flows = now(), self.waiting.flows
         missed = self._missed([record for success in successes for record in success.emitted])
 
         def record(places: Sequence[int]) -> list[Any]:
-            first = [self.deliveries.success(successes[place], at) for place in places]
+            steps = {place: successes[place].flow for place in places}
 
             def work(connection: Hot) -> list[Any]:
-                answers = connection.answers(first)
-                recorded = sorted(place for place, row in zip(places, answers, strict=True) if row is not None)
+                counted = flows.count_all(connection, steps)
+                first = [self.deliveries.success(successes[place], at) for place in counted]
+                answers = dict(zip(counted, connection.answers(first) if first else (), strict=True))
+                flows.count_back(connection, steps, [place for place, row in answers.items() if row is None])
+                recorded = sorted(place for place, row in answers.items() if row is not None)
                 run_all(connection, self._left_behind([successes[place] for place in recorded], at, missed))
-                return answers
+                return [answers.get(place) for place in places]
 
             return self.database.fast.run(work)
 
         answers = together({place: success.delivery for place, success in enumerate(successes)}, record)
 
         def alone(place: int) -> None:
-            if place in answers:
+            if place in answers and successes[place].flow is None:
                 self._raise_unrecorded(successes[place])
             self.succeed(successes[place])
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from ...core.observe import Log
 from ...core.outcome import OPEN
 from ...core.times import SECOND, now
 from ...ledger.bounding.trees import stop
+from ...ledger.facts import MayFollowError
 from ...ledger.flows.flows import FAILED
 from ...ledger.flows.items import is_undo, needless
 from ...ledger.flows.rows import ACTIVE, CANCELLED, COMPENSATING, COMPLETED, STUCK, Step
@@ -74,9 +76,10 @@ class Flows:
         """
         assert delivery.flow is not None
         flow = delivery.flow
-        is_all = success is not None and not (delivery.turns or delivery.leads)
-        if is_all and success is not None and self._ledger.succeed_in_flow(success, flow):
-            return True
+        if success is not None and not (delivery.turns or delivery.leads):
+            with suppress(MayFollowError):
+                self._ledger.succeed(success)
+                return True
 
         def whole(connection: Connection) -> bool:
             sent.clear()  # the transaction may be made once more

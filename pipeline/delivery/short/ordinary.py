@@ -19,8 +19,9 @@ from ..task import DeliveryTask, Surrounded
 
 #: What a task's class may have of its own that only Celery's tracer calls.
 CALLED_BY_CELERY = ("before_start", "on_success", "after_return", "start_strategy", "Strategy")
-#: What the bus says about an event's first and only message.
+#: What the bus says about an event's first and only message, and about the first one of a step of a flow.
 ORDINARY_MARKS = frozenset({"ledger"})
+STEPS_MARKS = ORDINARY_MARKS | {"direct", "message", "flow"}
 
 
 def fits(consumer: Any) -> bool:
@@ -72,7 +73,7 @@ def is_ordinary(
     limited: bool,
     revoked: bool,
 ) -> bool:
-    """Say whether a message is an event's first and only one to a simple agent, and nobody looks at its task.
+    """Say whether a message is the first one of a delivery to a simple agent, and nobody looks at its task.
 
     Arguments:
         event: the attributes that routing needs, and what the bus says about the message.
@@ -83,12 +84,12 @@ def is_ordinary(
         revoked: whether somebody has revoked the delivery.
 
     """
-    targets = event["targets"]
+    targets, marks = event["targets"], event["bus"].keys()
     return (
         not (watched or limited or revoked)
-        and event["bus"].keys() <= ORDINARY_MARKS
+        and (marks <= ORDINARY_MARKS or marks == STEPS_MARKS)
         and not info.get("redelivered")
         and "expiration" not in properties
         and DEADLINE not in properties
-        and reaches(agent.name, agent.patterns, event["type"], targets and targets.split(","))
+        and ("flow" in marks or reaches(agent.name, agent.patterns, event["type"], targets and targets.split(",")))
     )

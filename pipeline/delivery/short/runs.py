@@ -17,7 +17,7 @@ from celery.worker import state
 from celery.worker.strategy import logger as strategy
 
 from ...agents.context import Context
-from ...agents.payloads import returned_payloads
+from ...agents.payloads import answer_of, returned_payloads
 from ...core.door.replies import ENDS
 from ...core.event import Encoded, Event
 from ...core.times import Pace, monotonic
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 #: Seconds that an outcome waits to be recorded with others.
 OLDEST = 0.005
+_NO_FLOW: dict[str, Any] = {}
 
 
 @dataclass(slots=True)
@@ -221,8 +222,11 @@ class Runs:
             return None
         if event.type != taken.event["type"] or not ENDS.isdisjoint(event.model_extra or ()):
             return None
-        agent = simple.agent
-        return Delivery(taken.id, event, agent.name, simple.task.source, agent.retry, logged="ledger" in marks)
+        agent, of = simple.agent, _NO_FLOW
+        if "flow" in marks:
+            flow, pos = marks["flow"]
+            of = {"flow": flow, "pos": pos, "message": marks["message"], "asked": True, "keeps_result": True}
+        return Delivery(taken.id, event, agent.name, simple.task.source, agent.retry, logged="ledger" in marks, **of)
 
     def _go(
         self, taken: Taken, delivery: Delivery, claim: Claim | BaseException, *, later: bool = False
@@ -256,20 +260,23 @@ class Runs:
         agent, task, books = simple.agent, simple.task, simple.task.books
         context = Context(
             delivery.event, agent.name, delivery.id, attempt, delivery.source, agent.priority, ledger=books.ledger,
-            types=self._bus.types, blobs=self._bus.blobs.context, emitted=delivery.emitted,
+            types=self._bus.types, blobs=self._bus.blobs.context, emitted=delivery.emitted, flow=delivery.flow,
         )  # fmt: skip
+        keeps = delivery.keeps_result
+        filtering = False if keeps else None  # a step is asked for by its flow, whatever the filter says
         self._shown.show(task, Current(delivery.id, partial(self._request, taken)))
         taken.started = monotonic()
         try:
             try:
-                result = run(Attempt(self._bus, agent, context))
+                result = run(Attempt(self._bus, agent, context, filtering, keeps_result=keeps, asked=delivery.asked))
             finally:
                 simple.pace.took(self._since(taken.started))
             if not isinstance(result, Done):
                 return result
-            for payload in returned_payloads(agent.name, result.value):
+            answer = answer_of(agent.name, result.value, self._bus.blobs.context) if keeps else None
+            for payload in () if keeps else returned_payloads(agent.name, result.value):
                 context.publish(payload)
-            ended, session = Ended(delivery, attempt, context.end()), context.opened_session
+            ended, session = Ended(delivery, attempt, context.end(), answer), context.opened_session
             if later and session is None:
                 return ended
             emitted = books.succeed(*ended, session)

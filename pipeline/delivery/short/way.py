@@ -18,9 +18,8 @@ from celery.worker import state
 from celery.worker.request import create_request_cls
 from vine import promise
 
-from ...core.ids import delivery_id
 from ...core.observe import Log
-from ..delivery import Begun
+from ..delivery import Begun, id_of
 from .ordinary import fits, is_ordinary, is_simple
 from .runs import Runs, Simple, Taken, is_stopping
 
@@ -64,7 +63,7 @@ class ShortWay(Runs):
         simple = self._simple.get(queue)
         if simple is None:
             return False
-        id = delivery_id(event["id"], simple.agent.name)
+        id = id_of(event["id"], simple.agent.name, event["bus"])
         ordinary = is_ordinary(
             simple.agent,
             event,

@@ -6,7 +6,7 @@ one after the other, and nobody waits for somebody who waits for him.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -29,6 +29,7 @@ from .rows import CANCELLED, COLLABORATION, GOING, FlowView, Going, Member, Step
 
 if TYPE_CHECKING:
     from ..database.database import Database
+    from ..database.fast import Hot
     from ..deliveries import Deliveries
     from ..waiting.waits import Waits
 
@@ -54,8 +55,8 @@ class Flows:
         self._counting = (
             update(flows)
             .where(flows.c.id == bindparam("flow"), flows.c.ended.is_(None))
-            .where(flows.c.done + flows.c.failed + 1 < flows.c.need)
-            .values(done=flows.c.done + 1)
+            .where(flows.c.done + flows.c.failed + bindparam("number") < flows.c.need)
+            .values(done=flows.c.done + bindparam("number"))
             .returning(flows.c.id)
         )
         mine = flows.c.id == bindparam("flow")
@@ -89,9 +90,31 @@ class Flows:
         row = self._fast(connection).execute(self._count[what], {"flow": id}).fetchone()
         return None if row is None else Going(*row)
 
-    def counting(self, id: str) -> Statement:
-        """Return what counts a step as done from which nothing follows yet; else it answers with nothing."""
-        return self._counting, {"flow": id}
+    def counting(self, id: str, number: int = 1) -> Statement:
+        """Return what counts steps as done from which nothing follows yet; else it answers with nothing."""
+        return self._counting, {"flow": id, "number": number}
+
+    def count_all(self, connection: Hot, steps: Mapping[int, str | None]) -> list[int]:
+        """Count steps of flows as done; return those from which nothing follows yet, and what is no step.
+
+        Arguments:
+            steps: the flow of each.
+
+        """
+        left: set[int] = set()
+        for flow, places in _by_flow(steps, steps).items():
+            for _ in range(2):  # if something follows with the last one, the others are counted all the same
+                if not places or connection.execute(*self.counting(flow, len(places))).fetchone() is not None:
+                    break
+                left.add(places.pop())
+            else:
+                left.update(places)
+        return [place for place in steps if place not in left]
+
+    def count_back(self, connection: Hot, steps: Mapping[int, str | None], missing: Iterable[int]) -> None:
+        """Take back that some of them were counted, whose success was not recorded."""
+        for flow, places in _by_flow(steps, missing).items():
+            connection.execute(*self.counting(flow, -len(places)))
 
     def recount(self, connection: Connection, id: str, numbers: Mapping[str, Any]) -> None:
         """Let the numbers say what the rows say: a dead letter may have been requeued."""
@@ -341,3 +364,12 @@ class Flows:
             return row, self.definition(connection, row.definition), self.steps(connection, row.id)
 
         return self._database.read(work)
+
+
+def _by_flow(steps: Mapping[int, str | None], some: Iterable[int]) -> dict[str, list[int]]:
+    """Return some steps by their flow, in the order of the flows' ids: in which all lock them."""
+    found: dict[str, list[int]] = {}
+    for place in some:
+        if (flow := steps[place]) is not None:
+            found.setdefault(flow, []).append(place)
+    return dict(sorted(found.items()))

@@ -29,6 +29,8 @@ ORDINARY: dict[str, Any] = {
     "revoked": False,
 }
 AGENT = Agent("invoice", print, ("order.*",))
+#: What the bus says about a step's first message.
+STEP = {"ledger": "one", "direct": True, "message": 7, "flow": ["f-1", 0]}
 
 
 def event(**fields: Any) -> dict[str, Any]:
@@ -43,6 +45,8 @@ def event(**fields: Any) -> dict[str, Any]:
         event(targets="other,invoice"),
         event(type="anything", targets="invoice"),
         {"info": {}},
+        event(bus=STEP),
+        event(bus=STEP, type="anything", targets="other"),
     ],
 )
 def test_an_events_first_message_to_an_agent_that_it_is_for_is_ordinary(ordinary: dict[str, Any]) -> None:
@@ -56,6 +60,8 @@ def test_an_events_first_message_to_an_agent_that_it_is_for_is_ordinary(ordinary
             event(bus={"ledger": "one", mark: 1})
             for mark in ("attempt", "replay", "requeued", "handed", "direct", "key")
         ),
+        *(event(bus={**STEP, mark: 1}) for mark in ("attempt", "begun", "goes_on", "requeued", "replay")),
+        event(bus={"ledger": "one", "direct": True, "message": 1}),
         event(type="order.placed.late"),
         event(targets="other"),
         {"info": {"redelivered": True}},
