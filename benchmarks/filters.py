@@ -123,7 +123,7 @@ def _one_wants(agents: Sequence[Wanting], body: bytes) -> None:
 
 
 def _anew(where: Any) -> None:
-    for remembered in (text._parsed, expression._tree, query._compiled, query._beginning, values.compiled):
+    for remembered in (text._parsed, expression._compiled, query._compiled, query._beginning, values.compiled):
         remembered.cache_clear()
     parse(where)
 

@@ -18,12 +18,23 @@ _END = "_END"
 
 
 class Token(str):
-    """A token, as much of lark's as is needed: what is cut, its kind, and where it begins."""
+    """A token, as much of lark's as is needed.
 
-    __slots__ = ("start_pos", "type")
+    Attributes:
+        data: its kind, under the name that a tree has its own under.
+        start_pos: where it begins.
+
+    """
+
+    __slots__ = ("data", "start_pos")
     line = column = end_line = end_column = end_pos = None
+    data: str
     start_pos: int
-    type: str
+
+    @property
+    def type(self) -> str:
+        """The kind, as lark asks for it."""
+        return self.data
 
 
 class _Cutter(Lexer):
@@ -64,7 +75,7 @@ class _Cutter(Lexer):
             if name == _END:
                 return
             token = Token(found[name])
-            token.type, token.start_pos = name, found.start(name)
+            token.data, token.start_pos = name, found.start(name)
             yield token
             at = found.end()
 
@@ -83,6 +94,24 @@ class _Cutter(Lexer):
         return UnexpectedCharacters(text, position, 1, position + 1, allowed=known)  # type: ignore[no-untyped-call]  # lark's classes are partly untyped
 
 
+class _Row:
+    """What may come in a state of the parser: rows name each other, so that none is looked up.
+
+    Attributes:
+        cut: cuts the next token.
+        following: the row that follows, by the token or the rule that has been read.
+        ending: the rule that ends before a token: how many parts it has, its name, and what makes its tree.
+
+    """
+
+    __slots__ = ("cut", "ending", "following")
+
+    def __init__(self, cut: _Match) -> None:
+        self.cut = cut
+        self.following: dict[str, _Row] = {}
+        self.ending: dict[str, tuple[int, str, Callable[[list[Any]], Any] | None]] = {}
+
+
 class Grammar:
     """Reads texts by the tables that lark makes of a grammar; lark's own loop takes half as long again.
 
@@ -96,24 +125,15 @@ class Grammar:
         self._lark = Lark(grammar, parser="lalr", lexer=_Cutter, maybe_placeholders=False)
         parser: Any = self._lark.parser
         table, make = parser.parser._parse_table, parser.parser.parser.callbacks
-        self._begin, self._end = table.start_states["start"], table.end_states["start"]
-        # Lark's names compare themselves in Python, so they are plain texts here.
-        rows = {state: {str(name): row[name] for name in row} for state, row in table.states.items()}
-        #: The state that follows one, by the token or the rule that has been read.
-        self._next = {
-            state: {name: to for name, (action, to) in row.items() if action is Shift} for state, row in rows.items()
-        }
-        #: The rule that ends before a token: how many parts it has, its name, and what makes its tree.
-        self._ending = {
-            state: {
-                name: (len(rule.expansion), str(rule.origin.name), make[rule])
-                for name, (action, rule) in row.items()
-                if action is not Shift
-            }
-            for state, row in rows.items()
-        }
         cutter = _Cutter(parser.lexer_conf)
-        self._cut = {state: cutter.of(row) for state, row in table.states.items()}
+        rows = {state: _Row(cutter.of(row)) for state, row in table.states.items()}
+        for state, row in table.states.items():
+            for name, (action, to) in row.items():  # lark's names compare themselves in Python: here plain texts
+                if action is Shift:
+                    rows[state].following[str(name)] = rows[to]
+                else:
+                    rows[state].ending[str(name)] = len(to.expansion), str(to.origin.name), _make(to, make[to])
+        self._begin, self._end = rows[table.start_states["start"]], rows[table.end_states["start"]]
 
     def parse(self, text: str) -> Tree[Any]:
         """Return the tree of a text; raise lark's UnexpectedInput."""
@@ -122,12 +142,11 @@ class Grammar:
 
     def _read(self, text: str) -> Any:
         """Return the tree of a text, and None where it is wrong."""
-        following, ending, cut = self._next, self._ending, self._cut
-        state, at = self._begin, 0
-        states: list[int] = [state]
+        row, at = self._begin, 0
+        rows = [row]
         values: list[Any] = []
         while True:
-            found = cut[state](text, at)
+            found = row.cut(text, at)
             if found is None:
                 return None
             name, token = str(found.lastgroup), None
@@ -135,19 +154,27 @@ class Grammar:
                 name = "$END"
             else:
                 token, at = Token(found[name]), found.end()
-                token.type, token.start_pos = name, at - len(token)
-            while (to := following[state].get(name)) is None:
-                rule = ending[state].get(name)
+                token.data, token.start_pos = name, at - len(token)
+            while (to := row.following.get(name)) is None:
+                rule = row.ending.get(name)
                 if rule is None:
                     return None
                 size, read, make = rule
-                made = make(values[-size:])
-                del values[-size:], states[-size:]
-                state = following[states[-1]][read]
-                values.append(made)
-                states.append(state)
-                if state == self._end and token is None:
-                    return made
-            state = to
-            states.append(state)
+                if make is None:
+                    row = rows[-1] = rows[-2].following[read]
+                    continue
+                values[-size:] = (make(values[-size:]),)
+                del rows[-size:]
+                row = rows[-1].following[read]
+                rows.append(row)
+                if row is self._end and token is None:
+                    return values[-1]
+            row = to
+            rows.append(row)
             values.append(token)
+
+
+def _make(rule: Any, make: Any) -> Any:
+    """Return what makes a rule's tree; None where its only part stands for it, as in most steps of precedence."""
+    alone = len(rule.expansion) == 1 and rule.options.expand1 and not rule.alias
+    return None if alone and not getattr(rule.expansion[0], "filter_out", False) else make

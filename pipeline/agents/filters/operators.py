@@ -270,5 +270,7 @@ OPERATORS: Mapping[str, Operator] = {
 }
 #: Operators that compare with values, which are of the kind that an attribute has.
 COMPARING = frozenset({"$eq", "$ne", "$gt", "$gte", "$lt", "$lte", "$in", "$nin"})
+#: Those that can be given every value, so that nothing is tried to find out.
+EQUATING = frozenset({"$eq", "$ne", "$in", "$nin"})
 #: What operators are the negation of.
 POSITIVE: Mapping[str, str] = {"$ne": "$eq", "$nin": "$in"}

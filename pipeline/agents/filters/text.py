@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
@@ -15,9 +16,7 @@ from .tree import Inverse, Node, both, check_depth, either, negated, too_deep
 from .values import MOST_DEPTH, MOST_MAPPING, check_length, place_in, wrong
 
 if TYPE_CHECKING:
-    from lark import Token, Tree
-
-    from .grammar import Grammar
+    from .grammar import Grammar, Token
 
 _GRAMMAR = r"""
 start: chain
@@ -32,17 +31,17 @@ start: chain
     | EXISTS PATH -> exists
 ?list: "(" sum ("," sum)* ")" -> list
     | "[" sum ("," sum)* "]" -> list
-?sum: PATH -> path
-    | NUMBER -> number
-    | STRING -> string
-    | CONSTANT -> constant
+?sum: PATH
+    | NUMBER
+    | STRING
+    | CONSTANT
     | SIGN atom -> signed
     | "(" sum ")"
     | atom ((SIGN | TIMES) atom)+ -> sum
-?atom: PATH -> path
-    | NUMBER -> number
-    | STRING -> string
-    | CONSTANT -> constant
+?atom: PATH
+    | NUMBER
+    | STRING
+    | CONSTANT
     | SIGN atom -> signed
     | "(" sum ")"
 
@@ -58,7 +57,7 @@ TIMES: /[*\/]/
 NUMBER: /\d+(\.\d+)?(e[+-]?\d+)?(?![\w.])/i
 STRING: /'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"/s
 PATH: /(?:[^\W\d]\w*|`(?:[^`]|``)+`)(?:-\w+)*(?:\.(?:\w+|`(?:[^`]|``)+`)(?:-\w+)*)*(?:\.\*)?/
-%ignore /\s+/
+%ignore /\s/
 """
 _COMPARE = {
     "=": "$eq", "==": "$eq", "!=": "$ne", "<>": "$ne", ">": "$gt", ">=": "$gte", "<": "$lt", "<=": "$lte",
@@ -93,7 +92,7 @@ def _parsed(text: str, case_sensitive: bool) -> Node:
     from lark.exceptions import UnexpectedInput
 
     try:
-        tree: Tree[Token] = _grammar().parse(text)
+        tree = _grammar().parse(text)
     except UnexpectedInput as exc:
         raise _misread(text, exc) from None
     return check_depth(_Reader(text, case_sensitive=case_sensitive).node(tree.children[0], 0))
@@ -144,9 +143,9 @@ class _Reader:
         """Return the comparison of two sides, of which one alone may be a value."""
         op = _COMPARE[sign]
         if not self.is_value(left) and self.is_value(right, after=True):
-            return self.equal(self.alone(left, or_none=True), op, self.value(right), left, right, sign)
-        if self.is_value(left) and right.data == "path":
-            return self.equal(self.path(right.children[0]), _FLIPPED.get(op, op), self.value(left), right, left, sign)
+            return self.equal(self.alone(left, or_none=True), op, self.literal(right), left, right, sign)
+        if self.is_value(left) and right.data == "PATH":
+            return self.equal(self.path(right), _FLIPPED.get(op, op), self.literal(left), right, left, sign)
         sides = self.expression(left, 0), self.expression(right, 0)
         if not any(True for side in sides for _ in side.parts()):
             raise self.wrong("two values are compared, and no field; write the field first", sign)
@@ -158,8 +157,7 @@ class _Reader:
         """Return the comparison with a value, of a field or of what is computed."""
         if path is None:
             return Relation(self.expression(field, 0), op, Constant(value))
-        word = other.children[0]
-        if other.data == "path" and word.endswith(".*") and op in ("$eq", "$ne") and path != TYPE:
+        if other.data == "PATH" and other.endswith(".*") and op in ("$eq", "$ne") and path != TYPE:
             made = self.condition(path, "$wildcard", value, sign)
             return made if op == "$eq" else Inverse(made)
         try:
@@ -176,39 +174,42 @@ class _Reader:
 
     def is_value(self, side: Any, *, after: bool = False) -> bool:
         """Say whether a side is a value: a literal or, behind an operator, a single word without a root."""
-        if side.data == "path":
-            return after and not _ROOTED.match(side.children[0])
-        return side.data in ("number", "string", "constant") or (
-            side.data == "signed" and side.children[1].data == "number"
+        if side.data == "PATH":
+            return after and not _ROOTED.match(side)
+        return side.data in ("NUMBER", "STRING", "CONSTANT") or (
+            side.data == "signed" and side.children[1].data == "NUMBER"
         )
 
     def value(self, side: Any) -> Any:
         """Return the value that a side is."""
         if not self.is_value(side, after=True):
             raise self.wrong("a value is expected here: a number, a word, a text in quotes, true, false or null", side)
+        return self.literal(side)
+
+    def literal(self, side: Any) -> Any:
+        """Return the value of what is known to be one."""
         if side.data == "signed":
-            return self.value(side.children[1]) * (-1 if side.children[0] == "-" else 1)
-        token = side.children[0]
-        if side.data == "number":
-            return self.number(token)
-        if side.data == "string":
-            return _ESCAPED.sub(r"\1", token[1:-1])
-        if side.data == "constant":
-            return _CONSTANTS[token.lower()]
-        self.check_hyphens(token)
-        return str(token)
+            return self.literal(side.children[1]) * (-1 if side.children[0] == "-" else 1)
+        if side.data == "NUMBER":
+            return self.number(side)
+        if side.data == "STRING":
+            return _ESCAPED.sub(r"\1", side[1:-1])
+        if side.data == "CONSTANT":
+            return _CONSTANTS[side.lower()]
+        self.check_hyphens(side)
+        return str(side)
 
     def number(self, token: Token) -> int | float:
         """Return a number that an event can have."""
         number = int(token) if token.isdecimal() and len(token) < 20 else float(token)
-        if number in (float("inf"), float("-inf")):
+        if math.isinf(number):
             raise self.wrong("this number is too large", token)
         return number
 
     def alone(self, side: Any, *, or_none: bool = False) -> Any:
         """Return the path that a side is; None, where that is allowed, when it is something computed."""
-        if side.data == "path":
-            return self.path(side.children[0])
+        if side.data == "PATH":
+            return self.path(side)
         if or_none:
             return None
         raise self.wrong("this operator looks at one field; write the field before it", side)
@@ -227,16 +228,16 @@ class _Reader:
         """Return what a side of a comparison is computed from."""
         if depth >= MOST_DEPTH:
             raise too_deep(self.place(side))
-        if side.data == "path":
-            return Field(self.path(side.children[0]))
+        if side.data == "PATH":
+            return Field(self.path(side))
         if self.is_value(side):
-            return Constant(self.value(side))
+            return Constant(self.literal(side))
         if side.data == "signed":
             inner = self.expression(side.children[1], depth + 1)
             return Arithmetic(Constant(0), ((str(side.children[0]), inner),))
         terms: list[tuple[str, list[Any]]] = [("+", [side.children[0]])]
         for sign, each in zip(side.children[1::2], side.children[2::2], strict=True):
-            if sign.type == "TIMES":  # which binds before + and -
+            if sign.data == "TIMES":  # which binds before + and -
                 terms[-1][1].extend((sign, each))
             else:
                 terms.append((str(sign), [each]))
@@ -270,15 +271,14 @@ class _Reader:
 
 def typed(path: Path, op: str, value: Any, case_sensitive: bool, place: str) -> Node:
     """Return a comparison, where `order.*` for the event's type is every type that begins so."""
-    if path == TYPE and op in ("$eq", "$ne") and isinstance(value, str):
-        start, star, rest = value.partition("*")
-        if rest or (star and not start):
+    if op in ("$eq", "$ne") and isinstance(value, str) and "*" in value and path == TYPE:
+        start, _, rest = value.partition("*")
+        if rest or not start:
             raise wrong(
                 f"{value!r}: an event type may end with one `*`, as in 'order.*'; write WILDCARD for others", place
             )
-        if star:
-            made = condition(path, "$prefix", start, case_sensitive=case_sensitive, place=place)
-            return made if op == "$eq" else Inverse(made)
+        made = condition(path, "$prefix", start, case_sensitive=case_sensitive, place=place)
+        return made if op == "$eq" else Inverse(made)
     return condition(path, op, value, case_sensitive=case_sensitive, place=place)
 
 

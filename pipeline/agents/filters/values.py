@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, Final, Protocol
 
 from ...core.errors import InvalidFilter, nearest
@@ -256,14 +256,21 @@ def _wild(pattern: str, meaning: Mapping[str, str], *, case_sensitive: bool) -> 
     return _on_re2("".join(parts), case_sensitive=case_sensitive, dot_nl=True)
 
 
-def _on_re2(pattern: str, **options: bool) -> Pattern:
+@cache
+def _options(**options: bool) -> Any:
     import re2
 
     given = re2.Options()
     for name, value in {"log_errors": False, "never_capture": True, **options}.items():
         setattr(given, name, value)
+    return given
+
+
+def _on_re2(pattern: str, **options: bool) -> Pattern:
+    import re2
+
     try:
-        return Pattern(re2.compile(pattern, given))
+        return Pattern(re2.compile(pattern, _options(**options)))
     except UnicodeEncodeError:
         raise Trouble(f"a lone surrogate in {pattern!a} is no character") from None
     except re2.error as exc:

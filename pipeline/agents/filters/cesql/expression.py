@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
+from ....core.errors import InvalidFilter
 from ..paths import EVENT, Path, attribute_path
 from ..tree import too_deep
 from ..values import (
@@ -33,9 +34,7 @@ from ..values import (
 from .functions import FUNCTIONS, LEAST, MOST, boolean, integer, string
 
 if TYPE_CHECKING:
-    from lark import Token, Tree
-
-    from ..grammar import Grammar
+    from ..grammar import Grammar, Token
 
 _GRAMMAR = r"""
 start: logic
@@ -45,12 +44,12 @@ start: logic
 ?product: member (TIMES member)*
 ?member: unary (NOT? LIKE STRING | NOT? IN set)*
 set: "(" logic ("," logic)* ")"
-?unary: NOT unary -> not_
+?unary: NOT unary -> inverse
     | SIGN unary -> signed
-    | INTEGER -> integer
-    | STRING -> string
-    | BOOLEAN -> boolean
-    | NAME -> attribute
+    | INTEGER
+    | STRING
+    | BOOLEAN
+    | NAME
     | EXISTS NAME -> exists
     | FUNCTION "(" [logic ("," logic)*] ")" -> call
     | "(" logic ")"
@@ -68,7 +67,7 @@ STRING: /'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"/s
 COMPARE: /!=|<>|<=|>=|=|<|>/
 SIGN: /[+-]/
 TIMES: /[*\/%]/
-%ignore /\s+/
+%ignore /\s/
 """
 Value = str | int | bool
 Evaluate = Callable[[Mapping[str, Any]], Value]
@@ -105,7 +104,7 @@ class Sql:
 
     def build(self) -> Test:
         """Return the function that tries it on an event."""
-        evaluate = _Reader(self.expression, "").read(_tree(self.expression).children[0], 0)
+        evaluate, _ = _compiled(self.expression)
 
         def test(event: Mapping[str, Any]) -> Result:
             value = evaluate(event)
@@ -118,27 +117,32 @@ class Sql:
 
 def parse_sql(text: str, place: str = "") -> Sql:
     """Return the condition for an expression of CESQL; raise InvalidFilter with the place in the text."""
-    from lark.exceptions import UnexpectedInput
-
     check_length(text)
     try:
-        tree = _tree(text)
+        _, attributes = _compiled(text)
+    except InvalidFilter as exc:
+        raise wrong(str(exc), place) from None
+    if not attributes:
+        raise wrong("CESQL: the expression looks at no attribute, and is the same for every event", place)
+    return Sql(text, attributes)
+
+
+@lru_cache(maxsize=256)
+def _compiled(text: str) -> tuple[Evaluate, tuple[str, ...]]:
+    """Return the function that evaluates an expression, and the attributes in it."""
+    from lark.exceptions import UnexpectedInput
+
+    try:
+        tree = _grammar().parse(text)
     except UnexpectedInput as exc:
         token = getattr(exc, "token", None)
         ended = token is not None and token.type == "$END"
         at = place_in(text, len(text) if ended else exc.pos_in_stream or 0)
         reason = "the expression ends too early" if ended else "this is not expected here"
-        raise wrong(f"CESQL, {at}: {reason}; texts are written in quotes", place) from None
-    reader = _Reader(text, place)
-    reader.read(tree.children[0], 0)
-    if not reader.attributes:
-        raise wrong("CESQL: the expression looks at no attribute, and is the same for every event", place)
-    return Sql(text, tuple(dict.fromkeys(reader.attributes)))
-
-
-@lru_cache(maxsize=256)
-def _tree(text: str) -> Tree[Token]:
-    return _grammar().parse(text)
+        raise wrong(f"CESQL, {at}: {reason}; texts are written in quotes") from None
+    reader = _Reader(text)
+    evaluate = reader.read(tree.children[0], 0)
+    return evaluate, tuple(dict.fromkeys(reader.attributes))
 
 
 @cache
@@ -151,16 +155,17 @@ def _grammar() -> Grammar:
 class _Reader:
     """Makes the function that evaluates what the grammar finds, and gathers the attributes."""
 
-    def __init__(self, text: str, place: str) -> None:
+    def __init__(self, text: str) -> None:
         self.text = text
-        self.place = place
         self.attributes: list[str] = []
 
     def read(self, tree: Any, depth: int) -> Evaluate:
         """Return the function that evaluates a part of the expression."""
         if depth > MOST_DEPTH:
-            raise too_deep(self.place)
-        read: Callable[[list[Any], int], Evaluate] = getattr(self, f"_{tree.data.rstrip('_')}")
+            raise too_deep()
+        if leaf := _LEAVES.get(tree.data):
+            return leaf(self, tree)
+        read: Callable[[list[Any], int], Evaluate] = getattr(self, f"_{tree.data}")
         return read(tree.children, depth + 1)
 
     def _logic(self, children: list[Any], depth: int) -> Evaluate:
@@ -201,7 +206,7 @@ class _Reader:
     def _member(self, children: list[Any], depth: int) -> Evaluate:
         result, negated = self.read(children[0], depth), False
         for each in children[1:]:
-            kind = getattr(each, "type", "set")
+            kind = each.data
             if kind == "NOT":
                 negated = True
             elif kind in ("STRING", "set"):
@@ -219,22 +224,22 @@ class _Reader:
             raise self.wrong(str(exc), token) from None
         return lambda event: pattern.matches(string(value(event))) is not negated
 
-    def _not(self, children: list[Any], depth: int) -> Evaluate:
+    def _inverse(self, children: list[Any], depth: int) -> Evaluate:
         inner = self.read(children[1], depth)
         return lambda event: not boolean(inner(event))
 
     def _signed(self, children: list[Any], depth: int) -> Evaluate:
         sign, inner = children
-        if inner.data == "integer":
-            number = self._number(inner.children[0], -1 if sign == "-" else 1)
+        if inner.data == "INTEGER":
+            number = self._number(inner, -1 if sign == "-" else 1)
             return lambda event: number
         if sign == "+":
             raise self.wrong("a + belongs before a number, or between two values", sign)
         value = self.read(inner, depth)
         return lambda event: within(-integer(value(event)))
 
-    def _integer(self, children: list[Any], depth: int) -> Evaluate:
-        number = self._number(children[0], 1)
+    def _integer(self, token: Token) -> Evaluate:
+        number = self._number(token, 1)
         return lambda event: number
 
     def _number(self, token: Token, sign: int) -> int:
@@ -243,16 +248,16 @@ class _Reader:
             raise self.wrong("an integer has at most 32 bits in CESQL", token)
         return number
 
-    def _string(self, children: list[Any], depth: int) -> Evaluate:
-        text = _unquoted(children[0])
+    def _string(self, token: Token) -> Evaluate:
+        text = _unquoted(token)
         return lambda event: text
 
-    def _boolean(self, children: list[Any], depth: int) -> Evaluate:
-        value = children[0].upper() == "TRUE"
+    def _boolean(self, token: Token) -> Evaluate:
+        value = token.upper() == "TRUE"
         return lambda event: value
 
-    def _attribute(self, children: list[Any], depth: int) -> Evaluate:
-        get = self._named(children[0]).getter()
+    def _attribute(self, token: Token) -> Evaluate:
+        get = self._named(token).getter()
 
         def evaluate(event: Mapping[str, Any]) -> Value:
             value = get(event)
@@ -271,7 +276,7 @@ class _Reader:
         return lambda event: get(event) is not MISSING
 
     def _named(self, token: Token) -> Path:
-        path = attribute_path(token.lower(), self.place)
+        path = attribute_path(token.lower())
         self.attributes.append(path.names[0])
         return path
 
@@ -286,7 +291,13 @@ class _Reader:
 
     def wrong(self, message: str, token: Token) -> Exception:
         """Return the error for what is wrong at a token."""
-        return wrong(f"CESQL, {place_in(self.text, token.start_pos or 0)}: {message}", self.place)
+        return wrong(f"CESQL, {place_in(self.text, token.start_pos or 0)}: {message}")
+
+
+#: What reads the parts that are one token.
+_LEAVES: Mapping[str, Callable[[_Reader, Token], Evaluate]] = {
+    "BOOLEAN": _Reader._boolean, "INTEGER": _Reader._integer, "NAME": _Reader._attribute, "STRING": _Reader._string,
+}  # fmt: skip
 
 
 def _pairs(children: list[Any]) -> list[tuple[Any, Any]]:

@@ -9,6 +9,9 @@ import pytest
 
 from pipeline import InvalidFilter
 from pipeline.agents.filters import parse
+from pipeline.agents.filters.conditions import condition
+from pipeline.agents.filters.operators import EQUATING
+from pipeline.agents.filters.paths import Path
 from tests.filters import event, result
 
 
@@ -218,9 +221,9 @@ def test_a_text_that_is_no_date_equals_none() -> None:
 
 
 def test_upper_and_lower_case_differ_where_it_is_asked_for_alone() -> None:
-    for condition in ({"$eq": "aapl"}, {"$in": ["aapl"]}, {"$prefix": "aa"}, {"$regex": "^aa"}, {"$wildcard": "aa*"}):
-        assert result({"symbol": condition}) is True
-        assert result({"symbol": {**condition, "$case_sensitive": True}}) is False
+    for wanted in ({"$eq": "aapl"}, {"$in": ["aapl"]}, {"$prefix": "aa"}, {"$regex": "^aa"}, {"$wildcard": "aa*"}):
+        assert result({"symbol": wanted}) is True
+        assert result({"symbol": {**wanted, "$case_sensitive": True}}) is False
     assert result({"symbol": {"$gt": "aapk"}}) is True
     assert result({"symbol": {"$gt": "aapk", "$case_sensitive": True}}) is False
 
@@ -301,3 +304,10 @@ def test_alternatives_that_share_their_anchors_want_a_group(pattern: str, instea
 def test_a_pattern_that_makes_others_hang_takes_linear_time() -> None:
     assert result({"it": {"$regex": "^(a|aa)+b$"}}, event({"it": "a" * 100_000})) is False
     assert result({"it": {"$wildcard": "a*" * 200 + "b"}}, event({"it": "a" * 10_000})) is False
+
+
+@pytest.mark.parametrize("op", sorted(EQUATING))
+@pytest.mark.parametrize("value", ["", "a", "high", "2026-01-31T09:30:00Z", 1, 2.5, True, None])
+def test_every_value_can_be_compared_for_being_equal(op: str, value: Any) -> None:
+    made = condition(Path("payload", ("a",)), op, [value] if op in ("$in", "$nin") else value)
+    assert made.check()(value) is True
