@@ -1,60 +1,101 @@
-"""Whether a query selects something: in steps of our own where it is simple, which is some ten times faster.
-
-Simple are names, indices and wildcards, and conditions that compare them or ask whether they are there. The library
-reads every query, and goes through events with all others: slices, `..`, functions.
-"""
+"""How a query goes through an event: whether it selects something, and what."""
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
-from jsonpath import JSONPath
-from jsonpath.filter import (
-    FilterExpression,
-    FilterExpressionLiteral,
-    FilterQuery,
-    InfixExpression,
-    Nil,
-    PrefixExpression,
-    RegexLiteral,
-    RelativeFilterQuery,
-    RootFilterQuery,
-)
-from jsonpath.segments import JSONPathChildSegment
-from jsonpath.selectors import Filter, IndexSelector, NameSelector, WildcardSelector
+from ..values import Trouble
 
 #: Says whether something is selected, or a condition met; asked with a value, and the root of all.
 Says = Callable[[Any, Any], bool]
 #: Finds a value, or NOTHING, from a value and the root of all.
 Finds = Callable[[Any, Any], Any]
+#: Finds all values that something selects.
+Selects = Callable[[Any, Any], Iterable[Any]]
 
-NOTHING = object()
-_ORDERS: Mapping[str, Callable[[Any, Any], bool]] = {"<": operator.lt, ">": operator.gt}
-
-
-class NotSimple(Exception):
-    """A query is the library's to go through."""
-
-
-def selects(query: JSONPath) -> Callable[[Any], bool]:
-    """Return what says whether a query selects something in a value; it may raise JSONPathError."""
-    try:
-        says = along(query)
-    except NotSimple:
-        return lambda value: next(iter(query.finditer(value)), None) is not None
-    return lambda value: says(value, value)
+NOTHING: Final = object()
+#: The selector `*`.
+WILD: Final = object()
+#: How deep `..` goes.
+MOST_LEVELS = 100
 
 
-def along(query: JSONPath) -> Says:
-    """Return what says whether a query selects something, in steps of our own; raise NotSimple where it cannot."""
+class Segment(NamedTuple):
+    """A step of a query.
+
+    Attributes:
+        selectors: names (str), indices (int), slices, WILD, and conditions as what says whether they are met.
+        deep: whether it is `..`, which selects at every depth.
+
+    """
+
+    selectors: tuple[Any, ...]
+    deep: bool = False
+
+    @property
+    def only(self) -> str | int | None:
+        """The name or index that is all it selects by."""
+        (selector, *others) = self.selectors
+        return selector if isinstance(selector, (str, int)) and not others and not self.deep else None
+
+
+def exists(segments: Sequence[Segment]) -> Says:
+    """Return what says whether a query selects something; it looks no further than it has to."""
     says: Says = lambda value, root: True  # noqa: E731  # where there is no further step, something is selected
-    for segment in reversed(query.segments):
-        if type(segment) is not JSONPathChildSegment:
-            raise NotSimple
+    for segment in reversed(segments):
         says = _either([_selected(selector, says) for selector in segment.selectors])
+        if segment.deep:
+            says = _selected_from(lambda value, root: _levels(value), says)
     return says
+
+
+def nodes(segments: Sequence[Segment]) -> Callable[[Any, Any], Iterator[Any]]:
+    """Return what finds all values that a query selects, one after the other."""
+    steps = [(segment.deep, [_several(selector) for selector in segment.selectors]) for segment in segments]
+
+    def find(value: Any, root: Any) -> Iterator[Any]:
+        found = iter((value,))
+        for deep, selectors in steps:
+            places = _all_levels(found) if deep else found
+            found = _all_selected(places, selectors, root)
+        return found
+
+    return find
+
+
+def _all_levels(places: Iterable[Any]) -> Iterator[Any]:
+    return (inner for place in places for inner in _levels(place))
+
+
+def _all_selected(places: Iterable[Any], selectors: Sequence[Selects], root: Any) -> Iterator[Any]:
+    return (inner for place in places for select in selectors for inner in select(place, root))
+
+
+def single(segments: Sequence[Segment]) -> Finds | None:
+    """Return what finds the value of a query of names and indices alone; None for another query."""
+    names = [segment.only for segment in segments]
+    if None in names:
+        return None
+    steps = [step(name) for name in names]
+    if not steps:
+        return lambda value, root: value
+    return steps[0] if len(steps) == 1 else lambda value, root: _last(steps, value)
+
+
+def step(selector: Any) -> Finds:
+    """Return what finds what a name or an index selects."""
+    if isinstance(selector, int):
+
+        def at(value: Any, root: Any) -> Any:
+            return value[selector] if _is_array(value) and -len(value) <= selector < len(value) else NOTHING
+
+        return at
+
+    def of(value: Any, root: Any) -> Any:
+        return value.get(selector, NOTHING) if type(value) is dict or isinstance(value, Mapping) else NOTHING
+
+    return of
 
 
 def _either(several: Sequence[Says]) -> Says:
@@ -65,37 +106,42 @@ def _either(several: Sequence[Says]) -> Says:
 
 def _selected(selector: Any, further: Says) -> Says:
     """Return what goes on with what a selector selects."""
-    if isinstance(selector, (NameSelector, IndexSelector)):
-        step = _step(selector)
+    if callable(selector):
+        return lambda value, root: any(selector(inner, root) and further(inner, root) for inner in _inner(value))
+    if not isinstance(selector, (str, int)):
+        return _selected_from(_several(selector), further)
+    find = step(selector)
 
-        def says(value: Any, root: Any) -> bool:
-            inner = step(value, root)
-            return inner is not NOTHING and further(inner, root)
+    def says(value: Any, root: Any) -> bool:
+        inner = find(value, root)
+        return inner is not NOTHING and further(inner, root)
 
-        return says
-    if isinstance(selector, WildcardSelector):
-        return lambda value, root: any(further(inner, root) for inner in _inner(value))
-    if isinstance(selector, Filter):
-        meets = _condition(selector.expression)
-        return lambda value, root: any(meets(inner, root) and further(inner, root) for inner in _inner(value))
-    raise NotSimple
+    return says
 
 
-def _step(selector: Any) -> Finds:
-    """Return what follows a name or an index."""
-    if isinstance(selector, IndexSelector):
-        index = selector.index
+def _selected_from(select: Selects, further: Says) -> Says:
+    return lambda value, root: any(further(inner, root) for inner in select(value, root))
 
-        def at(value: Any, root: Any) -> Any:
-            return value[index] if _is_array(value) and -len(value) <= index < len(value) else NOTHING
 
-        return at
-    name = selector.name
+def _several(selector: Any) -> Selects:
+    """Return what finds everything that a selector selects."""
+    if isinstance(selector, (str, int)):
+        find = step(selector)
+        return lambda value, root: () if (inner := find(value, root)) is NOTHING else (inner,)
+    if isinstance(selector, slice):
+        return lambda value, root: value[selector] if selector.step != 0 and _is_array(value) else ()
+    if selector is WILD:
+        return lambda value, root: _inner(value)
+    return lambda value, root: (inner for inner in _inner(value) if selector(inner, root))
 
-    def of(value: Any, root: Any) -> Any:
-        return value.get(name, NOTHING) if type(value) is dict or isinstance(value, Mapping) else NOTHING
 
-    return of
+def _levels(value: Any, level: int = 1) -> Iterator[Any]:
+    """Go through a value and everything in it."""
+    if level > MOST_LEVELS:
+        raise Trouble("JSONPath: recursion limit exceeded")
+    yield value
+    for inner in _inner(value):
+        yield from _levels(inner, level + 1)
 
 
 def _inner(value: Any) -> Iterable[Any]:
@@ -108,89 +154,9 @@ def _is_array(value: Any) -> bool:
     return type(value) is list or (isinstance(value, Sequence) and not isinstance(value, str))
 
 
-# -- conditions
-
-
-def _condition(expression: Any) -> Says:
-    """Return what says whether a condition is met."""
-    match expression:
-        case FilterExpression():
-            return _condition(expression.expression)
-        case PrefixExpression(operator="!"):
-            inner = _condition(expression.right)
-            return lambda value, root: not inner(value, root)
-        case InfixExpression(operator="&&" | "||" as sign):
-            return _joined(sign, _condition(expression.left), _condition(expression.right))
-        case InfixExpression():
-            return _compared(expression.operator, _operand(expression.left), _operand(expression.right))
-        case RelativeFilterQuery() if expression.path.segments:
-            return along(expression.path)
-        case RootFilterQuery():
-            says = along(expression.path)
-            return lambda value, root: says(root, root)
-    raise NotSimple
-
-
-def _joined(sign: str, one: Says, other: Says) -> Says:
-    if sign == "&&":
-        return lambda value, root: one(value, root) and other(value, root)
-    return lambda value, root: one(value, root) or other(value, root)
-
-
-def _operand(expression: Any) -> Finds:
-    """Return what finds a side of a comparison."""
-    if isinstance(expression, Nil):
-        return lambda value, root: None
-    if isinstance(expression, FilterExpressionLiteral) and not isinstance(expression, RegexLiteral):
-        literal = expression.value
-        return lambda value, root: literal
-    if not isinstance(expression, FilterQuery) or not expression.path.singular_query():
-        raise NotSimple
-    steps = [_step(segment.selectors[0]) for segment in expression.path.segments]
-    if isinstance(expression, RootFilterQuery):
-        return lambda value, root: _last(steps, root)
-    if not isinstance(expression, RelativeFilterQuery):
-        raise NotSimple
-    if not steps:
-        return lambda value, root: value
-    return steps[0] if len(steps) == 1 else lambda value, root: _last(steps, value)
-
-
 def _last(steps: Sequence[Finds], value: Any) -> Any:
-    for step in steps:
-        value = step(value, None)
+    for each in steps:
+        value = each(value, None)
         if value is NOTHING:
             break
     return value
-
-
-def _compared(sign: str, left: Finds, right: Finds) -> Says:
-    """Return a comparison of two values, either of which may be nothing."""
-    if sign == "==":
-        return lambda value, root: _equal(left(value, root), right(value, root))
-    if sign == "!=":
-        return lambda value, root: not _equal(left(value, root), right(value, root))
-    if sign not in ("<", ">", "<=", ">="):
-        raise NotSimple
-    compare, or_equal = _ORDERS[sign[0]], sign.endswith("=")
-
-    def says(value: Any, root: Any) -> bool:
-        one, other = left(value, root), right(value, root)
-        return (_have_order(one, other) and compare(one, other)) or (or_equal and _equal(one, other))
-
-    return says
-
-
-def _equal(one: Any, other: Any) -> bool:
-    """Say whether two values are equal; a boolean is no number, which Python sees differently."""
-    if one is NOTHING or other is NOTHING:
-        return one is other
-    if isinstance(one, bool) is not isinstance(other, bool):
-        return False
-    return bool(one == other)
-
-
-def _have_order(one: Any, other: Any) -> bool:
-    return (isinstance(one, str) and isinstance(other, str)) or (
-        isinstance(one, (int, float)) and isinstance(other, (int, float))
-    )

@@ -62,7 +62,7 @@ def test_a_mapping_is_an_and_of_its_fields(where: Any, expected: bool | None) ->
         ({"a": {"$case_sensitive": "yes", "$eq": 1}}, "$case_sensitive takes true or false"),
         ({"$expr": 5}, "$expr: a text is expected here, not 5"),
         ({"$expr": "a = 1"}, "$expr takes one comparison of two fields"),
-        ({"$jsonpath": "$.data["}, "JSONPath"),
+        ({"$jsonpath": "$.data["}, "$jsonpath: JSONPath '$.data[' at character 8: the query ends too early"),
         ({"all": [{"sql": "FOO(a) = 1"}]}, "all[0].sql: character 1, 'FOO(a) = 1': unknown function of CESQL 'FOO'"),
         ({"sql": "a = 1 + "}, "sql: CESQL, character 9, the end: the expression ends too early"),
         ({"a": object()}, "takes a text, a number, true, false or null"),
