@@ -41,7 +41,7 @@ from ..families import AgentResponse
 from ..history.presence import Presence
 from ..ledger.database.rows import chunks
 from ..ledger.database.tables import deliveries, events
-from ..ledger.workers import running, versions_of
+from ..ledger.workers import versions_of
 
 if TYPE_CHECKING:
     from ..bus import Bus
@@ -134,7 +134,7 @@ class Requests:
         else:
             near = nearest(event.type, [pattern for patterns in known.values() for pattern in patterns])
             raise NoResponder(f"nobody answers {event.type}: no agent listens to it; {near}")
-        versions = ledger.database.read(running)
+        versions = ledger.workers.running()
         if not all(versions_of(name, versions) for name in agents):
             versions = ledger.subscribers.versions(agents)  # some may be those that the ledger declares
         there = [name for name in agents if versions_of(name, versions)]

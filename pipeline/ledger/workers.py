@@ -140,6 +140,10 @@ class Workers:
         statement = update(workers).where(this).values(seen=dead, ended=clock())
         self._database.run(lambda connection: connection.execute(statement))
 
+    def running(self) -> list[Mapping[str, Version]]:
+        """Return what each version wants that runs now, by its agents."""
+        return [_version_in(*row) for row in self._database.fast.rows((_RUNNING, {}))]
+
     def roll(self) -> Roll:
         """Return who is there."""
 
@@ -170,6 +174,9 @@ class Workers:
         return self._database.run(work)
 
 
+_RUNNING = select(workers.c.agents, workers.c.filters).where(lives()).distinct()
+
+
 def _seen(row: Row[Any]) -> Seen:
     return Seen(row.id, row.seen, row.beats, row.leaves, row.ended, *_said(row.agents, row.about))
 
@@ -194,8 +201,7 @@ def listening(connection: Connection) -> list[Listening]:
 
 def running(connection: Connection) -> list[Mapping[str, Version]]:
     """Return what each version wants that runs now, by its agents."""
-    alive = select(workers.c.agents, workers.c.filters).where(lives())
-    return [_version_in(*row) for row in connection.execute(alive.distinct())]
+    return [_version_in(*row) for row in connection.execute(_RUNNING)]
 
 
 def versions_of(agent: str, running: Iterable[Mapping[str, Version]]) -> list[Version]:

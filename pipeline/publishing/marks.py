@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from ..core import forks
 from ..core.observe import Log
+from ..core.times import monotonic
 
 if TYPE_CHECKING:
     from ..ledger.ledger import Ledger
@@ -21,6 +22,8 @@ logger = Log(logging.getLogger(__name__))
 
 #: Seconds after which marks are written that no append has taken along.
 SOON = 0.05
+#: Seconds for which the thread that writes them goes on when there are none: a new one for each event costs more.
+LINGER = 0.3
 #: Marks that one append takes along.
 ALONG = 500
 #: Seconds between two tries to write marks into a ledger that is away, and how many: then the relay has found out.
@@ -75,12 +78,13 @@ class Marks:
         return taken
 
     def _write_soon(self) -> None:
-        main = threading.main_thread()
+        main, last = threading.main_thread(), monotonic()
         while True:
             main.join(AGAIN if self._failed else SOON)
+            last = monotonic() if self._ids else last
             self.flush()
             with self._changing:
-                if not self._ids or not main.is_alive():
+                if not main.is_alive() or (not self._ids and monotonic() - last > LINGER):
                     self._thread = None
                     return
 

@@ -40,6 +40,20 @@ def test_a_mark_is_written_soon(app: Pipeline) -> None:
     wait_for(lambda: not unmarked(app), "the mark is written", 10)
 
 
+def test_one_thread_writes_marks_for_a_while_and_ends_when_none_come(
+    app: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(marks, "LINGER", 600.0)
+    threads = []
+    for _ in range(2):
+        app.publish(order())
+        wait_for(lambda: not unmarked(app), "the mark is written", 10)
+        threads.append(app.bus.outbox._marks._thread)
+    assert threads[0] is threads[1] is not None
+    monkeypatch.setattr(marks, "LINGER", 0.0)
+    wait_for(lambda: app.bus.outbox._marks._thread is None, "its end", 10)
+
+
 @pytest.mark.usefixtures("late")
 def test_a_mark_is_written_with_the_next_append(app: Pipeline) -> None:
     first, other = app.publish(order()), app.publish_many([order(), order()])

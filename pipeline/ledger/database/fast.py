@@ -143,6 +143,10 @@ class Fast:
         """Run one statement in a transaction of its own and return the first row of its answer, or None."""
         return self.run(lambda connection: connection.execute(*statement).fetchone(), alone=True)
 
+    def rows(self, statement: Statement) -> list[Any]:
+        """Run one statement that only reads and return all rows of its answer."""
+        return self.run(lambda connection: list(connection.execute(*statement).fetchall()), alone=True)
+
     def look(self, statement: Statement) -> Any:
         """Run one statement that only reads, as one() does, but once: who waits longer has other things to do."""
         return self._once(lambda connection: connection.execute(*statement).fetchone(), alone=True)
