@@ -17,7 +17,7 @@ from ...core import forks
 
 def doorbell_of(database: Path, owner: int) -> str:
     """Return the path of an owner's pipe."""
-    return f"{database}.bells/{owner}"
+    return f"{database}.bell-{owner}"
 
 
 def ring(doorbells: Iterable[str]) -> None:
@@ -59,8 +59,6 @@ class Doorbell:
         if self._pipe is not None:
             return True
         try:
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(os.path.dirname(path), 0o700)
             with contextlib.suppress(FileExistsError):
                 os.mkfifo(path, 0o600)
             self._pipe = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)

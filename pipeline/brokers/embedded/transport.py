@@ -228,9 +228,9 @@ class Channel(Apart, virtual.Channel):  # type: ignore[misc]  # kombu's classes 
         room = self.qos.room()
         if room <= 0 or not self._active_queues:
             return False
-        # The queue that was first is last next time: a busy queue does not starve its neighbours.
-        self._active_queues.append(self._active_queues.pop(0))
         claimed = self.store.claim(self._active_queues, min(room, BATCH))
+        if claimed:  # the queue that was first is last next time: a busy queue does not starve its neighbours
+            self._active_queues.append(self._active_queues.pop(0))
         for message in claimed:
             if self._no_ack.get(message.queue):
                 self.store.ack(message.id)
@@ -370,6 +370,10 @@ class Transport(virtual.Transport):  # type: ignore[misc]  # kombu's classes are
         self.store.settle()
         if passed() - self._rings[0] > POLL_INTERVAL:
             self._lie_down()
+
+    def flush(self) -> None:
+        """Write what was acknowledged so far, for one who goes on to what may take long."""
+        self.store.settle()
 
     def _on_ring(self) -> None:
         self._rings.append(passed())
