@@ -74,6 +74,14 @@ def test_what_is_reserved_counts_at_once_and_what_was_really_spent_when_it_is_se
     assert app.budgets.left([one]) == tokens(0)
 
 
+def test_a_tree_without_a_budget_has_nothing_to_settle(app: Pipeline) -> None:
+    use = Use("d1", 1, 0)
+    assert reserve(app, [Scope(*tree_of("no tree of ours").place)], 60, use) is None
+    app.budgets.settle(use, tokens(10))  # warnings are errors here, and an empty list of places is one to SQLAlchemy
+    assert app.budgets.spent_by(["d1"]) == {"d1": Amounts(10, 0, 0)}
+    assert rows(app, budgets) == []
+
+
 def test_the_same_use_counts_once_and_that_of_another_attempt_again(app: Pipeline) -> None:
     one = scope(100)
     assert reserve(app, [one], 30, Use("d1", 1, 0)) is None

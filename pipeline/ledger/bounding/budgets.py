@@ -237,9 +237,11 @@ class Budgets:
         return [(scope, rows[scope.place]) for scope in scopes if scope.place in rows]
 
     def _locked_rows(self, connection: Connection, places: Sequence[Any]) -> dict[Any, Row[Any]]:
+        if not places:
+            return {}
         columns = [budgets.c[name] for name in _PLACE]
         query = select(budgets).where(or_(*(_at(place) for place in places))).order_by(*columns).with_for_update()
-        return {(row.name, row.key, row.period): row for row in connection.execute(query)} if places else {}
+        return {(row.name, row.key, row.period): row for row in connection.execute(query)}
 
     def _insert(self, connection: Connection, new: Sequence[tuple[Scope, Amounts]]) -> None:
         rows = [
