@@ -16,7 +16,7 @@ from ..core.errors import RateLimited
 from ..core.times import seconds_of, utc_now
 
 #: The packages whose errors are known, and whose that derive from them.
-CLIENTS = frozenset({"openai", "anthropic", "httpx", "requests", "aiohttp", "botocore", "pydantic_ai"})
+CLIENTS = frozenset({"openai", "anthropic", "httpx", "httpx2", "requests", "aiohttp", "botocore", "pydantic_ai"})
 TOO_MANY, UNAVAILABLE = 429, 503
 #: What AWS calls it (`_THROTTLED_ERROR_CODES` of botocore/retries/standard.py, without what are limits of amounts).
 THROTTLED = frozenset(
@@ -35,8 +35,19 @@ THROTTLED = frozenset(
         "EC2ThrottledException",
     }
 )
-#: A 429 that no waiting mends: the account has nothing left.
-SPENT = "insufficient_quota"
+#: What OpenAI calls a 429 that no waiting mends, as the account has nothing left (its guide to error codes), and the
+#: class that pydantic-ai has for that of any provider.
+SPENT = frozenset(
+    {
+        "insufficient_quota",
+        "billing_hard_limit_reached",
+        "credit_balance_exhausted",
+        "organization_spend_limit_exceeded",
+        "project_spend_limit_exceeded",
+        "organization_usage_limit_exceeded",
+    }
+)
+SPENT_ERROR = "ModelQuotaExceededError"
 
 
 def limited_by(error: BaseException) -> RateLimited | None:
@@ -81,10 +92,16 @@ def _of_client(error: BaseException) -> RateLimited | None:
         said = (getattr(error, name, None) for name in ("status_code", "status"))
         status = getattr(response, "status_code", None) or next((one for one in said if one is not None), None)
         headers = getattr(response, "headers", None) or getattr(error, "headers", None)
-    if status not in (TOO_MANY, UNAVAILABLE) or getattr(error, "code", None) == SPENT:
+    if status not in (TOO_MANY, UNAVAILABLE) or _is_spent(error):
         return None
     seconds = retry_after(headers, utc_now())
     return None if status == UNAVAILABLE and seconds is None else RateLimited(seconds)
+
+
+def _is_spent(error: BaseException) -> bool:
+    """Return whether an account has nothing left."""
+    codes = {str(getattr(error, name, None)) for name in ("code", "type", "provider_error_code")}
+    return bool(codes & SPENT) or any(cls.__name__ == SPENT_ERROR for cls in type(error).__mro__)
 
 
 def retry_after(headers: Any, at: datetime) -> float | None:

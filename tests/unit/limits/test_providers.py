@@ -1,4 +1,7 @@
-"""Errors of providers' clients, none of which is installed: which of them ask to wait, and how long."""
+"""Errors of providers' clients: which of them ask to wait, and how long.
+
+They are made up, as most clients are not installed; those of OpenAI's real one are in test_openai.py.
+"""
 
 from __future__ import annotations
 
@@ -41,6 +44,7 @@ def amazon(code: str, status: int = 400, **headers: str) -> Exception:
         (error("requests.exceptions", response=response(503, Retry_After="30")), 30.0),
         (error("aiohttp.client_exceptions", status=429, headers={"Retry-After": "3"}), 3.0),
         (error("pydantic_ai.exceptions", status_code=429), None),
+        (error("httpx2", response=response(429, retry_after="6")), 6.0),
         (amazon("ThrottlingException"), None),
         (amazon("SomethingNew", 429, **{"retry-after": "4"}), 4.0),
         (type("Mine", (type(error("httpx")),), {"response": response(429, retry_after="9")})(), 9.0),
@@ -59,6 +63,8 @@ def test_a_clients_error_that_asks_to_wait_is_known_by_its_class_and_status(
     [
         error("openai", status_code=500, response=response(500, retry_after="7")),
         error("openai", status_code=429, code="insufficient_quota", response=response(429)),
+        error("openai", status_code=429, type="insufficient_quota", response=response(429, retry_after="7")),
+        error("pydantic_ai.exceptions", status_code=429, provider_error_code="project_spend_limit_exceeded"),
         error("httpx", response=response(503)),  # an ordinary failure: nobody has said how long
         error("httpx", response=response(503, retry_after="soon")),
         error("shop", status_code=429),  # somebody's own class
