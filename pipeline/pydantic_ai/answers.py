@@ -12,7 +12,7 @@ from typing import Any
 from pydantic_ai.messages import ModelMessage, ModelMessagesTypeAdapter, ModelResponse, UserPromptPart
 from pydantic_ai.models import CompletedStreamedResponse, Model, ModelRequestParameters, StreamedResponse
 from pydantic_ai.models.wrapper import WrapperModel
-from pydantic_ai.settings import ModelSettings
+from pydantic_ai.settings import ModelSettings, merge_model_settings
 from pydantic_ai.tools import RunContext
 from pydantic_core import to_json
 
@@ -37,7 +37,8 @@ class OnceModel(WrapperModel):
         model_request_parameters: ModelRequestParameters,
     ) -> ModelResponse:
         """Return the model's response."""
-        request = partial(self.wrapped.request, messages, model_settings, model_request_parameters)
+        settings = _sent_once(self.wrapped, model_settings)
+        request = partial(self.wrapped.request, messages, settings, model_request_parameters)
         return await _answer(self._run, messages, request)
 
     @asynccontextmanager
@@ -51,9 +52,10 @@ class OnceModel(WrapperModel):
         """Lend the response while it comes, and keep it when it is whole; or lend the one that was kept."""
         opened: asyncio.Future[StreamedResponse] = asyncio.get_running_loop().create_future()
         read = asyncio.Event()
+        settings = _sent_once(self.wrapped, model_settings)
 
         async def request() -> ModelResponse:
-            stream = self.wrapped.request_stream(messages, model_settings, model_request_parameters, run_context)
+            stream = self.wrapped.request_stream(messages, settings, model_request_parameters, run_context)
             async with stream as live:
                 opened.set_result(live)
                 await read.wait()
@@ -79,6 +81,19 @@ class OnceModel(WrapperModel):
         finally:
             if not answer.done():
                 await _end(answer, opened.result() if opened.done() else None, read)
+
+
+def _sent_once(model: Model, settings: ModelSettings | None) -> ModelSettings | None:
+    """Return the settings with which the model's client sends a request once, unless they say something else.
+
+    The delivery is what tries again: a client that waits out a 429 by itself, as most do, holds its worker meanwhile,
+    and nobody else hears of the pause.
+    """
+    while isinstance(model, WrapperModel):
+        model = model.wrapped
+    if "max_retries" in model.unsupported_settings:  # it would warn
+        return settings
+    return merge_model_settings(ModelSettings(max_retries=0), settings)
 
 
 async def _end(answer: asyncio.Task[ModelResponse], live: StreamedResponse | None, read: asyncio.Event) -> None:
