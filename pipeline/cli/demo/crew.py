@@ -37,8 +37,8 @@ ledger keeps, and reserves what it may cost from a budget.
 """
 PRETENDED = """\
 The model is a pretended one, a server on this machine that counts what it is paid for; nothing costs. On the way it
-refuses (429), and the worker is killed. For a real model set CREW_MODEL as pydantic-ai names it (openai:gpt-5), and
-install its client; then nothing is broken on purpose.
+refuses (429), and the worker is killed. For a real model set CREW_MODEL as pydantic-ai names it (openai:gpt-5), and its
+key (OPENAI_API_KEY); then nothing is broken on purpose.
 """
 HONEST = """\
 To be honest: the kill came when all that was answered was kept. A worker that dies between an answer and the ledger's

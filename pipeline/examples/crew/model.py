@@ -10,7 +10,6 @@ import os
 from typing import TypeVar
 
 from pydantic_ai import Agent, RunContext
-from pydantic_ai.exceptions import UserError
 from pydantic_ai.models import infer_model
 from pydantic_ai.settings import ModelSettings
 
@@ -35,7 +34,7 @@ def check() -> None:
     try:
         if NAME:
             infer_model(NAME)
-    except (ImportError, UserError, ValueError) as exc:
+    except Exception as exc:  # pydantic-ai's own, or whatever the client says when it is made
         raise ConfigError(f"CREW_MODEL={NAME}: {exc}") from None
 
 
@@ -47,6 +46,6 @@ async def ask(agent: Agent[None, T], prompt: str, ctx: Context) -> T:
         # header answers for the same money, any other is paid twice.
         return ModelSettings(extra_headers={"Idempotency-Key": f"{ctx.delivery_id}/{run.run_step}"})
 
-    model = infer_model(NAME) if NAME else client()
-    run = await durable(agent, ctx, reserve=RESERVED).run(prompt, model=model, model_settings=keyed)
+    async with infer_model(NAME) if NAME else client() as model:  # its connections end with it
+        run = await durable(agent, ctx, reserve=RESERVED).run(prompt, model=model, model_settings=keyed)
     return run.output

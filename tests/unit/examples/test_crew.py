@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import socket
 import threading
@@ -15,9 +16,11 @@ import pytest
 
 pytest.importorskip("pydantic_ai")
 
+from pipeline import Context
 from pipeline.examples.crew import provider as providers
 from pipeline.examples.crew.bill import Bill, Line
 from pipeline.examples.crew.provider import Provider, answer, serving, think
+from tests.llm import answers, handled
 from tests.servers import wait_for
 
 SEARCH = {
@@ -109,6 +112,34 @@ def test_while_one_is_held_back_nobody_is_answered_until_the_release(provider: P
     for thread in waiting:
         thread.join(timeout=20)
     assert provider.times == {"search": 1, "2": 1, "p": 1}
+
+
+# -- a real client
+
+
+def test_a_real_client_leaves_no_connection_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("openai")
+    from pipeline.examples.crew import model
+    from pipeline.examples.crew.agents import plans
+    from tests import openaiserver
+
+    async def handler(ctx: Context) -> int:
+        return len((await model.ask(plans, "lambdas", ctx)).questions)
+
+    app = handled(handler)
+    with openaiserver.serving() as answering, app.testing() as bus:
+        monkeypatch.setattr(model, "NAME", "openai:gpt-5")
+        for name, text in answering.environment.items():
+            monkeypatch.setenv(name, text)
+        gc.disable()  # which may end what nobody has closed, sooner or later
+        try:
+            app.publish("ask", {})
+            bus.advance("1h")
+            assert answers(bus) == [3], app.dead_letters.list()
+            wait_for(lambda: answering.connections == 0, "the end of the connection", 10)
+        finally:
+            gc.enable()
+        assert len(answering.answered) == 1
 
 
 # -- the bill
