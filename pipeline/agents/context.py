@@ -282,20 +282,23 @@ class Context(Pausing, Saying):
                 self._next += 0 if self._has_begun else first
                 self._has_begun = True
 
+    def begin_anew(self) -> None:
+        """Let what is emitted from now on be something else than all that earlier runs have emitted."""
+        self._next, self._has_begun = max(self._next, self._before), True
+
     def _waits(self, what: str) -> Waiting:
         with self._mutex:
             self._check_open(what)
             if self._ledger is None and not self._by_hand:
                 raise LedgerOff(f"{what} needs a ledger, and the setting ledger_url is empty")
             if self.waiting is None:
-                about = self.event, self.delivery_id, self.agent
-                self.waiting = Waiting(self._ledger, *about, self._propose, self._blobs)
+                about = self.event, self.delivery_id, self.agent, self._propose, self._blobs
+                self.waiting = Waiting(self._ledger, *about)
             return self.waiting
 
     def _propose(self, proposal: ActionProposed) -> bool:
         """Emit what somebody is to decide; say whether an earlier run has not done so already."""
-        self._begin()
-        is_new = self._next >= self._before
+        is_new = self.place >= self._before
         self.publish(proposal)
         return is_new
 
@@ -327,10 +330,9 @@ class Context(Pausing, Saying):
 
         It asks the ledger each time: meant for a long sync handler, now and then. Always False without a ledger.
         """
-        ledger = self._ledger
-        if ledger is None:
+        if self._ledger is None:
             return False
-        outcome, _ = aside(partial(ledger.deliveries.state, self.delivery_id))
+        outcome, _ = aside(partial(self._ledger.deliveries.state, self.delivery_id))
         return outcome in (Outcome.CANCELLED, Outcome.LATE)
 
     @property
@@ -356,9 +358,8 @@ class Context(Pausing, Saying):
 
     def _kept(self, what: Payload | str, data: Any) -> Payload | str | Content:
         """Return what an event is to say, whose large content is kept first, while the event loop goes on."""
-        if not isinstance(what, Payload) or not may_hold_blobs(type(what)):
-            return what
-        return aside(partial(content_of, what, data, self._blobs))
+        holds = isinstance(what, Payload) and may_hold_blobs(type(what))
+        return aside(partial(content_of, what, data, self._blobs)) if holds else what
 
     def write(self, row: Write) -> None:
         """Let a row be written together with the delivery's success; without a ledger there is nowhere to."""
@@ -376,9 +377,8 @@ class Context(Pausing, Saying):
 
     def effects(self) -> Effects:
         """Return what the delivery leaves behind so far."""
-        if not (self._events or self._later or self._rows):
-            return NOTHING
-        return Effects(tuple(self._events), tuple(self._later), tuple(self._rows))
+        has_any = self._events or self._later or self._rows
+        return Effects(tuple(self._events), tuple(self._later), tuple(self._rows)) if has_any else NOTHING
 
     def end(self) -> Effects:
         """Return what the delivery leaves behind, once and for all; what comes later is refused."""

@@ -96,6 +96,7 @@ sides = app.join("sides", on="sides.asked", agents=[left, right], emits="sides.d
 each_part = app.join("each-part", on="each.asked", agents=[part], each="data.items", emits="each.done")
 
 app.saga("trip", on="trip.asked", steps=[step(first, undo=unfirst), step(payment, undo=unpay), last])
+app.saga("paid", on="paid.asked", steps=[step(first, undo=unfirst, final=True), step(payment), last])
 app.saga("given", on="given.asked", steps=[step(payment, input={"capture": "data.how"}), step(sides)])
 app.saga("lists", on="lists.asked", steps=[step(each_part), last])
 app.saga("timely", on="timely.asked", steps=[step(first, undo=unfirst), step(last, timeout=LONG)])

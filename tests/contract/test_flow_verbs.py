@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from pipeline import InvalidSelection, Pipeline
+from pipeline.coordination.flows.instances import Flow
 from tests.contract.test_flows import done, outcomes, result
 from tests.harness import Broker, StartWorker, Worker
 from tests.ledgers import end_times
@@ -136,3 +137,26 @@ def test_a_flow_is_stopped_as_it_stands_with_those_that_are_its_steps(bus: Pipel
     assert bus.flows.cancel(inner.id)
     found: Any = result(broker, "trip.failed")
     assert found["error"].endswith(f"saga payment {inner.id} is cancelled: somebody has cancelled it")
+
+
+@pytest.mark.usefixtures("started")
+def test_a_step_that_is_a_flow_which_has_ended_badly_is_done_again_as_another_one(
+    bus: Pipeline, broker: Broker
+) -> None:
+    bus.publish("paid.asked", {"capture": "fail until mended"})
+    id = stuck(bus)
+    assert bus.flows.retry_step(id, "payment") == ["payment"]
+    wait_for(lambda: len(ended(bus)) == 2, "the second payment to end")
+    (broker.directory / "mended").touch()
+    assert stuck(bus) == id
+    assert bus.flows.resume(id, by="ann") == ["payment"]
+    found = result(broker, "paid.completed")
+    assert found["results"]["payment"] == {"authorize": {"by": "authorize"}, "capture": {"by": "capture"}}
+    assert [flow.status for flow in ended(bus)] == ["compensated", "compensated", "completed"]
+    assert done(broker) == ["first", *["authorize", "capture", "void"] * 2, "authorize", "capture", "last"]
+    assert [flow.id for flow in ended(bus)] == list(bus.flows.show(id).inner)
+
+
+def ended(bus: Pipeline) -> list[Flow]:
+    """Return the payments that have ended, the first one first."""
+    return [flow for flow in reversed(bus.flows.list(name="payment")) if flow.ended]

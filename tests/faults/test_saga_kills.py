@@ -6,11 +6,12 @@ What was done is undone, once and in reverse order, or all is done, once (tests/
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from sqlalchemy import text
 
-from pipeline import Pipeline
+from pipeline import InvalidSelection, Pipeline
 from pipeline.ledger.database.tables import flows
 from tests.faults.test_crash_points import SOON, Crew
 from tests.harness import Broker, StartWorker, delete_queues
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("nothing_disappears")
 
 STEPS = [f"step-{n}" for n in range(5)]
 #: The steps of a trip.
-PARTS = ("first", "piece", "pieces", "inner", "in-x", "in-y", "last")
+PARTS = ("first", "piece", "pieces", "inner", "in-x", "in-y", "last", "begun", "ended")
 #: Where a process dies: in a handler that has written, before the commit that moves the saga on, and after it.
 POINTS = ("inside", "moving", "moved")
 
@@ -36,7 +37,7 @@ def effects(bus: Pipeline, broker: Broker) -> None:
     """A table of effects in the ledger's database, and none of what an earlier test has left."""
     if broker.name == "rabbitmq":
         names = [f"agent.{name}" for step in (*STEPS, *PARTS) for name in (step, f"un-{step}")]
-        delete_queues(broker, [*names, "agent.order", "agent.trip", "agents.emit", "events.unrouted"])
+        delete_queues(broker, [*names, "agent.order", "agent.trip", "agent.paid", "agents.emit", "events.unrouted"])
     number = "id INTEGER PRIMARY KEY" if bus.ledger.database.is_sqlite else "id BIGSERIAL PRIMARY KEY"
     with bus.ledger.database.transaction() as connection:
         connection.execute(text(f"CREATE TABLE effects ({number}, name TEXT, agent TEXT)"))
@@ -119,6 +120,41 @@ def survive_trips(bus: Pipeline, broker: Broker, crew: Crew, number: int) -> str
     dead = len(list(broker.directory.glob("once-*")))
     assert dead > number / 3
     return f"{broker.name}: {number} sagas with a saga and a list in them, {dead} kills: nothing missing or twice"
+
+
+def help_on(bus: Pipeline, broker: Broker, id: str) -> int:
+    """Let two operators do again what holds an order's flow, at once; return how many were told of the other."""
+    (broker.directory / f"mended-{bus.ledger.waiting.flows.view(id).original['key']}").touch()
+    with ThreadPoolExecutor(2) as operators:
+        tries = [operators.submit(bus.flows.retry_step, id, "inner") for _ in range(2)]
+    errors = [error for one in tries if (error := one.exception()) is not None]
+    assert all(isinstance(error, InvalidSelection) for error in errors), errors
+    return len(errors)
+
+
+def test_a_saga_in_a_saga_that_is_started_anew_survives_kills(
+    bus: Pipeline, broker: Broker, worker: StartWorker
+) -> None:
+    crew, number, told = Crew(worker, "prefork", 2, app="nested_crash_app", **SOON).add(2), 6, dict[str, int]()
+    for n in range(number):
+        point = [["parking", "inner"], ["parked", "inner"], ["moved", "ended"]][n % 3]
+        bus.publish("paid.placed", {"key": f"p{n}", "fails": ["in-x", "in-y"][n % 2], "point": point})
+
+    def is_over() -> bool:
+        for flow in bus.flows.list(name="paid", status="stuck"):
+            if flow.id not in told:
+                told[flow.id] = help_on(bus, broker, flow.id)
+        return [flow.status for flow in bus.flows.list(name="paid")] == ["completed"] * number
+
+    crew.work_until(is_over, "all to be paid", 120)
+    for n in range(number):
+        before = ["in-x", "un-in-x"] * (n % 2)
+        assert done(bus, f"p{n}") == ["begun", *before, "in-x", "in-y", "ended"], n
+    assert list(told.values()) == [1] * number, "of two operators one is told"
+    assert sorted(flow.status for flow in bus.flows.list(name="inner")) == [
+        *["compensated"] * 3, *["completed"] * 6, *["failed"] * 3,
+    ]  # fmt: skip
+    assert len(list(broker.directory.glob("once-*"))) == number
 
 
 def test_a_saga_in_a_saga_and_a_list_of_steps_survive_kills(bus: Pipeline, broker: Broker, worker: StartWorker) -> None:

@@ -127,7 +127,7 @@ class Flows:
             told = NOT_NEEDED.format("its flow", definition.name, end.reason)
             inner = self._flows.inner(connection, id)
             stop(self._ledger.database, connection, self._flows.end_rest(connection, id, told))
-            self._give_up_all(connection, inner, told)
+            self._give_up_all(connection, inner.values(), told)
         return [record]
 
     def _event(
@@ -259,7 +259,7 @@ class Flows:
         ended = self._flows.end_rest(connection, id, reason, places, but=inner)
         stop(self._ledger.database, connection, ended)
         meant = {member_id(id, place) for place in places}
-        self._give_up_all(connection, [one for one in inner if one in meant], reason)
+        self._give_up_all(connection, [flow for step, flow in inner.items() if step in meant], reason)
 
     def _give_up_all(self, connection: Connection, ids: Iterable[str], reason: str) -> None:
         """Give up flows that are steps of another one: what they have done is undone."""
@@ -283,7 +283,7 @@ class Flows:
         if definition.participants:
             ended = self._complete(connection, row.id, definition, End(FLOW_FAILED, reason), {}, {})
             self._ledger.append([ended], due_in=0, connection=connection)
-        for id in inner:
+        for id in inner.values():
             if (one := self._flows.read(connection, id)) is not None:
                 self._cancel(connection, one, reason)
 

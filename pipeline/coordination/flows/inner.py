@@ -1,7 +1,8 @@
 """Flows that are steps of others: such a step waits, without a worker, until its flow has ended, and has its results.
 
 The delivery that is the step starts the flow, whose id is its own, and is parked in the same transaction; the
-transaction that ends the flow lets it go on.
+transaction that ends the flow lets it go on. A step that is done again starts another one instead of one that has ended
+badly, whose id follows from that one's: whoever starts it, and however often, starts the same.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from ...agents.context import Context
 from ...agents.strand import aside
 from ...core.errors import FlowFailed
 from ...core.outcome import Outcome
+from ...ledger.flows.inner import Behind, instead_of
 from ...ledger.flows.rows import BADLY, COMPLETED, Step
 from ...ledger.waiting.wait import FLOW, Wait
 from ..graphs.flow import Definition
@@ -23,34 +25,55 @@ from ..graphs.graph import Graph
 from ..graphs.work import Work
 
 if TYPE_CHECKING:
+    from sqlalchemy import Row
+
     from ...ledger.flows.flows import Flows
 
 
-def as_step(flows: Callable[[], Flows], ctx: Context, start: Callable[[], Any]) -> Any:
+def as_step(flows: Callable[[], Flows], ctx: Context, start: Callable[[str, str | None], Any]) -> Any:
     """Start a flow and wait for its end, or return its results when that has come.
 
     Arguments:
         flows: opens the ledger's flows.
-        start: writes what starts it; what needs no flow has its results at once.
+        start: writes what starts it, by its id, and by the first of those that it is started instead of; what needs
+            no flow has its results at once.
 
     Raises FlowFailed for one that did not complete.
 
     """
-    id = ctx.delivery_id
-    found = aside(lambda: flows().find(id))
-    if found is None:
-        if (results := start()) is not None:
+    found = aside(lambda: flows().behind(ctx.delivery_id))
+    row, first = found.row, ctx.delivery_id
+    if row is not None and row.status == COMPLETED:
+        return _results(found)
+    id = row.id if row is not None and row.ended is None else _anew(found, first)
+    if row is None or id != row.id:
+        ctx.begin_anew()
+        if (results := start(id, None if id == first else first)) is not None:
             return results
-        ctx.park(Wait(FLOW, f"waits for the end of flow {id}", key=id))
-    row, body, steps = found
-    if row.ended is None:
-        ctx.park(Wait(FLOW, f"waits for the end of flow {id}", key=id))
-    if row.status != COMPLETED:
-        raise FlowFailed(f"{row.kind} {row.name} {id} is {row.status}: {row.reason}")
-    definition = definition_in(body)
+    return ctx.park(Wait(FLOW, f"waits for the end of flow {id}", FLOW, found.runs, key=id))
+
+
+def _anew(found: Behind, first: str) -> str:
+    """Return the id of the flow that a step starts which has none that goes on; raise FlowFailed where it may not."""
+    row, outer, waited = found.row, found.outer, found.waited
+    if waited and row is None:
+        raise FlowFailed(f"flow {waited[0]} has ended, and the ledger does not have it any more")
+    if row is not None and (waited or not found.runs):
+        raise FlowFailed(f"{_told(row)} is {row.status}: {row.reason}")
+    if found.runs and outer is not None and outer.ended is not None:
+        raise FlowFailed(f"{_told(outer)} has ended ({outer.status}): no step of it begins anew")
+    return first if row is None else instead_of(row.id)
+
+
+def _told(row: Row[Any]) -> str:
+    return f"{row.kind} {row.name} {row.id}"
+
+
+def _results(found: Behind) -> Any:
+    definition = definition_in(found.definition)
     if isinstance(definition, Graph):
-        return Work(definition, {step.pos: step for step in steps}, None).results
-    return results_of(definition, steps)["results"]
+        return Work(definition, {step.pos: step for step in found.steps}, None).results
+    return results_of(definition, found.steps)["results"]
 
 
 # -- what a flow has come to

@@ -90,10 +90,10 @@ class Letters(Protocol):
     """What gives dead letters back, or drops them: see DeadLetters."""
 
     def requeue(self, ids: Iterable[str], *, by: str = "") -> Any:
-        """Give them back to their agents."""
+        """Give them back to their agents; of what is returned `number` says how many were."""
 
     def drop(self, ids: Iterable[str], *, by: str = "") -> Any:
-        """Decide that they are not to be handled."""
+        """Decide that they are not to be handled; likewise."""
 
 
 class Instances:
@@ -159,8 +159,9 @@ class Instances:
     def resume(self, id: str, *, by: str = "") -> Sequence[str]:
         """Let a flow that is stuck go on: what holds it is done again; return the names of those steps.
 
-        Raises UnknownFlow, and InvalidSelection when it has ended, has no steps that hold it, or is held by a step
-        that is a flow which has ended, or whose handler still runs after its time.
+        A step that is a flow starts another one instead of one that has ended badly. Raises UnknownFlow, and
+        InvalidSelection when it has ended, has no steps that hold it, is held by a step whose handler still runs after
+        its time, or somebody else was quicker.
         """
         return self._again(self._going_on(id), None, by)
 
@@ -179,9 +180,9 @@ class Instances:
                 "does the step again"
             )
         mover, names = Verbs(self._bus), self._names(flow, holding, step)
-        if dead := [one.id for one in holding if one.outcome is Outcome.DEAD]:
-            self._letters.drop(dead, by=by)
-        mover.do_without(flow.id, holding)
+        dead = [one.id for one in holding if one.outcome is Outcome.DEAD]
+        changed = self._letters.drop(dead, by=by).number if dead else 0
+        self._check_changed(flow, names, changed + mover.do_without(flow.id, holding))
         return names
 
     def _going_on(self, id: str) -> Flow:
@@ -198,23 +199,19 @@ class Instances:
             return []
         names = self._names(flow, holding, step)
         dead = [one.id for one in holding if one.outcome is Outcome.DEAD]
-        self._check_inner(flow, holding, dead)
         self._check_ended(flow, holding)
-        if dead:
-            self._letters.requeue(dead, by=by)
-        mover.begin_anew(flow.id, holding)
+        changed = self._letters.requeue(dead, by=by).number if dead else 0
+        self._check_changed(flow, names, changed + mover.begin_anew(flow.id, holding))
         return names
 
-    def _check_inner(self, flow: Flow, holding: Sequence[Step], dead: Sequence[str]) -> None:
-        """Raise InvalidSelection where a dead step is a flow: that has ended, and its end stays what it is."""
-        for one in holding:
-            found = self._flows.find(one.id) if one.id in dead else None
-            if found is not None and found[0].ended is not None:
-                (name,) = self._names(flow, [one], None)
-                raise InvalidSelection(
-                    f"step {name!r} is the flow {one.id}, which has ended ({found[0].status}), and is not done again: "
-                    "`pipeline flows skip` goes on without it"
-                )
+    def _check_changed(self, flow: Flow, names: Sequence[str], changed: int) -> None:
+        """Raise InvalidSelection where nothing was changed: somebody else has helped in this moment."""
+        if not changed:
+            steps = ", ".join(repr(name) for name in names)
+            raise InvalidSelection(
+                f"step {steps} of {flow.kind} {flow.name} {flow.id}: somebody else was quicker, or its dead letter "
+                "cannot be given back (see the log); nothing was changed"
+            )
 
     def _check_ended(self, flow: Flow, holding: Sequence[Step]) -> None:
         """Raise InvalidSelection where the handler of a step still runs: its end would be taken for the new one's."""

@@ -116,10 +116,10 @@ class Durable:
         """Write down the flow and its steps, together with the success of the delivery that starts it."""
         if ctx.in_flow:
             return as_step(self._flows, ctx, partial(self._start, event, ctx))
-        self._start(event, ctx)
+        self._start(event, ctx, ctx.delivery_id)
         return None
 
-    def _start(self, event: Event, ctx: Context) -> Any:
+    def _start(self, event: Event, ctx: Context, id: str, origin: str | None = None) -> Any:
         """Return the results where there is nobody to be waited for."""
         members = self._of(event)
         self._check_number(len(members))
@@ -130,8 +130,8 @@ class Durable:
             return results
         due = None if self._deadline is None else now() + round(self._deadline * SECOND)
         need = 0 if self._definition.until is not None else self._definition.quorum or len(members)
-        id, event_id, correlation = ctx.delivery_id, event.key, event.correlation_id
-        start = Start(id, self._name, "join", event_id, correlation, self._as_json, members, due, need=need)
+        said = (self._name, "join", event.key, event.correlation_id, self._as_json)
+        start = Start(id, *said, members, due, need=need, step=ctx.delivery_id if ctx.in_flow else None, origin=origin)
         for row in start.rows():
             ctx.write(row)
         return None

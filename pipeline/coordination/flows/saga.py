@@ -132,7 +132,7 @@ class Starter:
     def __call__(self, event: Event, ctx: Context) -> Any:
         """Write down the flow and the steps that begin, together with the success of the delivery that starts it."""
         if ctx.in_flow:
-            return as_step(self._flows, ctx, partial(self._start, event, ctx, ctx.delivery_id))
+            return as_step(self._flows, ctx, partial(self._start, event, ctx))
         id = ctx.delivery_id
         if self._key is not None:
             value = text_at(self._key, event.attributes())
@@ -143,12 +143,13 @@ class Starter:
                 return None
         return self._start(event, ctx, id)
 
-    def _start(self, event: Event, ctx: Context, id: str) -> None:
+    def _start(self, event: Event, ctx: Context, id: str, origin: str | None = None) -> None:
         plan = planned(self.graph, {}, event, self.functions, id)
         if not plan.begun:
             raise InvalidEvent(f"{self._what}: no step is wanted for {event.type} {event.id}, by their conditions")
         about = (self.graph.name, self.graph.kind, event.key, event.correlation_id, self._as_json)
-        for row in start_of(id, about, plan, self._deadline).rows():
+        start = start_of(id, about, plan, self._deadline)
+        for row in start._replace(step=ctx.delivery_id if ctx.in_flow else None, origin=origin).rows():
             ctx.write(row)
         for begun in plan.begun if self.graph.kind == "saga" else ():
             ctx.publish(begun.work.announced(id, begun.pos, None, begun.members.get(begun.pos))[0])

@@ -35,8 +35,11 @@ class Verbs(Flows):
 
         return self._ledger.database.run(work)
 
-    def begin_anew(self, id: str, steps: Sequence[Step]) -> None:
-        """Let steps begin once more that were stopped, or could not begin; their time, and that of dead ones, too."""
+    def begin_anew(self, id: str, steps: Sequence[Step]) -> int:
+        """Let steps begin once more that were stopped, or could not begin; return how many of them there were.
+
+        Their time, and that of dead ones, begins anew, too.
+        """
 
         def change(connection: Connection, graph: Graph, ids: Sequence[str], clocks: Clocks) -> Clocks:
             number, mine = len(graph.nodes), [step for step in steps if step.id in ids]
@@ -45,30 +48,32 @@ class Verbs(Flows):
             times = {pos: graph.nodes[pos].timeout for pos in {s.pos % number for s in steps}}
             return clocks | {str(pos): now() + round(time * SECOND) for pos, time in times.items() if time}
 
-        self._change(id, change, steps)
+        return self._change(id, change, steps)
 
-    def do_without(self, id: str, steps: Sequence[Step]) -> None:
-        """Let a flow go on without steps that were stopped, or could not begin."""
+    def do_without(self, id: str, steps: Sequence[Step]) -> int:
+        """Let a flow go on without steps that were stopped, or could not begin; return how many there were."""
 
         def change(connection: Connection, _: Graph, ids: Sequence[str], clocks: Clocks) -> Clocks:
             self._flows.drop(connection, ids)
             return clocks
 
-        self._change(id, change, [step for step in steps if step.outcome is not Outcome.DEAD])
+        return self._change(id, change, [step for step in steps if step.outcome is not Outcome.DEAD])
 
     def _change(
         self, id: str, change: Callable[[Connection, Graph, Sequence[str], Clocks], Clocks], steps: Sequence[Step]
-    ) -> None:
-        def work(connection: Connection) -> None:
+    ) -> int:
+        def work(connection: Connection) -> int:
             row = self._flows.read(connection, id)
             definition = None if row is None else self._definition_of(connection, row)
-            if row is not None and isinstance(definition, Graph):
-                known = self._rows(connection, id)  # somebody may have been quicker
-                ids = [step.id for step in steps if known.get(step.pos) == step]
-                clocks = change(connection, definition, ids, clocks_of(row.clocks, row.due))
-                self._move(connection, row, definition, due_in=0, clocks=clocks)
+            if row is None or not isinstance(definition, Graph):
+                return 0
+            known = self._rows(connection, id)  # somebody may have been quicker
+            ids = [step.id for step in steps if known.get(step.pos) == step]
+            clocks = change(connection, definition, ids, clocks_of(row.clocks, row.due))
+            self._move(connection, row, definition, due_in=0, clocks=clocks)
+            return len(ids)
 
-        self._ledger.database.run(work)
+        return self._ledger.database.run(work)
 
     def abort(self, id: str, reason: str) -> bool:
         """Give a saga or workflow up: what it has done is undone; say whether it had not ended before."""

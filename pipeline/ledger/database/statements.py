@@ -164,13 +164,14 @@ def drop_reservations(connection: Connection, ids: Sequence[str]) -> None:
 def started_with(flow: Any, event_id: Any) -> Any:
     """Return the query for the event as the delivery got it that has started a flow, where that is not the log's.
 
-    That delivery has the flow's id, unless there is one flow for each business key.
+    That delivery is the step that the flow is, or has the flow's id, unless there is one flow for each business key.
 
     Arguments:
         flow, event_id: the columns with the flow's id, and with that of the event that it works on.
 
     """
     row = _starter.c
-    keyed = and_(row.agent == _started.c.name, row.flow.is_(None), row.replay.is_(None))
-    found = select(row.body).where(_started.c.id == flow, row.event_id == event_id, or_(row.id == flow, keyed))
+    keyed = and_(row.agent == _started.c.name, row.flow.is_(None), row.replay.is_(None), _started.c.step.is_(None))
+    own = row.id == func.coalesce(_started.c.step, _started.c.id)
+    found = select(row.body).where(_started.c.id == flow, row.event_id == event_id, or_(own, keyed))
     return found.order_by(row.flow.is_(None)).limit(1).scalar_subquery()  # a step that is a flow first

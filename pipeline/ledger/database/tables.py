@@ -23,6 +23,7 @@ OPEN = text("outcome NOT IN ({})".format(", ".join(f"'{outcome.value}'" for outc
 _UNROUTED = text("outcome = 'unrouted'")
 #: Is a step of a flow.
 IN_FLOW = text("flow IS NOT NULL")
+IS_STEP, IS_ANEW = text("step IS NOT NULL"), text("origin IS NOT NULL")
 #: Of flows that go on; as above.
 ACTIVE = text("ended IS NULL")
 #: Is to be sent with the next sweep, or is being sent by somebody, since -due; as above.
@@ -266,10 +267,16 @@ flows = Table(
     Column("clocks", Text),
     #: What it was complete by, or why it has failed.
     Column("reason", Text),
+    #: The delivery of another flow that it is the step of.
+    Column("step", ID),
+    #: The first of those that it was started instead of, one after the other, as they had ended badly.
+    Column("origin", ID),
     Index("pipeline_flows_correlation", "correlation"),
     Index("pipeline_flows_event", "event_id"),
     Index("pipeline_flows_active", "id", sqlite_where=ACTIVE, postgresql_where=ACTIVE),
     Index("pipeline_flows_due", "due", sqlite_where=ACTIVE, postgresql_where=ACTIVE),
+    Index("pipeline_flows_step", "step", sqlite_where=IS_STEP, postgresql_where=IS_STEP),
+    Index("pipeline_flows_origin", "origin", sqlite_where=IS_ANEW, postgresql_where=IS_ANEW),
 )
 
 #: One row for each definition that a flow was started with, by its digest: newer versions do not change those that run.

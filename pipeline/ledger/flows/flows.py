@@ -23,7 +23,8 @@ from ..database.rows import chunks
 from ..database.statements import started_with
 from ..database.tables import ACTIVE, definitions, deliveries, events, flows
 from ..database.waiting import waits
-from ..waiting.wait import FLOW, OVER
+from ..waiting.wait import FLOW, waited_for
+from .inner import Behind, instance_of, run_of, waited_in
 from .items import folded
 from .rows import CANCELLED, COLLABORATION, GOING, FlowView, Going, Member, Step
 
@@ -161,16 +162,21 @@ class Flows:
             return
         waiting = select(waits).where(waits.c.kind == FLOW, waits.c.key == id).order_by(waits.c.delivery)
         if found := connection.execute(locked(waiting)).all():
-            self._waits.release(connection, found, [OVER] * len(found))
+            self._waits.release(connection, found, [waited_for(id)] * len(found))
 
-    def inner(self, connection: Connection, id: str) -> list[str]:
-        """Return the flows that go on and that open steps of a flow are: each has the id of its step."""
-        step = and_(deliveries.c.id == flows.c.id, deliveries.c.flow == id, deliveries.c.outcome.in_(_OPEN))
-        query = select(flows.c.id).join(deliveries, step).where(flows.c.ended.is_(None)).order_by(flows.c.id)
-        return list(connection.execute(query).scalars())
+    def inner(self, connection: Connection, id: str) -> dict[str, str]:
+        """Return the flows that go on and that open steps of a flow are, by the deliveries that are those steps."""
+        step = and_(deliveries.c.id == flows.c.step, deliveries.c.flow == id, deliveries.c.outcome.in_(_OPEN))
+        query = select(flows.c.step, flows.c.id).join(deliveries, step).where(flows.c.ended.is_(None))
+        return {row.step: row.id for row in connection.execute(query.order_by(flows.c.id))}
 
     def end_rest(
-        self, connection: Connection, id: str, reason: str, only: Collection[int] | None = None, but: Sequence[str] = ()
+        self,
+        connection: Connection,
+        id: str,
+        reason: str,
+        only: Collection[int] | None = None,
+        but: Collection[str] = (),
     ) -> list[Any]:
         """Let those steps not run that have not ended; return them as they were.
 
@@ -307,20 +313,31 @@ class Flows:
             original = original.get("payload") if isinstance(original, dict) else None
         return FlowView(row.id, row.name, row.kind, original, results)
 
-    def find(self, id: str) -> tuple[Row[Any], str, list[Step]] | None:
-        """Return a flow, its definition as JSON, and its steps; None where there is none."""
+    def behind(self, step: str, first: str | None = None) -> Behind:
+        """Return the flow that a step of another one is, as it stands.
 
-        def work(connection: Connection) -> tuple[Row[Any], str, list[Step]] | None:
-            row = connection.execute(select(flows).where(flows.c.id == id)).first()
-            return row and (row, self.definition(connection, row.definition), self.steps(connection, row.id))
+        Arguments:
+            step: the delivery that is the step.
+            first: the id of the first instance of that flow; default the step's.
+
+        """
+
+        def work(connection: Connection) -> Behind:
+            runs, outer = run_of(connection, step)
+            waited = waited_in(connection, step, runs)
+            row = instance_of(connection, first or step, waited)
+            if row is None:
+                return Behind(runs, outer, waited)
+            about = self.definition(connection, row.definition), self.steps(connection, row.id)
+            return Behind(runs, outer, waited, row, *about)
 
         return self._database.read(work)
 
     def around(self, id: str) -> tuple[str | None, tuple[str, ...]]:
-        """Return the flow that a flow is a step of, if it is one, and the flows that are steps of it."""
-        outer = select(deliveries.c.flow).where(deliveries.c.id == id)
+        """Return the flow that a flow is a step of, if it is one, and the flows that are, or were, steps of it."""
+        outer = select(deliveries.c.flow).join(flows, flows.c.step == deliveries.c.id).where(flows.c.id == id)
         steps = select(deliveries.c.id).where(deliveries.c.flow == id)
-        inner = select(flows.c.id).where(flows.c.id.in_(steps)).order_by(flows.c.started, flows.c.id)
+        inner = select(flows.c.id).where(flows.c.step.in_(steps)).order_by(flows.c.started, flows.c.id)
 
         def work(connection: Connection) -> tuple[str | None, tuple[str, ...]]:
             return connection.execute(outer).scalar(), tuple(connection.execute(inner).scalars())

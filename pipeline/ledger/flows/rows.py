@@ -134,6 +134,8 @@ class Start(NamedTuple):
         clocks: when the time of the whole, and of its steps, is over, as JSON; None where that is all `due` says.
         number: how many steps it has; None for as many as begin with it.
         need: how many have to have ended before anything may follow: until then nobody looks.
+        step: the delivery of another flow that it is the step of.
+        origin: the first of those that it is started instead of, as they had ended badly.
 
     """
 
@@ -148,12 +150,15 @@ class Start(NamedTuple):
     number: int | None = None
     need: int = 0
     clocks: str | None = None
+    step: str | None = None
+    origin: str | None = None
 
     def rows(self) -> list[Write]:
         """Return what is written for it; the next sweep sends its deliveries."""
         digest = blake2b(self.definition, digest_size=16).hexdigest()
         flow = {name: getattr(self, name) for name in ("id", "name", "kind", "event_id", "correlation", "due")}
         flow |= {"definition": digest, "status": ACTIVE, "started": now(), "need": self.need, "clocks": self.clocks}
+        flow |= {"step": self.step, "origin": self.origin}
         flow["members"] = len(self.members) if self.number is None else self.number
         members = [member.row(self.id, self.event_id, pos) for pos, member in self._by_position()]
         return [

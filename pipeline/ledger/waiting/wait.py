@@ -23,6 +23,11 @@ OVER = "null"
 FORGOTTEN = ""
 
 
+def waited_for(flow: str) -> str:
+    """Return the result of a wait for the end of a flow."""
+    return f'"{flow}"'
+
+
 class Wait(NamedTuple):
     """What a delivery waits for.
 

@@ -19,7 +19,7 @@ from ..database.tables import events, flows
 from ..database.waiting import approvals, batches, waits
 from ..log import Position, end_of_log
 from .approval import PENDING
-from .wait import APPROVAL, EVENT, FLOW, GATHERS, OVER, TIME, Parking, Wait
+from .wait import APPROVAL, EVENT, FLOW, GATHERS, OVER, TIME, Parking, Wait, waited_for
 
 if TYPE_CHECKING:
     from ..database.database import Database
@@ -147,8 +147,7 @@ class Waits:
 
         def work(connection: Connection) -> int:
             rows = connection.execute(locked(query)).all()
-            results = [OVER if row.kind in (TIME, QUIET) else timed_out(row.due) for row in rows]
-            return len(self.release(connection, rows, results))
+            return len(self.release(connection, rows, [_come_to(row) for row in rows]))
 
         return self._database.run(work)
 
@@ -171,6 +170,13 @@ def _has_ended(connection: Connection, id: str) -> bool:
     """Say whether a flow has ended; whoever is about to end it waits for the wait then, and lets it go on."""
     ended = select(flows.c.ended).where(flows.c.id == id).with_for_update()
     return connection.execute(ended).scalar() is not None
+
+
+def _come_to(row: Row[Any]) -> str:
+    """Return the result of a wait whose time has come."""
+    if row.kind == FLOW:  # which had ended before it was waited for
+        return waited_for(row.key)
+    return OVER if row.kind in (TIME, QUIET) else timed_out(row.due)
 
 
 def _of(id: str) -> Any:

@@ -91,37 +91,6 @@ def test_a_choreography_keeps_its_events_until_all_of_its_tree_is_done() -> None
         assert app.prune(older_than=timedelta(0)).events > 0
 
 
-def test_a_step_that_is_a_flow_which_has_ended_badly_is_not_done_again_and_may_be_left_out() -> None:
-    app, done = Pipeline("desk"), []
-
-    @app.agent()
-    def first(data: dict[str, Any]) -> None: ...
-
-    @app.agent(retry=0)
-    def pay(data: dict[str, Any]) -> None:
-        done.append("pay")
-        raise ValueError("no money")
-
-    payment = app.saga("payment", on="payment.asked", steps=[pay])
-    app.saga("orders", on="order.placed", steps=[step(first, final=True), step(payment)])
-    with app.testing() as bus:
-        app.publish("order.placed", {})
-        bus.settle()
-        (flow,) = app.flows.list(name="orders")
-        (inner,) = app.flows.list(name="payment")
-        assert (flow.status, inner.status) == ("stuck", "failed")
-        told = f"step 'payment' is the flow {inner.id}, which has ended \\(failed\\), and is not done again"
-        with pytest.raises(InvalidSelection, match=told):
-            app.flows.retry_step(flow.id, "payment")
-        with pytest.raises(InvalidSelection, match=told):
-            app.flows.resume(flow.id)
-        assert app.flows.skip(flow.id, "payment") == ["payment"]
-        bus.settle()
-        assert app.flows.show(flow.id).status == "completed"
-        assert done == ["pay"]
-        bus.expect_dead()
-
-
 def test_what_a_step_returns_is_its_result_and_no_event_whether_its_flow_was_asked_for_or_not() -> None:
     app, got = Pipeline("desk"), []
 
