@@ -104,8 +104,6 @@ class Agent(Generic[Params, Returned]):
     respond: bool = False
     #: The agents that it joins, whose results it needs.
     members: tuple[str, ...] = ()
-    #: The path to the key of the saga or workflow that it starts, of which there is one for each value.
-    keyed: str | None = None
     #: What it emits beside what its handler returns, as far as that is declared.
     emits: tuple[str | type[Payload], ...] = ()
     #: The payload classes that it takes, listens to, or says that it returns.

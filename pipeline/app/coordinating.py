@@ -104,7 +104,7 @@ class Coordinating:
         about: Any = {"source": source, "key": key, "deadline": deadline, "flows": self._opened}
         flow = Starter(kind, name, steps_of(kind, name, steps), emits=type_, fails=failed, **about)
         agent = declare(flow, on=on, name=name)
-        agent.members, agent.keyed = flow.agents, key
+        agent.members = flow.agents
         told: tuple[type[Payload], ...] = (SagaStep, SagaCompensate) if kind == "saga" else ()
         agent.emits = (done, failed, *told)
         agent.declared = place_of_call(sys._getframe(2), agent.members, type_, failed)

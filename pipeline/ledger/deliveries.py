@@ -30,7 +30,7 @@ from .database.database import Database
 from .database.fast import Single, Statement
 from .database.leases import clock
 from .database.rows import chunks, unrouted_id, unrouted_row
-from .database.statements import RUNNER, blank_steps, claim_with, drop_reservations, drop_steps, relaxed
+from .database.statements import RUNNER, blank_steps, claim_with, drop_reservations, drop_steps, keyed_with, relaxed
 from .database.tables import OPEN, deliveries
 from .facts import Delivery, Success
 from .workers import process_number
@@ -52,7 +52,7 @@ class Deliveries:
     def __init__(self, database: Database) -> None:
         self._database = database
         make = database.insert
-        self.insert = make(deliveries).on_conflict_do_nothing()
+        self.insert, self.keyed = make(deliveries).on_conflict_do_nothing(), keyed_with(make(deliveries))
         made = (deliveries.c[name] for name in ("attempts", "emitted", "outcome"))
         self._claim = claim_with(make(deliveries)).returning(*made, *relaxed(database))
         known = (deliveries.c[name] for name in ("outcome", "result", "emitted", *RUNNER))

@@ -64,7 +64,7 @@ class Ledger:
         self.workers = Workers(self.database, self.append)
         self.subscribers = Subscribers(self.database, self.workers, wants)
         self.deliveries = Deliveries(self.database)
-        statements.member = self.deliveries.insert
+        statements.member, statements.keyed = self.deliveries.insert, self.deliveries.keyed
         self.due = Due(self.database, self.deliveries, lambda: self.seal, self.append, wants)
         self.aside = SetAside(self.database)
         self.events = Events(self.database, statements, self.aside)

@@ -97,6 +97,10 @@ each_part = app.join("each-part", on="each.asked", agents=[part], each="data.ite
 
 app.saga("trip", on="trip.asked", steps=[step(first, undo=unfirst), step(payment, undo=unpay), last])
 app.saga("paid", on="paid.asked", steps=[step(first, undo=unfirst, final=True), step(payment), last])
+
+shared = app.saga("shared", on="shared.asked", steps=[step(authorize, undo=void), capture], key="data.number")
+shares = step(shared, input={"number": "data.of", "capture": "data.capture"})
+app.saga("sharing", on="sharing.asked", steps=[step(first, undo=unfirst, final=True), shares, last])
 app.saga("given", on="given.asked", steps=[step(payment, input={"capture": "data.how"}), step(sides)])
 app.saga("lists", on="lists.asked", steps=[step(each_part), last])
 app.saga("timely", on="timely.asked", steps=[step(first, undo=unfirst), step(last, timeout=LONG)])

@@ -157,6 +157,22 @@ def test_a_step_that_is_a_flow_which_has_ended_badly_is_done_again_as_another_on
     assert [flow.id for flow in ended(bus)] == list(bus.flows.show(id).inner)
 
 
+@pytest.mark.usefixtures("started")
+def test_steps_share_the_flow_of_their_key_and_start_it_anew_together(bus: Pipeline, broker: Broker) -> None:
+    for _ in range(3):
+        bus.publish("sharing.asked", {"of": 7, "capture": "fail until mended"})
+    wait_for(lambda: len(bus.flows.list(status="stuck")) == 3, "all to be stuck")
+    assert [flow.status for flow in bus.flows.list(name="shared")] == ["compensated"]
+    (broker.directory / "mended").touch()
+    for flow in bus.flows.list(name="sharing"):
+        assert bus.flows.resume(flow.id) == ["shared"]
+    assert result(broker, "sharing.completed", 3)["results"]["shared"] == {
+        "authorize": {"by": "authorize"}, "capture": {"by": "capture"},
+    }  # fmt: skip
+    assert [flow.status for flow in bus.flows.list(name="shared")] == ["completed", "compensated"]
+    assert [done(broker).count(name) for name in ("authorize", "void", "capture", "last")] == [2, 1, 2, 3]
+
+
 def ended(bus: Pipeline) -> list[Flow]:
     """Return the payments that have ended, the first one first."""
     return [flow for flow in reversed(bus.flows.list(name="payment")) if flow.ended]

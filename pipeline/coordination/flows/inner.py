@@ -1,8 +1,11 @@
 """Flows that are steps of others: such a step waits, without a worker, until its flow has ended, and has its results.
 
 The delivery that is the step starts the flow, whose id is its own, and is parked in the same transaction; the
-transaction that ends the flow lets it go on. A step that is done again starts another one instead of one that has ended
-badly, whose id follows from that one's: whoever starts it, and however often, starts the same.
+transaction that ends the flow lets it go on. Where there is one for each business key, the step waits for the one that
+is there, whoever has started it.
+
+A step that is done again starts another one instead of one that has ended badly, whose id follows from that one's:
+whoever starts it, and however often, starts the same.
 """
 
 from __future__ import annotations
@@ -30,19 +33,20 @@ if TYPE_CHECKING:
     from ...ledger.flows.flows import Flows
 
 
-def as_step(flows: Callable[[], Flows], ctx: Context, start: Callable[[str, str | None], Any]) -> Any:
+def as_step(flows: Callable[[], Flows], ctx: Context, first: str, start: Callable[[str, str | None], Any]) -> Any:
     """Start a flow and wait for its end, or return its results when that has come.
 
     Arguments:
         flows: opens the ledger's flows.
+        first: the id of the first one: the step's, or one for a business key, which others may have started.
         start: writes what starts it, by its id, and by the first of those that it is started instead of; what needs
             no flow has its results at once.
 
     Raises FlowFailed for one that did not complete.
 
     """
-    found = aside(lambda: flows().behind(ctx.delivery_id))
-    row, first = found.row, ctx.delivery_id
+    found = aside(lambda: flows().behind(ctx.delivery_id, first))
+    row = found.row
     if row is not None and row.status == COMPLETED:
         return _results(found)
     id = row.id if row is not None and row.ended is None else _anew(found, first)

@@ -115,7 +115,7 @@ class Durable:
     def __call__(self, event: Event, ctx: Context) -> Any:
         """Write down the flow and its steps, together with the success of the delivery that starts it."""
         if ctx.in_flow:
-            return as_step(self._flows, ctx, partial(self._start, event, ctx))
+            return as_step(self._flows, ctx, ctx.delivery_id, partial(self._start, event, ctx))
         self._start(event, ctx, ctx.delivery_id)
         return None
 

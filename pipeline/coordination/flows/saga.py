@@ -131,25 +131,29 @@ class Starter:
 
     def __call__(self, event: Event, ctx: Context) -> Any:
         """Write down the flow and the steps that begin, together with the success of the delivery that starts it."""
+        id = self._id(event, ctx)
         if ctx.in_flow:
-            return as_step(self._flows, ctx, partial(self._start, event, ctx))
-        id = ctx.delivery_id
-        if self._key is not None:
-            value = text_at(self._key, event.attributes())
-            if value is None:
-                raise InvalidEvent(f"{self._what}: key={self._key!r} is missing in {event.type} {event.id}")
-            id = derived_id(derived_id("flow", self.graph.name), value)
-            if aside(lambda: self._flows().is_there(id)):
-                return None
+            return as_step(self._flows, ctx, id, partial(self._start, event, ctx))
+        if self._key is not None and aside(lambda: self._flows().is_there(id)):
+            return None
         return self._start(event, ctx, id)
+
+    def _id(self, event: Event, ctx: Context) -> str:
+        """Return the id of the flow: that of the delivery which starts it, or one for each business key."""
+        if self._key is None:
+            return ctx.delivery_id
+        value = text_at(self._key, event.attributes())
+        if value is None:
+            raise InvalidEvent(f"{self._what}: key={self._key!r} is missing in {event.type} {event.id}")
+        return derived_id(derived_id("flow", self.graph.name), value)
 
     def _start(self, event: Event, ctx: Context, id: str, origin: str | None = None) -> None:
         plan = planned(self.graph, {}, event, self.functions, id)
         if not plan.begun:
             raise InvalidEvent(f"{self._what}: no step is wanted for {event.type} {event.id}, by their conditions")
         about = (self.graph.name, self.graph.kind, event.key, event.correlation_id, self._as_json)
-        start = start_of(id, about, plan, self._deadline)
-        for row in start._replace(step=ctx.delivery_id if ctx.in_flow else None, origin=origin).rows():
+        start, step = start_of(id, about, plan, self._deadline), ctx.delivery_id if ctx.in_flow else None
+        for row in start._replace(step=step, origin=origin, keyed=self._key is not None).rows():
             ctx.write(row)
         for begun in plan.begun if self.graph.kind == "saga" else ():
             ctx.publish(begun.work.announced(id, begun.pos, None, begun.members.get(begun.pos))[0])
@@ -182,11 +186,6 @@ def steps_of(kind: str, name: str, steps: Iterable[Any] | Mapping[str, Any]) -> 
         for agent in agents:
             if not isinstance(agent, Agent):
                 raise InvalidAgent(f"{kind} {name!r}: {agent!r} is not an agent; decorate it with @app.agent() first")
-            if agent.keyed is not None:
-                raise InvalidAgent(
-                    f"{kind} {name!r}: {agent.name!r} starts once for each {agent.keyed}, and a step is done for each "
-                    "flow: declare one without key= for the step"
-                )
         found.append(replace(made, name=own or made.name or made.agent.name))
     return found
 

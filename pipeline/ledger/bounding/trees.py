@@ -182,11 +182,12 @@ class Trees:
         if not tree.is_whole:
             self._mark(connection, first, list(tree.events))
         told = str(first)
-        self._flows.cancel(connection, list(tree.events), told)
+        ended = self._flows.cancel(connection, list(tree.events), told)
         self._approvals.cancel(connection, list(tree.events), first.by, first.reason)
         own = [row for row in tree.emitters.values() if row.replay is None]  # a replay was asked for by name
         ids = [row.id for row in own]
         _take(connection, waits, waits.c.delivery, ids)
+        self._flows.let_go(connection, ended)
         open_now = [row.id for row in own if row.outcome in OPEN]
         was = self._deliveries.cancel(connection, open_now, told)
         _take(connection, timers, timers.c.id, ids)

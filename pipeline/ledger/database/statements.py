@@ -37,6 +37,8 @@ from .waiting import attempts, cancelled, reservations, steps
 RUNNER = ("worker", "process")
 #: By what a claim knows the trees that its delivery belongs to: the event's correlation, cause and id.
 TREE = ("tree", "cause", "own")
+#: Columns of a delivery that is a step of a flow.
+MEMBER = ("id", "event_id", "agent", "flow", "pos", "body", "outcome", "due", "started", "ended", "result", "error")
 _starter, _started = deliveries.alias("starter"), flows.alias("started")
 _RUNNING: Any = literal_column(f"'{Outcome.RUNNING.value}'")
 
@@ -52,6 +54,7 @@ class Statements:
         self.event = event
         #: Of deliveries, which another file writes.
         self.member: Any = None
+        self.keyed: Any = None
         place = select(bindparam("name", type_=String), bindparam("value", type_=String), events.c.tx, events.c.seq)
         tag = insert(tags).from_select(
             ["name", "value", "tx", "seq"], place.where(events.c.id == bindparam("event_id"))
@@ -88,6 +91,25 @@ def relaxed(database: Database) -> list[Any]:
     repeated.
     """
     return [] if database.is_sqlite else [func.set_config("synchronous_commit", "off", True)]
+
+
+def keyed_with(insert: Any) -> Any:
+    """Return the statement that adds a step of a flow that there is one of for a key, if it is started with this one.
+
+    Of two that start one at once the second has lost, and its steps may be others.
+
+    Arguments:
+        insert: of deliveries.
+
+    """
+    row = flows.c
+    mine = and_(
+        row.id == bindparam("flow", type_=String),
+        row.event_id == bindparam("event_id", type_=String),
+        func.coalesce(row.step, "") == bindparam("starter", type_=String),
+    )
+    step = select(*(bindparam(name, type_=deliveries.c[name].type) for name in MEMBER)).where(exists().where(mine))
+    return insert.from_select(MEMBER, step).on_conflict_do_nothing()
 
 
 def claim_with(insert: Any) -> Any:

@@ -164,6 +164,13 @@ class Flows:
         if found := connection.execute(locked(waiting)).all():
             self._waits.release(connection, found, [waited_for(id)] * len(found))
 
+    def let_go(self, connection: Connection, ids: Sequence[str]) -> None:
+        """Let steps of other trees go on that wait for the end of flows which were cancelled with theirs."""
+        for some in chunks(ids):
+            waiting = select(waits).where(waits.c.kind == FLOW, waits.c.key.in_(some)).order_by(waits.c.delivery)
+            found = connection.execute(locked(waiting)).all()
+            self._waits.release(connection, found, [waited_for(row.key) for row in found])
+
     def inner(self, connection: Connection, id: str) -> dict[str, str]:
         """Return the flows that go on and that open steps of a flow are, by the deliveries that are those steps."""
         step = and_(deliveries.c.id == flows.c.step, deliveries.c.flow == id, deliveries.c.outcome.in_(_OPEN))
@@ -269,12 +276,14 @@ class Flows:
         query = select(flows).where(flows.c.id == id, flows.c.ended.is_(None))
         return connection.execute(query.with_for_update(key_share=True)).first()
 
-    def cancel(self, connection: Connection, event_ids: Sequence[str], reason: str) -> None:
-        """Record that flows have ended because the tree of the events that they work on was stopped."""
+    def cancel(self, connection: Connection, event_ids: Sequence[str], reason: str) -> list[str]:
+        """Record that flows have ended because the tree of the events that they work on was stopped; return those."""
+        ended: list[str] = []
         for some in chunks(event_ids):
             mine = and_(flows.c.event_id.in_(some), flows.c.ended.is_(None))
             values = {"status": CANCELLED, "ended": now(), "reason": reason}
-            connection.execute(update(flows).where(mine).values(values))
+            ended += connection.execute(update(flows).where(mine).values(values).returning(flows.c.id)).scalars()
+        return ended
 
     # -- for those who look
 
@@ -313,19 +322,19 @@ class Flows:
             original = original.get("payload") if isinstance(original, dict) else None
         return FlowView(row.id, row.name, row.kind, original, results)
 
-    def behind(self, step: str, first: str | None = None) -> Behind:
+    def behind(self, step: str, first: str) -> Behind:
         """Return the flow that a step of another one is, as it stands.
 
         Arguments:
             step: the delivery that is the step.
-            first: the id of the first instance of that flow; default the step's.
+            first: the id of the first instance of that flow.
 
         """
 
         def work(connection: Connection) -> Behind:
             runs, outer = run_of(connection, step)
             waited = waited_in(connection, step, runs)
-            row = instance_of(connection, first or step, waited)
+            row = instance_of(connection, first, waited)
             if row is None:
                 return Behind(runs, outer, waited)
             about = self.definition(connection, row.definition), self.steps(connection, row.id)

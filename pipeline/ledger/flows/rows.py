@@ -12,6 +12,7 @@ from ...core.ids import member_id
 from ...core.outcome import Outcome
 from ...core.times import now
 from ..database.rows import Write
+from ..database.statements import MEMBER
 
 #: What a flow may be, those first that go on: on its way, undoing what it has done, or waiting for somebody who helps.
 STATUSES = ("active", "compensating", "stuck", "completed", "failed", "compensated", "cancelled")
@@ -136,6 +137,7 @@ class Start(NamedTuple):
         need: how many have to have ended before anything may follow: until then nobody looks.
         step: the delivery of another flow that it is the step of.
         origin: the first of those that it is started instead of, as they had ended badly.
+        keyed: whether others may start it at the same time, as there is one for each business key.
 
     """
 
@@ -152,6 +154,7 @@ class Start(NamedTuple):
     clocks: str | None = None
     step: str | None = None
     origin: str | None = None
+    keyed: bool = False
 
     def rows(self) -> list[Write]:
         """Return what is written for it; the next sweep sends its deliveries."""
@@ -164,8 +167,13 @@ class Start(NamedTuple):
         return [
             Write("definition", {"id": digest, "body": self.definition.decode()}),
             Write("flow", flow),
-            *(Write("member", member) for member in sorted(members, key=_shape)),
+            *(self._member(member) for member in sorted(members, key=_shape)),
         ]
+
+    def _member(self, row: dict[str, Any]) -> Write:
+        if not self.keyed:
+            return Write("member", row)
+        return Write("keyed", {**dict.fromkeys(MEMBER), **row, "starter": self.step or ""})
 
     def _by_position(self) -> Iterable[tuple[int, Member]]:
         return self.members.items() if isinstance(self.members, Mapping) else enumerate(self.members)
