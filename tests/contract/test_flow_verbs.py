@@ -44,8 +44,12 @@ def test_a_step_that_has_failed_after_the_point_of_no_return_is_done_again(
         broker.journal.wait(1, agent="last")
         end_times(bus.ledger)
     id = stuck(bus)
-    for wrong in ("first", "lost"):
-        with pytest.raises(InvalidSelection, match=f"step '{wrong}' does not hold saga final .* its steps are first, "):
+    for wrong, why in (
+        ("first", r"step 'first' does not hold saga final .* \(stuck\): it is succeeded"),
+        ("left", "step 'left' does not hold .*: it has not begun"),
+        ("lost", "saga final .* has no step 'lost'; did you mean 'last'"),
+    ):
+        with pytest.raises(InvalidSelection, match=why):
             bus.flows.retry_step(id, wrong)
     (broker.directory / "mended").touch()
     if wish == "wait":

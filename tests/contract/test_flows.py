@@ -189,6 +189,9 @@ def test_a_step_is_done_for_each_item_of_a_list(bus: Pipeline, broker: Broker) -
     bus.settle(event)
     (flow,) = bus.flows.list()
     assert (flow.members, flow.done, flow.failed) == (6, 6, 0)
+    shown = bus.flows.show(flow.id)
+    titles = ["first", "last", "parts 0", "parts 1", "parts 2", "parts 3"]
+    assert [shown.title(step) for step in shown.steps] == titles
     assert '"parts #40;4 of 4#41;: succeeded' in bus.flows.show(flow.id).mermaid
     bus.publish("parts.asked", {"items": []})
     assert result(broker, "parts.completed", 2)["results"]["parts"] == []

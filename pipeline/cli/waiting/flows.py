@@ -68,7 +68,7 @@ def show(
             typer.echo(f"a step of flow {flow.outer}")
         for inner in flow.inner:
             typer.echo(f"its step is flow {inner}")
-        rows = [(str(s.pos), s.agent, s.outcome.value, s.error or s.result or "") for s in flow.steps]
+        rows = [(flow.title(s), s.agent, s.outcome.value, s.error or s.result or "") for s in flow.steps]
         print_table(("step", "agent", "outcome", "result"), rows)
 
 

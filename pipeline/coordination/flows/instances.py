@@ -12,6 +12,7 @@ import orjson
 from ...core.errors import InvalidSelection, nearest
 from ...core.outcome import Outcome
 from ...core.times import as_json_time, moment
+from ...ledger.flows.items import folded, is_undo
 from ...ledger.flows.rows import STATUSES, Step
 from ..graphs.held import held_by
 from ..graphs.picture import Picture, mermaid, picture
@@ -74,6 +75,16 @@ class Flow:
             return data
         steps = [{**step._asdict(), "result": orjson.loads(step.result or "null")} for step in self.steps]
         return {**data, "outer": self.outer, "inner": self.inner, "definition": self.definition, "steps": steps}
+
+    def title(self, step: Step) -> str:
+        """Return what people call a step: its name, with "undo" before that of what undoes one; a member's number."""
+        nodes = self.definition.get("nodes", ())
+        if not nodes:
+            return str(step.pos)
+        name = str(nodes[step.pos % len(nodes)]["name"])
+        if is_undo(step.pos, len(nodes)):
+            return f"undo {name}"
+        return name if step.pos < len(nodes) else f"{name} {step.pos // len(nodes) - 2}"
 
     @property
     def picture(self) -> Picture:
@@ -227,15 +238,23 @@ class Instances:
 
     @staticmethod
     def _names(flow: Flow, holding: Sequence[Step], step: str | None) -> Sequence[str]:
-        """Return the names of steps; raise InvalidSelection where there are none."""
-        nodes = flow.definition.get("nodes", ())
-        names = [node["name"] for node in nodes]
-        if not holding:
-            shown = f"; its steps are {', '.join(names)}" if names else ""
+        """Return the names of steps; raise InvalidSelection that says why there are none."""
+        names = [node["name"] for node in flow.definition.get("nodes", ())]
+        if holding:
+            return list(dict.fromkeys(names[one.pos % len(names)] for one in holding))
+        told = f"{flow.kind} {flow.name} {flow.id}"
+        if not names:
             raise InvalidSelection(
-                f"step {step!r} does not hold {flow.kind} {flow.name} {flow.id} ({flow.status}){shown}"
+                f"{told} has no steps that hold it: requeue, or drop, the dead letters of its members"
             )
-        return list(dict.fromkeys(names[one.pos % len(names)] for one in holding))
+        if step not in names:
+            raise InvalidSelection(f"{told} has no step {step!r}; {nearest(str(step), names)}")
+        known = folded({one.pos: one for one in flow.steps}, len(names))
+        pos = names.index(step)
+        own, undoing = known.get(pos), known.get(pos + len(names))
+        is_now = "it has not begun" if own is None else f"it is {own.outcome}"
+        is_now += "" if undoing is None else f", and what undoes it is {undoing.outcome}"
+        raise InvalidSelection(f"step {step!r} does not hold {told} ({flow.status}): {is_now}; nothing was changed")
 
     def check(self) -> Sequence[tuple[Flow, Sequence[str]]]:
         """Return the flows that go on and need what is not declared in this process, with the names of that.

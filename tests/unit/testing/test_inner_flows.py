@@ -79,6 +79,9 @@ def test_a_step_that_is_a_flow_which_has_ended_badly_is_done_again_as_another_on
         assert completed.data["results"]["payment"] == {"charge": {"for": 7}, "book": {"booked": 7}}
         shown = shop.app.flows.show(flow.id)
         assert shown.inner[0] == old
+        first = shop.app.flows.show(old)
+        undone = ["0", "1"] if kind == "join" else ["charge", "book", "undo charge"]
+        assert [first.title(step) for step in first.steps] == undone
         assert {shop.app.flows.show(id).outer for id in shown.inner} == {flow.id}
         assert shop.done.count("book") == 3
         assert len(bus.published("saga.step")) == (0 if kind == "join" else 6) + 3, "each instance tells of its steps"

@@ -114,9 +114,29 @@ def saga(shop: Shop) -> str:
 def test_a_saga_that_is_stuck_is_helped_on(shop: Shop, saga: str) -> None:
     assert shop.json("flows", "list")[0]["status"] == "stuck"
     shop.fails(1, "step 'pay' does not hold saga order", "flows", "retry-step", saga[:8], "pay")
+    for verb in ("retry-step", "skip"):
+        shop.fails(1, f"saga order {saga} has no step 'shop'; did you mean 'ship'?", "flows", verb, saga[:8], "shop")
+        shop.fails(1, "the ledger has no flow '00000000'", "flows", verb, "00000000", "ship")
+    lines = [line.split() for line in shop.out("flows", "show", saga).splitlines()[2:]]
+    assert [line[:3] for line in lines[1:]] == [["pay", "billing", "succeeded"], ["ship", "stock", "dead"]]
     assert "done again: ship; it is active" in shop("flows", "retry-step", saga[:8], "ship", "--by", "ann").stderr
     assert shop.json("flows", "show", saga)["steps"][1]["outcome"] == "queued"
     assert "nothing is dead in it; it was looked at again; it is active" in shop("flows", "resume", saga).stderr
+
+
+def test_a_join_has_no_steps_to_be_helped(shop: Shop, flows: list[str]) -> None:
+    told = f"join checks {flows[1]} has no steps that hold it: requeue, or drop, the dead letters of its members"
+    for verb in ("retry-step", "skip"):
+        shop.fails(1, told, "flows", verb, flows[1], "stock")
+
+
+@pytest.mark.parametrize("verb", ["retry-step", "skip", "resume", "cancel", "abort"])
+def test_verbs_show_what_a_flow_is_then(shop: Shop, saga: str, verb: str) -> None:
+    more = ["ship"] if verb in ("retry-step", "skip") else []
+    found = shop.json("flows", verb, saga, *more)
+    statuses = {"retry-step": "active", "skip": "completed", "resume": "active", "cancel": "cancelled"}
+    assert (found["id"], found["status"]) == (saga, statuses.get(verb, "stuck"))
+    assert f"pipeline flows {verb} 01980c5e" in shop.out("flows", verb, "--help")
 
 
 def test_a_saga_goes_on_without_a_step(shop: Shop, saga: str) -> None:
