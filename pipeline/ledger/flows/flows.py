@@ -26,7 +26,7 @@ from ..database.waiting import waits
 from ..waiting.wait import FLOW, waited_for
 from .inner import Behind, instance_of, run_of, waited_in
 from .items import folded
-from .rows import CANCELLED, COLLABORATION, GOING, FlowView, Going, Member, Step
+from .rows import CANCELLED, COLLABORATION, GOING, FlowView, Going, Member, Step, by_flow
 
 if TYPE_CHECKING:
     from ..database.database import Database
@@ -103,7 +103,7 @@ class Flows:
 
         """
         left: set[int] = set()
-        for flow, places in _by_flow(steps, steps).items():
+        for flow, places in by_flow(steps, steps).items():
             for _ in range(2):  # if something follows with the last one, the others are counted all the same
                 if not places or connection.execute(*self.counting(flow, len(places))).fetchone() is not None:
                     break
@@ -114,7 +114,7 @@ class Flows:
 
     def count_back(self, connection: Hot, steps: Mapping[int, str | None], missing: Iterable[int]) -> None:
         """Take back that some of them were counted, whose success was not recorded."""
-        for flow, places in _by_flow(steps, missing).items():
+        for flow, places in by_flow(steps, missing).items():
             connection.execute(*self.counting(flow, -len(places)))
 
     def recount(self, connection: Connection, id: str, numbers: Mapping[str, Any]) -> None:
@@ -390,12 +390,3 @@ class Flows:
             return row, self.definition(connection, row.definition), self.steps(connection, row.id)
 
         return self._database.read(work)
-
-
-def _by_flow(steps: Mapping[int, str | None], some: Iterable[int]) -> dict[str, list[int]]:
-    """Return some steps by their flow, in the order of the flows' ids: in which all lock them."""
-    found: dict[str, list[int]] = {}
-    for place in some:
-        if (flow := steps[place]) is not None:
-            found.setdefault(flow, []).append(place)
-    return dict(sorted(found.items()))

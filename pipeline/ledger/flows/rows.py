@@ -179,6 +179,15 @@ class Start(NamedTuple):
         return self.members.items() if isinstance(self.members, Mapping) else enumerate(self.members)
 
 
+def by_flow(steps: Mapping[int, str | None], some: Iterable[int]) -> dict[str, list[int]]:
+    """Return some steps by their flow, in the order of the flows' ids: in which all lock them."""
+    found: dict[str, list[int]] = {}
+    for place in some:
+        if (flow := steps[place]) is not None:
+            found.setdefault(flow, []).append(place)
+    return dict(sorted(found.items()))
+
+
 def as_json(data: object) -> bytes:
     """Return JSON data as bytes, the same for the same data."""
     return orjson.dumps(data, option=orjson.OPT_SORT_KEYS)
