@@ -20,8 +20,7 @@ from ...agents.context import Context
 from ...agents.strand import aside
 from ...core.errors import FlowFailed
 from ...core.outcome import Outcome
-from ...ledger.flows.inner import Behind, instead_of
-from ...ledger.flows.rows import BADLY, COMPLETED, Step
+from ...ledger.flows.rows import BADLY, COMPLETED, Step, instead_of
 from ...ledger.waiting.wait import FLOW, Wait
 from ..graphs.flow import Definition
 from ..graphs.graph import Graph
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Row
 
     from ...ledger.flows.flows import Flows
+    from ...ledger.flows.inner import Behind
 
 
 def as_step(flows: Callable[[], Flows], ctx: Context, first: str, start: Callable[[str, str | None], Any]) -> Any:

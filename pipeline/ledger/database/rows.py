@@ -15,6 +15,8 @@ DEAD_AFTER = 30.0
 GONE_AFTER = 300.0
 #: Rows in one statement: below SQLite's limit of variables, and small enough to be interrupted between two.
 CHUNK = 500
+#: Columns of a delivery that is a step of a flow.
+MEMBER = ("id", "event_id", "agent", "flow", "pos", "body", "outcome", "due", "started", "ended", "result", "error")
 
 
 class Write(NamedTuple):

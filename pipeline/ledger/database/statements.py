@@ -29,7 +29,7 @@ from ...core.outcome import Outcome
 from .database import Database
 from .fast import Statement
 from .leases import lives
-from .rows import Write, chunks
+from .rows import MEMBER, Write, chunks
 from .tables import definitions, deliveries, events, flows, outbox, tags, timers, workers
 from .waiting import attempts, cancelled, reservations, steps
 
@@ -37,8 +37,6 @@ from .waiting import attempts, cancelled, reservations, steps
 RUNNER = ("worker", "process")
 #: By what a claim knows the trees that its delivery belongs to: the event's correlation, cause and id.
 TREE = ("tree", "cause", "own")
-#: Columns of a delivery that is a step of a flow.
-MEMBER = ("id", "event_id", "agent", "flow", "pos", "body", "outcome", "due", "started", "ended", "result", "error")
 _starter, _started = deliveries.alias("starter"), flows.alias("started")
 _RUNNING: Any = literal_column(f"'{Outcome.RUNNING.value}'")
 

@@ -8,11 +8,10 @@ from typing import Any, NamedTuple
 import orjson
 from sqlalchemy import Connection, Row, or_, select
 
-from ...core.ids import derived_id
 from ..database.tables import deliveries, flows
 from ..database.waiting import steps
 from ..waiting.wait import FLOW
-from .rows import Step
+from .rows import Step, instead_of
 
 
 class Behind(NamedTuple):
@@ -32,11 +31,6 @@ class Behind(NamedTuple):
     row: Row[Any] | None = None
     definition: str = ""
     steps: Sequence[Step] = ()
-
-
-def instead_of(id: str) -> str:
-    """Return the id of the flow that is started instead of one which has ended badly."""
-    return derived_id(id, "again")
 
 
 def run_of(connection: Connection, step: str) -> tuple[int, Row[Any] | None]:

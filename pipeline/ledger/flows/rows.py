@@ -8,11 +8,10 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from ...core.ids import member_id
+from ...core.ids import derived_id, member_id
 from ...core.outcome import Outcome
 from ...core.times import now
-from ..database.rows import Write
-from ..database.statements import MEMBER
+from ..database.rows import MEMBER, Write
 
 #: What a flow may be, those first that go on: on its way, undoing what it has done, or waiting for somebody who helps.
 STATUSES = ("active", "compensating", "stuck", "completed", "failed", "compensated", "cancelled")
@@ -186,6 +185,11 @@ def by_flow(steps: Mapping[int, str | None], some: Iterable[int]) -> dict[str, l
         if (flow := steps[place]) is not None:
             found.setdefault(flow, []).append(place)
     return dict(sorted(found.items()))
+
+
+def instead_of(id: str) -> str:
+    """Return the id of the flow that is started instead of one which has ended badly."""
+    return derived_id(id, "again")
 
 
 def as_json(data: object) -> bytes:
