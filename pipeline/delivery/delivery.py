@@ -14,12 +14,12 @@ from celery.utils.log import get_task_logger
 
 from ..agents.effects import Effects
 from ..core.announcements import DeliveryDead, announces
-from ..core.errors import LedgerError, LedgerRefused, line_of
+from ..core.errors import line_of
 from ..core.event import Event, new_event
 from ..core.ids import delivery_id, derived_id, member_id
 from ..core.observe import Log
 from ..core.retry import Again, Dead, decide
-from ..core.times import chance
+from ..core.times import SECOND, chance, now
 from ..families import AgentResponse
 from .steps import Filtered, Parks, Paused, Result, asker, response_to
 
@@ -80,24 +80,13 @@ class Begun:
     outcome: Result | BaseException | None = None
 
 
+def scheduled(due: int | None) -> Scheduled:
+    """Return that a delivery goes on at a time (microseconds); at None something else says when."""
+    return Scheduled(None if due is None else max(0.0, (due - now()) / SECOND))
+
+
 class NotRecordedError(Exception):
     """What became of a delivery could not be written: it goes back to its queue."""
-
-
-class Recording:
-    """Around what reads or writes the ledger: when it is away, the delivery goes back to its queue.
-
-    What the database refuses it would refuse again: that is raised as it is.
-    """
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if isinstance(error, LedgerError) and not isinstance(error, LedgerRefused):
-            raise NotRecordedError(str(error)) from error
-
-
-RECORDING = Recording()
 
 
 class Ended(NamedTuple):

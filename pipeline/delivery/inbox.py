@@ -18,6 +18,7 @@ from ..contracts import newer
 from ..core.errors import (
     CannotPark,
     LedgerError,
+    LedgerRefused,
     NotAnEventError,
     Revoked,
     WorkerDied,
@@ -39,7 +40,7 @@ from ..ledger.limits.lines import Ending
 from ..ledger.waiting.wait import GATHERS, VERSION, Parking, Wait
 from ..publishing.outbox import GRACE, timer_of
 from . import strays
-from .delivery import RECORDING, Ended, NotRecordedError, Postponed, Scheduled, Verdict, death_of, decided, outcome_of
+from .delivery import Ended, NotRecordedError, Postponed, Scheduled, Verdict, death_of, decided, outcome_of, scheduled
 from .steps import Filtered, Parks, Paused, Result
 from .turns.quiet import hold
 from .turns.turns import ASK_AGAIN, rest, take
@@ -53,6 +54,22 @@ if TYPE_CHECKING:
 
 logger = Log(get_task_logger(__name__))
 NO_EFFECT = "delivery %s is over: another run was recorded first, or its tree was cancelled; this run takes no effect"
+
+
+class Recording:
+    """Around what reads or writes the ledger: when it is away, the delivery goes back to its queue.
+
+    What the database refuses it would refuse again: that is raised as it is.
+    """
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, LedgerError) and not isinstance(error, LedgerRefused):
+            raise NotRecordedError(str(error)) from error
+
+
+RECORDING = Recording()
 
 
 class Inbox:
@@ -169,23 +186,19 @@ class Inbox:
 
     def succeed_all(self, ended: Sequence[Ended]) -> list[Sequence[Encoded] | BaseException]:
         """Record a group of successes in one transaction; return for each what succeed() would return or raise."""
-        found = [outcome_of(self._success, *one) for one in ended]
-        successes = [one for one in found if isinstance(one, Success)]
+        found: list[Any] = [outcome_of(self._success, *one) for one in ended]
+        places = [place for place, one in enumerate(found) if isinstance(one, Success)]
         errors: Sequence[Exception | None]
         try:
-            errors = self._bus.ledger.succeed_all(successes)
+            errors = self._bus.ledger.succeed_all([found[place] for place in places])
         except LedgerError as exc:
-            errors = [exc] * len(successes)
-        of_each = iter(errors)
-        return [
-            self._of_group(one, success, next(of_each)) if isinstance(success, Success) else success
-            for one, success in zip(ended, found, strict=True)
-        ]
-
-    def _of_group(self, one: Ended, success: Success, error: Exception | None) -> Sequence[Encoded] | BaseException:
-        if isinstance(error, MayFollowError):
-            return outcome_of(self.succeed, *one)
-        return outcome_of(self._recorded, success, error)
+            errors = [exc] * len(places)
+        for place, error in zip(places, errors, strict=True):
+            if isinstance(error, MayFollowError):
+                found[place] = outcome_of(self.succeed, *ended[place])
+            else:
+                found[place] = outcome_of(self._recorded, found[place], error)
+        return found
 
     def _success(self, delivery: Delivery, attempt: int, effects: Effects, answer: Any) -> Success:
         silent = delivery.replay is not None and not delivery.broadcast
@@ -311,7 +324,7 @@ class Inbox:
             )
         if wait.kind == QUIET:
             with RECORDING:
-                return _scheduled(hold(self._bus, Parking(delivery, attempt, wait), self._run(delivery)))
+                return scheduled(hold(self._bus, Parking(delivery, attempt, wait), self._run(delivery)))
         success = self._success(delivery, attempt, parks.effects, None)
         sent, later, rows = success.emitted, success.later, success.rows
         parking = Parking(delivery, attempt, wait, sent, later, parks.emitted, success.due_in, rows)
@@ -321,7 +334,7 @@ class Inbox:
             recorded = self._bus.ledger.waiting.waits.park(parking, run)
         if recorded and success.due_in is not None and success.emitted:
             self.send(success.emitted)
-        return _scheduled(wait.due)
+        return scheduled(wait.due)
 
     def fail(self, delivery: Delivery, attempt: int, error: BaseException) -> Verdict:
         """Record a failed attempt and say what follows: a timer is set, Celery tries a canvas again, or it is over."""
@@ -385,7 +398,3 @@ class Inbox:
             run = partial(self._bus.ledger.waiting.batches.dying, run, delivery.id, made, told, traceback)
         if die(delivery.id, attempt, encoded, error=told, traceback=traceback, due_in=GRACE, run=run):
             self.send([*encoded, *follows])
-
-
-def _scheduled(due: int | None) -> Scheduled:
-    return Scheduled(None if due is None else max(0.0, (due - now()) / SECOND))

@@ -294,13 +294,15 @@ class Ledger:
         missed = self._missed([record for success in successes for record in success.emitted])
 
         def record(places: Sequence[int]) -> list[Any]:
-            steps = {place: successes[place].flow for place in places}
+            steps = {place: flow for place in places if (flow := successes[place].flow) is not None}
 
             def work(connection: Hot) -> list[Any]:
-                counted = flows.count_all(connection, steps)
-                first = [self.deliveries.success(successes[place], at) for place in counted]
-                answers = dict(zip(counted, connection.answers(first) if first else (), strict=True))
-                flows.count_back(connection, steps, [place for place, row in answers.items() if row is None])
+                alone = flows.count_all(connection, steps) if steps else ()
+                some = [place for place in places if place not in alone]
+                first = [self.deliveries.success(successes[place], at) for place in some]
+                answers = dict(zip(some, connection.answers(first) if first else (), strict=True))
+                if steps:
+                    flows.count_back(connection, steps, [p for p in steps.keys() - alone if answers[p] is None])
                 recorded = sorted(place for place, row in answers.items() if row is not None)
                 run_all(connection, self._left_behind([successes[place] for place in recorded], at, missed))
                 return [answers.get(place) for place in places]

@@ -18,8 +18,9 @@ from celery.worker import state
 from celery.worker.request import create_request_cls
 from vine import promise
 
+from ...core.ids import delivery_id, member_id
 from ...core.observe import Log
-from ..delivery import Begun, id_of
+from ..delivery import Begun
 from .ordinary import fits, is_ordinary, is_simple
 from .runs import Runs, Simple, Taken, is_stopping
 
@@ -63,7 +64,8 @@ class ShortWay(Runs):
         simple = self._simple.get(queue)
         if simple is None:
             return False
-        id = id_of(event["id"], simple.agent.name, event["bus"])
+        step = event["bus"].get("flow")
+        id = member_id(*step) if step else delivery_id(event["id"], simple.agent.name)
         ordinary = is_ordinary(
             simple.agent,
             event,

@@ -95,8 +95,8 @@ class Flows:
         """Return what counts steps as done from which nothing follows yet; else it answers with nothing."""
         return self._counting, {"flow": id, "number": number}
 
-    def count_all(self, connection: Hot, steps: Mapping[int, str | None]) -> list[int]:
-        """Count steps of flows as done; return those from which nothing follows yet, and what is no step.
+    def count_all(self, connection: Hot, steps: Mapping[int, str]) -> set[int]:
+        """Count steps as done from which nothing follows yet; return the others.
 
         Arguments:
             steps: the flow of each.
@@ -110,9 +110,9 @@ class Flows:
                 left.add(places.pop())
             else:
                 left.update(places)
-        return [place for place in steps if place not in left]
+        return left
 
-    def count_back(self, connection: Hot, steps: Mapping[int, str | None], missing: Iterable[int]) -> None:
+    def count_back(self, connection: Hot, steps: Mapping[int, str], missing: Iterable[int]) -> None:
         """Take back that some of them were counted, whose success was not recorded."""
         for flow, places in by_flow(steps, missing).items():
             connection.execute(*self.counting(flow, -len(places)))

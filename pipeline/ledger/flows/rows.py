@@ -178,12 +178,11 @@ class Start(NamedTuple):
         return self.members.items() if isinstance(self.members, Mapping) else enumerate(self.members)
 
 
-def by_flow(steps: Mapping[int, str | None], some: Iterable[int]) -> dict[str, list[int]]:
+def by_flow(steps: Mapping[int, str], some: Iterable[int]) -> dict[str, list[int]]:
     """Return some steps by their flow, in the order of the flows' ids: in which all lock them."""
     found: dict[str, list[int]] = {}
     for place in some:
-        if (flow := steps[place]) is not None:
-            found.setdefault(flow, []).append(place)
+        found.setdefault(steps[place], []).append(place)
     return dict(sorted(found.items()))
 
 
