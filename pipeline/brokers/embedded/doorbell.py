@@ -54,10 +54,13 @@ class Doorbell:
         self._pipe: int | None = None
         forks.watch(self)
 
+    @property
+    def hears(self) -> bool:
+        """Whether a ring would be answered."""
+        return self._pipe is not None
+
     def listen(self, path: str) -> bool:
         """Hear what is rung at `path` from now on; return False where the file's place can hold no pipe."""
-        if self._pipe is not None:
-            return True
         try:
             with contextlib.suppress(FileExistsError):
                 os.mkfifo(path, 0o600)

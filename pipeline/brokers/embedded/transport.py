@@ -274,7 +274,7 @@ class Transport(virtual.Transport):  # type: ignore[misc]  # kombu's classes are
         self._timer: Any = None
         self._reaped = 0.0
         self._bell: Bell | None = None
-        self._doorbell: Doorbell | None = None
+        self._doorbell: Any = None
         self._rings = deque([0.0] * BURST, BURST)
         #: Called, one after the other, when a burst of messages was handed over, even if that has failed.
         self.after_burst: list[Callable[[], object]] = []
@@ -344,6 +344,7 @@ class Transport(virtual.Transport):  # type: ignore[misc]  # kombu's classes are
         self._loop = loop
         self._bell = Bell(loop, self._on_bell)
         self._doorbell = Doorbell(loop, self._on_ring)
+        self._look_in(POLL_INTERVAL)
         self.wake()
 
     def _unregister(self) -> None:
@@ -363,12 +364,11 @@ class Transport(virtual.Transport):  # type: ignore[misc]  # kombu's classes are
             bell.ring()
 
     def _on_bell(self) -> None:
-        self._look_in(POLL_INTERVAL)  # first: whatever fails now is tried again
         if self._pump_all():
             self.wake()  # and let the loop serve others in between
             return
         self.store.settle()
-        if passed() - self._rings[0] > POLL_INTERVAL:
+        if not self._doorbell.hears and passed() - self._rings[0] > POLL_INTERVAL:
             self._lie_down()
 
     def flush(self) -> None:
@@ -385,15 +385,15 @@ class Transport(virtual.Transport):  # type: ignore[misc]  # kombu's classes are
         self._timer = self._loop.call_later(seconds, self._look)
 
     def _look(self) -> None:
-        self._look_in(POLL_INTERVAL)
+        self._look_in(SLEEP_INTERVAL if self._doorbell.hears else POLL_INTERVAL)  # first: what fails is tried again
         if self._reap_now_and_then() or self.store.changed():
             self.wake()
-        else:
+        elif not self._doorbell.hears:
             self._lie_down()
 
     def _lie_down(self) -> None:
         """Wait until somebody rings, but for what came before anybody could."""
-        if self._doorbell is not None and self._doorbell.listen(self.store.doorbell):
+        if self._doorbell.listen(self.store.doorbell):
             self._look_in(SLEEP_INTERVAL)
             if self.store.changed():
                 self.wake()
