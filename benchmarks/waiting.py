@@ -3,8 +3,7 @@
     python -m benchmarks.waiting
     python -m benchmarks.waiting --postgresql --broker rabbitmq
 
-SQLite (and PostgreSQL with --postgresql), a broker, a real worker. One on the embedded broker asks the broker's file
-100 times a second whether there is anything, which is most of what it takes when it is idle.
+SQLite (and PostgreSQL with --postgresql), a broker, a real worker.
 """
 
 from __future__ import annotations
