@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -21,8 +22,9 @@ from pipeline.delivery.inbox import Inbox
 from pipeline.ledger.database.tables import events, flows
 from pipeline.ledger.facts import Delivery
 from pipeline.ledger.flows.rows import Member, Start
-from tests.ledgers import new_order, record
+from tests.ledgers import ON_POSTGRESQL, new_order, record
 from tests.records import rows
+from tests.servers import wait_for
 from tests.threads import in_threads
 
 pytestmark = pytest.mark.pooled
@@ -141,3 +143,19 @@ def test_groups_of_the_same_joins_at_once_lose_and_double_nothing(app: Pipeline,
     told = [type for found in in_threads(4, share) for one in found for type in one]
     assert told == ["crowd.done"] * 3
     assert [row["status"] for one in running for row in rows(app, flows, id=one.id)] == ["completed"] * 3
+
+
+@ON_POSTGRESQL
+def test_a_group_that_holds_one_join_waits_for_no_other(app: Pipeline, inbox: Inbox) -> None:
+    held, free = sorted((Running(app, inbox, Crowd(4, 4)) for _ in range(2)), key=lambda one: one.id, reverse=True)
+    group = [one.ended(Said(0, member, emits=False)) for one in (held, free) for member in range(2)]
+    recorded: list[Any] = []
+    with app.ledger.database.transaction() as connection:
+        app.ledger.waiting.flows.lock(connection, held.id)
+        thread = threading.Thread(target=lambda: recorded.extend(inbox.succeed_all(group)))
+        thread.start()
+        wait_for(lambda: [row["done"] for row in rows(app, flows, id=free.id)] == [2], "the steps of the other one")
+        assert [row["done"] for row in rows(app, flows, id=held.id)] == [0]
+    thread.join(60)
+    assert kinds(recorded) == [[]] * 4
+    assert [row["done"] for one in (held, free) for row in rows(app, flows, id=one.id)] == [2, 2]

@@ -7,7 +7,9 @@ A ring is a hint and may be lost with the process that owed it: who sleeps looks
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import stat
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -25,11 +27,20 @@ def ring(doorbells: Iterable[str]) -> None:
     for path in doorbells:
         # Nobody has it open: awake, or gone. Nothing else may keep a publisher from its work either.
         with contextlib.suppress(OSError):
-            pipe = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            pipe = _opened(path, os.O_WRONLY)
             try:
                 os.write(pipe, b"\0")
             finally:
                 os.close(pipe)
+
+
+def _opened(path: str, how: int) -> int:
+    """Return a descriptor of a pipe; raise OSError where there is something else, or nobody at its other end."""
+    pipe = os.open(path, how | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+    if not stat.S_ISFIFO(os.fstat(pipe).st_mode):
+        os.close(pipe)
+        raise FileExistsError(errno.EEXIST, "there is no pipe, but something else", path)
+    return pipe
 
 
 def take_down(path: str) -> None:
@@ -64,13 +75,17 @@ class Doorbell:
         try:
             with contextlib.suppress(FileExistsError):
                 os.mkfifo(path, 0o600)
-            self._pipe = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            with forks.held_off():  # a child that had it, too, would keep it open
+                self._pipe = _opened(path, os.O_RDONLY)
         except OSError:
             return False
         self._loop.add_reader(self._pipe, self._on_ring)
         return True
 
     def _on_ring(self, *_: Any) -> None:
+        if self._pipe is not None:
+            with contextlib.suppress(OSError):  # while anybody has an end of it, it would keep what was written
+                os.read(self._pipe, 4096)
         self.close()
         self._answer()
 

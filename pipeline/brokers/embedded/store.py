@@ -357,6 +357,11 @@ class Store:
             self._owner = owner
         return self._owner
 
+    def renew(self) -> None:
+        """Register anew where others took this connection for dead: they have what it had claimed."""
+        if not self._known("SELECT 1 FROM owners WHERE id=?", (self._owner,)):
+            self._owner = 0
+
     def reap(self) -> int:
         """Take back what processes held that are gone, and return how many of them were found."""
         rows = self._database.read("SELECT id FROM owners WHERE id<>?", (self._owner,))

@@ -350,13 +350,10 @@ class Transport(virtual.Transport):  # type: ignore[misc]  # kombu's classes are
     def _unregister(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
-        if self._bell is not None:
-            self._bell.close()
-            self._bell = None
-        if self._doorbell is not None:
-            self._doorbell.close()
-            self._doorbell = None
+        for one in (self._bell, self._doorbell):
+            if one is not None:
+                one.close()
+        self._bell = self._doorbell = None
 
     def wake(self) -> None:
         """Make the loop drain at once instead of at the next tick; safe from any thread."""
@@ -385,10 +382,14 @@ class Transport(virtual.Transport):  # type: ignore[misc]  # kombu's classes are
         self._timer = self._loop.call_later(seconds, self._look)
 
     def _look(self) -> None:
-        self._look_in(SLEEP_INTERVAL if self._doorbell.hears else POLL_INTERVAL)  # first: what fails is tried again
+        sleeps = self._doorbell.hears
+        self._look_in(SLEEP_INTERVAL if sleeps else POLL_INTERVAL)  # first: what fails is tried again
         if self._reap_now_and_then() or self.store.changed():
+            if sleeps:  # and nobody has rung: perhaps the pipe was deleted, or the worker taken for dead
+                self._doorbell.close()
+                self.store.renew()
             self.wake()
-        elif not self._doorbell.hears:
+        elif not sleeps:
             self._lie_down()
 
     def _lie_down(self) -> None:

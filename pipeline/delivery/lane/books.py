@@ -72,7 +72,7 @@ class Books:
         self, delivery: Delivery, attempt: int, effects: Effects, answer: Any, session: Session | None = None
     ) -> Sequence[Encoded]:
         """Record a success, together with those of other deliveries; one with a transaction of its own goes alone."""
-        is_alone = delivery.turns or delivery.leads
+        is_alone = delivery.turns or delivery.leads or delivery.flow
         if session is not None or (is_alone and self.ledger is not None):
             return aside(partial(self._books.succeed, delivery, attempt, effects, answer, session))
         if self.ledger is None or current() is None:

@@ -61,6 +61,8 @@ class Flows:
             .returning(flows.c.id)
         )
         mine = flows.c.id == bindparam("flow")
+        free = select(flows.c.id).where(mine).with_for_update(key_share=True, skip_locked=True)
+        self._counting_free = self._counting.where(flows.c.id.in_(free))
         counted = [flows.c[name] for name in Going._fields]
         self._count = {
             column: update(flows).where(mine, flows.c.ended.is_(None)).values({column: flows.c[column] + 1})
@@ -103,13 +105,17 @@ class Flows:
 
         """
         left: set[int] = set()
+        count = self._counting
         for flow, places in by_flow(steps, steps).items():
             for _ in range(2):  # if something follows with the last one, the others are counted all the same
-                if not places or connection.execute(*self.counting(flow, len(places))).fetchone() is not None:
+                row = {"flow": flow, "number": len(places)}
+                if not places or connection.execute(count, row).fetchone() is not None:
                     break
                 left.add(places.pop())
             else:
                 left.update(places)
+            # Who holds one flow waits for no other: some lock an outer one before its inner.
+            count = self._counting_free
         return left
 
     def count_back(self, connection: Hot, steps: Mapping[int, str], missing: Iterable[int]) -> None:

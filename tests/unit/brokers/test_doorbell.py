@@ -18,7 +18,7 @@ from kombu.asynchronous import Hub
 from pipeline.brokers import kinds
 from pipeline.brokers.embedded import transport
 from pipeline.brokers.embedded.store import Store
-from tests.stores import run_and_kill
+from tests.stores import message, run_and_kill
 
 #: Seconds in which a sleeper does not look by itself.
 LONG = 600.0
@@ -144,6 +144,47 @@ def test_many_rings_at_once_are_not_heard_each(sleeper: Sleeper, file: Path, mon
         sleeper.turn_until(lambda: len(sleeper.messages) > n)  # noqa: B023 - called at once
     sleeper.hub.run_once()
     assert not sleeper.is_asleep
+
+
+def test_a_ring_is_answered_once_although_who_has_rung_still_holds_the_pipe(sleeper: Sleeper) -> None:
+    sleeper.fall_asleep()
+    pipe = os.open(sleeper.transport.store.doorbell, os.O_WRONLY | os.O_NONBLOCK)
+    os.write(pipe, b"\0")
+    turns: list[int] = []
+    sleeper.turn_until(lambda: turns.append(1) or len(turns) > 20)  # type: ignore[func-returns-value]
+    os.close(pipe)
+    assert sum(1 for at in sleeper.transport._rings if at) == 1
+
+
+@pytest.mark.parametrize("lost", ["pipe", "row"])
+def test_a_sleeper_whom_nobody_can_ring_for_is_rung_for_again(
+    sleeper: Sleeper, file: Path, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    monkeypatch.setattr(transport, "SLEEP_INTERVAL", 0.2)
+    sleeper.fall_asleep()
+    before = sleeper.transport.store.doorbell
+    if lost == "pipe":
+        os.unlink(before)
+    else:
+        with sqlite3.connect(file) as database:
+            database.execute("DELETE FROM owners")
+            database.execute("UPDATE topology SET version = version + 1")
+        database.close()
+    publish(file)
+    sleeper.turn_until(lambda: len(sleeper.messages) == 1)
+    sleeper.fall_asleep()
+    assert (sleeper.transport.store.doorbell == before) is (lost == "pipe")
+    monkeypatch.setattr(transport, "SLEEP_INTERVAL", LONG)
+    sleeper.transport._look()
+    sleeper.fall_asleep()
+    publish(file)
+    sleeper.turn_until(lambda: len(sleeper.messages) == 2)
+
+
+def test_what_is_no_pipe_is_left_alone(file: Path, store: Store) -> None:
+    Path(store.doorbell).write_text("somebody's")
+    store.publish([message("q")])
+    assert Path(store.doorbell).read_text() == "somebody's"
 
 
 def test_where_no_pipe_can_be_it_looks_often(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
