@@ -22,6 +22,7 @@ from typing import Any
 from jsonschema import Draft202012Validator
 from openai.types.responses import Response
 
+from pipeline.examples.crew.provider import has_gone
 from tests.ports import free_port
 
 KEY = "sk-nobodys"
@@ -114,12 +115,12 @@ class Provider:
             is_held = self.is_holding and goes_on
             if is_held:
                 self.held.append(key)
-        while is_held and self.is_holding and not _has_gone(client):
+        while is_held and self.is_holding and not has_gone(client):
             time.sleep(LOOK)
         with self.lock:
             if is_held:
                 self.held.remove(key)
-            if _has_gone(client):
+            if has_gone(client):
                 self.cut_off += 1
                 return None
             said, usage = answer(asked, len(self.answered) + 1)
@@ -183,15 +184,6 @@ def fitting(schema: Mapping[str, Any], name: str) -> Any:
 
 def _of_type(kind: str, asked: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [item for item in asked["input"] if isinstance(item, dict) and item.get("type") == kind]
-
-
-def _has_gone(client: socket.socket) -> bool:
-    try:
-        return not client.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
 
 
 class _Server(ThreadingHTTPServer):

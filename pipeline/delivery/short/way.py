@@ -65,6 +65,7 @@ class ShortWay(Runs):
         if simple is None:
             return False
         step = event["bus"].get("flow")
+        # What id_of() says of what is ordinary: asked there, it would be one more file on the way of each event.
         id = member_id(*step) if step else delivery_id(event["id"], simple.agent.name)
         ordinary = is_ordinary(
             simple.agent,

@@ -153,11 +153,11 @@ class Provider:
             if not self._is_holding:
                 return self._answered(key, asked)
             self.held.append(key)
-        while not self._is_released and not _has_gone(client):
+        while not self._is_released and not has_gone(client):
             sleep(LOOK)
         with self._lock:
             self.held.remove(key)
-            if _has_gone(client):
+            if has_gone(client):
                 self.cut_off += 1
                 return None
             return self._answered(key, asked)
@@ -174,7 +174,8 @@ class Provider:
         return said
 
 
-def _has_gone(client: socket.socket) -> bool:
+def has_gone(client: socket.socket) -> bool:
+    """Say whether whoever has called has hung up."""
     try:
         return not client.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
     except BlockingIOError:

@@ -18,6 +18,11 @@ WORD = sa.String(length=255).with_variant(sa.String(length=255, collation="C"), 
 
 def upgrade() -> None:
     """Add the tables."""
+    _pauses()
+    _approvals()
+
+
+def _pauses() -> None:
     op.create_table(
         "pipeline_pauses",
         sa.Column("kind", sa.String(length=16), nullable=False),
@@ -41,6 +46,9 @@ def upgrade() -> None:
         sa.Column("failed", sa.Integer(), server_default="0", nullable=False),
         sa.PrimaryKeyConstraint("agent", "minute"),
     )
+
+
+def _approvals() -> None:
     op.create_table(
         "pipeline_approvals",
         sa.Column("id", ID, nullable=False),
